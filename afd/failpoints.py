@@ -1,0 +1,46 @@
+"""Named places where a test may kill the process, for real: SIGKILL, no handler, no cleanup.
+
+`AFD_FAILPOINT=<name>:<n>` dies at the n-th time this process (or a child forked from it) passes the
+name. Without the variable a failpoint costs one dictionary lookup.
+"""
+
+import os
+import signal
+from collections import Counter
+from typing import Literal, get_args
+
+FailpointName = Literal[
+    "store.file_synced",
+    "store.before_manifest",
+    "store.before_publish",
+    "store.after_publish",
+    "checkpoint.before_rename",
+    "checkpoint.after_rename",
+    "harvest.clip_paid",
+    "warmstart.step",
+    "fit.step",
+    "update.step",
+    "flow.request_written",
+    "flow.stage_done",
+    "flow.before_versions",
+    "flow.after_versions",
+    "flow.before_lineage",
+    "flow.after_lineage",
+]
+FAILPOINTS: tuple[str, ...] = get_args(FailpointName)
+_passed: Counter[str] = Counter()
+
+
+def failpoint(name: FailpointName) -> None:
+    """Die here if AFD_FAILPOINT says so."""
+    wanted = os.environ.get("AFD_FAILPOINT")
+    if not wanted:
+        return
+    target, _, count = wanted.partition(":")
+    if target not in FAILPOINTS:
+        raise ValueError(f"AFD_FAILPOINT={wanted}: no such failpoint; one of {', '.join(FAILPOINTS)}")
+    if target != name:
+        return
+    _passed[name] += 1
+    if _passed[name] == int(count or 1):
+        os.kill(os.getpid(), signal.SIGKILL)

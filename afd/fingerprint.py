@@ -1,0 +1,41 @@
+"""Canonical bytes of semantic values, and their sha256: the identity of every artifact.
+
+Only the literal values that change a result go in; circumstance (paths, cluster, device, log level)
+never does. What cannot be serialised in exactly one way is refused, not guessed.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def canonical(value: Any, path: str = "$") -> Any:
+    """The JSON-able form of `value` that has one spelling; raises TypeError or ValueError by path."""
+    match value:
+        case BaseModel():
+            return canonical(value.model_dump(mode="python"), path)
+        case None | bool() | int() | str():
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise ValueError(f"{path}: {value} has no identity; use a finite number or null")
+            return value + 0.0  # -0.0 and 0.0 are one value
+        case Mapping():
+            keys = [key for key in value if not isinstance(key, str)]
+            if keys:
+                raise TypeError(f"{path}: keys must be strings, got {keys[0]!r}")
+            return {key: canonical(value[key], f"{path}.{key}") for key in sorted(value)}
+        case list() | tuple():
+            return [canonical(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        case _:
+            raise TypeError(f"{path}: a {type(value).__name__} has no canonical form")
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`; equal in every process and on every machine."""
+    text = json.dumps(canonical(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Orchestration: the only place that knows Prefect, submitit, MLflow and DVC. Imports no torch."""
