@@ -1,0 +1,134 @@
+"""Loading params: OmegaConf composes the files, pydantic validates, every error is told at once."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
+
+from afd.config import Frozen
+
+Model = TypeVar("Model", bound=Frozen)
+
+# What a key looks like when it was pasted where the name of an environment variable belongs.
+_SECRET = re.compile(r"(sk-[\w-]{16,}|AKIA[A-Z0-9]{16}|gh[pousr]_\w{20,}|eyJ[\w-]{20,}\.|Bearer \S+)")
+
+
+class ParamsError(ValueError):
+    """Everything that is wrong with a params file, one line a problem: field, rule, value, cure."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{source}: {len(problems)} problem(s), nothing was started\n{lines}")
+
+
+def load_params(
+    model: type[Model], path: Path, overlays: Sequence[Path] = (), overrides: Sequence[str] = ()
+) -> Model:
+    """Compose `path`, the overlays over it and dotted `key=value` overrides, and validate as `model`.
+
+    Raises ParamsError naming every bad field at once.
+    """
+    source = " + ".join(map(str, [path, *overlays]))
+    merged = OmegaConf.create({})
+    for file in [path, *overlays]:
+        merged = OmegaConf.merge(merged, _read(file))
+    if overrides:
+        merged = OmegaConf.merge(merged, _dotlist(overrides))
+    return validate(model, OmegaConf.to_container(merged, resolve=False), source)
+
+
+def validate(model: type[Model], values: Any, source: str) -> Model:
+    """`values` as a `model`, or a ParamsError with every problem."""
+    problems = list(_refuse_text(values))
+    try:
+        result = model.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(model, detail) for detail in error.errors()]
+        raise ParamsError(source, problems) from None
+    if problems:
+        raise ParamsError(source, problems)
+    return result
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; {path.parent} has {', '.join(beside)}" if beside else ""
+        raise ParamsError(str(path), [f"there is no such file{hint}"]) from None
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise ParamsError(str(path), [f"cannot be read as YAML: {error}"]) from None
+    if isinstance(loaded, ListConfig):
+        raise ParamsError(str(path), ["must be a mapping of fields, got a list"])
+    return loaded
+
+
+def _dotlist(overrides: Sequence[str]) -> DictConfig:
+    wrong = [item for item in overrides if "=" not in item]
+    if wrong:
+        raise ParamsError("overrides", [f"{item!r}: write it as dotted.field=value" for item in wrong])
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ParamsError("overrides", [str(error)]) from None
+
+
+def _refuse_text(values: Any, path: str = "") -> list[str]:
+    """Interpolations could carry an environment variable into a file; keys must never be in one."""
+    if isinstance(values, dict):
+        return [p for k, v in values.items() for p in _refuse_text(v, f"{path}.{k}".lstrip("."))]
+    if isinstance(values, list):
+        return [p for i, v in enumerate(values) for p in _refuse_text(v, f"{path}[{i}]")]
+    if isinstance(values, str) and "${" in values:
+        return [f"{path}: interpolation is not allowed, got {values!r}; write the literal value"]
+    if isinstance(values, str) and _SECRET.search(values):
+        return [
+            f"{path}: looks like a secret (not shown); "
+            "write the NAME of the environment variable that holds it"
+        ]
+    return []
+
+
+def _describe(model: type[BaseModel], detail: Any) -> str:
+    """One pydantic error as: dotted field: rule, value; cure."""
+    location = [part for part in detail["loc"]]
+    field = ".".join(map(str, location)) or "(the whole file)"
+    kind, message = detail["type"], str(detail["msg"]).removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        cure = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{field}: unknown field; {cure}"
+    if kind == "missing":
+        return f"{field}: missing; add it"
+    if kind == "value_error":
+        return f"{field}: {message}"
+    return f"{field}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Field names known at `location`, looking through unions."""
+    models = [model]
+    for part in location:
+        deeper = [
+            inner
+            for outer in models
+            if part in outer.model_fields
+            for inner in _models_in(outer.model_fields[str(part)].annotation)
+        ]
+        models = deeper or models  # a union's tag (its kind) is no field: stay where we are
+    return sorted({name for found in models for name in found.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
