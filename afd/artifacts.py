@@ -1,0 +1,86 @@
+"""What stages leave each other: frozen, typed, with provenance. Formats live with their readers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from afd.config import Frozen
+
+ArtifactKind = Literal[
+    "prompt_set",
+    "teacher_clips",
+    "rollouts",
+    "discriminator_weights",
+    "student_weights",
+    "evaluation",
+    "report",
+]
+ARTIFACT_KINDS: tuple[ArtifactKind, ...] = get_args(ArtifactKind)
+MANIFEST = "manifest.json"
+
+
+class ArtifactRef(Frozen):
+    """The name of an artifact, whether it has been made or not: its kind and its fingerprint.
+
+    The fingerprint is that of the request that makes it (stage, params, inputs), so it is known
+    before anything runs.
+    """
+
+    kind: ArtifactKind
+    fingerprint: str
+
+    @property
+    def short(self) -> str:
+        """The eight characters people read."""
+        return self.fingerprint[:8]
+
+
+class FileEntry(Frozen):
+    """One file of an artifact."""
+
+    num_bytes: int
+    sha256: str
+
+
+class MadeBy(Frozen):
+    """The code and the machine that made an artifact: provenance, never identity."""
+
+    revision: str
+    is_dirty: bool
+    versions: dict[str, str]
+    host: str
+
+
+class Manifest(Frozen):
+    """Written last: a directory without a manifest does not exist."""
+
+    schema_version: Literal[1]
+    kind: ArtifactKind
+    fingerprint: str
+    stage: str
+    params: dict[str, Any]
+    made_from: dict[str, ArtifactRef]  # role -> artifact
+    made_by: MadeBy
+    files: dict[str, FileEntry]
+    summary: dict[str, float | int | str | None]  # what a person wants to know at a glance
+    wall_s: float
+    cpu_s: float
+    created_at: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def ref(self) -> ArtifactRef:
+        return ArtifactRef(kind=self.manifest.kind, fingerprint=self.manifest.fingerprint)
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; raises KeyError for a name the manifest does not list."""
+        if name not in self.manifest.files:
+            raise KeyError(f"{self.path} has no file {name!r}; it has {sorted(self.manifest.files)}")
+        return self.path / name

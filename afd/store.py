@@ -1,0 +1,204 @@
+"""The only code that knows the disk: where artifacts stand, how they are saved, whether they exist.
+
+    <root>/<kind>/<fingerprint[:16]>/          one finished artifact, manifest.json written last
+    <root>/.work/<kind>-<fingerprint[:16]>/    one unfinished attempt: out/, checkpoints, metrics
+    <root>/clips/                              teacher videos, append-only, paid once
+
+An artifact is built in .work, every file is fsynced, the manifest is written, and one rename makes
+it visible. A kill at any moment leaves either no artifact or a whole one.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from afd.artifacts import MANIFEST, Artifact, ArtifactRef, FileEntry, Manifest
+from afd.failpoints import failpoint
+
+
+class StoreError(RuntimeError):
+    """The disk refused or an artifact is not what its manifest says: file, reason, what to do."""
+
+
+class BusyError(StoreError):
+    """Another process is making this very artifact."""
+
+
+class Store:
+    """A folder of artifacts. Two processes may share it; each artifact is made by one at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """Where the artifact stands once it is made."""
+        return self.root / ref.kind / ref.fingerprint[:16]
+
+    def work_path(self, ref: ArtifactRef) -> Path:
+        """Where an unfinished attempt keeps its checkpoints and output."""
+        return self.root / ".work" / f"{ref.kind}-{ref.fingerprint[:16]}"
+
+    @property
+    def clips(self) -> Path:
+        """Teacher videos: append-only, outside every artifact, never deleted by any stage."""
+        return self.root / "clips"
+
+    def have(self, ref: ArtifactRef) -> bool:
+        """The one judge of "already done"."""
+        return (self.path(ref) / MANIFEST).is_file()
+
+    def load(self, ref: ArtifactRef, *, verify: bool = False) -> Artifact:
+        """The finished artifact; sizes are always compared, content with `verify`.
+
+        Raises StoreError naming the file that is missing or differs.
+        """
+        path = self.path(ref)
+        try:
+            manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        except FileNotFoundError:
+            raise StoreError(f"{path}: not made yet, or only half of it was copied here") from None
+        except ValidationError as error:
+            raise StoreError(f"{path / MANIFEST}: not a manifest: {error}; {_cure(path)}") from None
+        if manifest.fingerprint != ref.fingerprint or manifest.kind != ref.kind:
+            raise StoreError(
+                f"{path}: holds {manifest.kind} {manifest.fingerprint[:16]}, "
+                f"not {ref.kind} {ref.fingerprint[:16]}; {_cure(path)}"
+            )
+        for name, entry in manifest.files.items():
+            _check(path / name, entry, path, content=verify)
+        return Artifact(path, manifest)
+
+    def save(self, ref: ArtifactRef, manifest: Manifest, out: Path) -> Artifact:
+        """Publish the files in `out` under `manifest` (its `files` are filled in here)."""
+        with told(self.root):
+            files: dict[str, FileEntry] = {}
+            for file in sorted(p for p in out.rglob("*") if p.is_file() and p.name != MANIFEST):
+                files[file.relative_to(out).as_posix()] = _synced(file)
+                failpoint("store.file_synced")
+            manifest = manifest.model_copy(update={"files": files})
+            failpoint("store.before_manifest")
+            write_atomic(out / MANIFEST, manifest.model_dump_json(indent=1).encode())
+            failpoint("store.before_publish")
+            path = self.path(ref)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not (path / MANIFEST).exists():
+                shutil.rmtree(path)  # half a copy from elsewhere; never made by us
+            try:
+                out.rename(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            sync_folder(path.parent)
+            failpoint("store.after_publish")
+        return self.load(ref)
+
+    @contextlib.contextmanager
+    def attempt(self, ref: ArtifactRef) -> Iterator[Path]:
+        """Hold the right to make `ref`; gives its work folder, kept until the artifact is published.
+
+        The lock dies with its process, so a killed attempt never blocks the next one.
+        """
+        work = self.work_path(ref)
+        with told(self.root):
+            work.mkdir(parents=True, exist_ok=True)
+            lock = (work / "lock").open("a+b")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"{work}: another process is making this artifact now") from None
+            yield work
+            if self.have(ref):
+                shutil.rmtree(work, ignore_errors=True)
+
+    def all(self) -> Iterator[Artifact]:
+        """Every finished artifact."""
+        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}")):
+            with contextlib.suppress(ValidationError):
+                parsed = Manifest.model_validate_json(manifest.read_bytes())
+                yield Artifact(manifest.parent, parsed)
+
+    def find(self, prefix: str) -> list[Artifact]:
+        """Artifacts whose fingerprint starts with `prefix`."""
+        return [found for found in self.all() if found.manifest.fingerprint.startswith(prefix)]
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file or none: temporary file beside it, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as JSON, atomically; NaN is refused rather than written."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False).encode())
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def told(root: Path) -> Iterator[None]:
+    """Turn what the disk says into an error a person can act on; nothing published is touched."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space",
+            errno.EDQUOT: "the quota is used up; free some space",
+            errno.EROFS: "the file system is read-only; mount it writable or choose another store",
+            errno.EACCES: "permission denied; make it writable for this user or choose another store",
+            errno.EPERM: "permission denied; make it writable for this user or choose another store",
+        }
+        if error.errno not in reasons:
+            raise
+        raise StoreError(
+            f"{error.filename or root}: {reasons[error.errno]}. Everything finished is kept in "
+            f"{root}; run the same command again to go on"
+        ) from error
+
+
+def _synced(file: Path) -> FileEntry:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        os.fsync(stream.fileno())
+    return FileEntry(num_bytes=file.stat().st_size, sha256=digest.hexdigest())
+
+
+def _check(file: Path, entry: FileEntry, artifact: Path, *, content: bool) -> None:
+    try:
+        size = file.stat().st_size
+    except FileNotFoundError:
+        raise StoreError(f"{file}: missing; {_cure(artifact)}") from None
+    if size != entry.num_bytes:
+        raise StoreError(f"{file}: {size} bytes, not {entry.num_bytes}; {_cure(artifact)}")
+    if content and _synced(file).sha256 != entry.sha256:
+        raise StoreError(f"{file}: its sha256 is not the manifest's; {_cure(artifact)}")
+
+
+def _cure(artifact: Path) -> str:
+    return (
+        f"restore it with `dvc pull`, or move {artifact} away and run the same command again to "
+        "make it anew (teacher videos in clips/ are not paid again)"
+    )
