@@ -1,0 +1,1 @@
+"""What is measured from pixels, and how claims are made from it."""

@@ -1,0 +1,261 @@
+"""Physics and quality of pocket-world clips, per clip, from pixels: pure and vectorised.
+
+Every metric is [N] float64, nan where it is not defined for that clip (no meeting balls, no free
+fall long enough); averages skip nan and say how many clips they used. Units: px of the 16x16 grid,
+frames. Physics is judged by the teacher's laws; nothing here reads a discriminator.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from afd.evaluation.tracking import Tracks, early_mass, track
+from afd.world.physics import simulate
+from afd.world.rendering import RGB
+from afd.world.scenes import (
+    ROOM_PX,
+    TEACHER,
+    Body,
+    ClipLaws,
+    Laws,
+    Scene,
+    nominal_velocity,
+    radii,
+)
+from afd.world.sentences import Sentence
+
+VERSION = 1  # enters the evaluation card; raise it when a definition below changes
+
+MASS_BAND = (0.5, 1.6)  # of the clip's own early mass: a half vanished ball, most of a second one
+CLOSEST_SHARE = 0.6  # of the sum of radii: a discretely sampled, blurred contact stays above .7
+CONTACT_PX = 0.75  # nearer than this to floor or ceiling, a ball no longer falls freely
+MIN_FALL_FRAMES = 6  # a parabola through fewer has a spread of .03 px/frame^2 at .1 px noise
+MIN_REBOUND_FRAMES = 3
+
+Floats = npt.NDArray[np.float64]
+Clips = npt.NDArray[np.float32]
+
+NAMES = (
+    "trajectory_error_px",
+    "gravity",
+    "object_permanence",
+    "interpenetration",
+    "bounce",
+    "motion",
+    "sharpness",
+    "flicker",
+)
+
+
+def measure(clips: Clips, sentences: Sequence[Sentence], laws: Laws = TEACHER) -> dict[str, Floats]:
+    """Every metric of NAMES for clips [N, F, 3, 16, 16] of the given sentences."""
+    tracks = track(clips, ball_colours(sentences))
+    return {
+        "trajectory_error_px": trajectory_error(tracks, sentences, laws),
+        "gravity": gravity(tracks, sentences),
+        "object_permanence": object_permanence(tracks),
+        "interpenetration": interpenetration(tracks, sentences),
+        "bounce": bounce(tracks, sentences),
+        "motion": motion(tracks),
+        "sharpness": sharpness(clips),
+        "flicker": flicker(clips),
+    }
+
+
+def ball_colours(sentences: Sequence[Sentence]) -> Floats:
+    """Known colours [N, 2, 3], nan where a sentence has one ball."""
+    rgb = np.full((len(sentences), 2, 3), np.nan)
+    for row, sentence in zip(rgb, sentences, strict=True):
+        row[: len(sentence.balls)] = [RGB[ball.colour] for ball in sentence.balls]
+    return rgb
+
+
+def ball_radii(sentences: Sequence[Sentence]) -> Floats:
+    """Radii [N, 2] in px, nan where a sentence has one ball."""
+    sizes = np.full((len(sentences), 2), np.nan)
+    for row, sentence in zip(sizes, sentences, strict=True):
+        row[: len(sentence.balls)] = radii(sentence)
+    return sizes
+
+
+def valid_trajectories(
+    starts: Floats, sentences: Sequence[Sentence], num_frames: int, laws: Laws = TEACHER
+) -> Floats:
+    """Where the teacher's laws take balls from `starts` [N, 2, 2]: [N, num_frames, 2, 2], px.
+
+    Velocities are the sentences' nominal ones; laws are the middle of their ranges. A start that
+    lies inside a wall is moved to the nearest place inside the room.
+    """
+    law = ClipLaws(float(np.mean(laws.gravity)), float(np.mean(laws.restitution)), True)
+    paths = np.full((len(sentences), num_frames, starts.shape[1], 2), np.nan)
+    for path, start, sentence in zip(paths, starts, sentences, strict=True):
+        bodies: list[Body] = []
+        for place, velocity, radius in zip(
+            start, nominal_velocity(sentence), radii(sentence), strict=False
+        ):
+            x, y = np.clip(place, radius, ROOM_PX - radius)
+            bodies.append(Body((float(x), float(y)), velocity, radius))
+        path[:, : len(bodies)] = simulate(Scene(tuple(bodies)), law, num_frames)
+    return paths
+
+
+def trajectory_error(
+    tracks: Tracks, sentences: Sequence[Sentence], laws: Laws = TEACHER
+) -> Floats:
+    """Mean distance between tracked and valid centres over frames and balls, px.
+
+    The valid trajectory starts at the tracked first position with the prompt's nominal velocity.
+    A lost ball counts from its last seen place, so that vanishing never pays.
+    """
+    valid = valid_trajectories(tracks.centres[:, 0], sentences, tracks.centres.shape[1], laws)
+    distance = np.linalg.norm(tracks.centres - valid, axis=-1)
+    return _mean(distance, tracks.named[:, None] & np.ones_like(tracks.seen))
+
+
+def gravity(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
+    """Downward acceleration of the free flight before first contact, px/frame^2, mean over balls.
+
+    A parabola (free start height and speed) through the frames up to the first one in which the
+    ball is lost or within CONTACT_PX of floor or ceiling; nan below MIN_FALL_FRAMES frames. Balls
+    that meet do so at one height: the impact is horizontal and leaves the fall as it is.
+    """
+    length = _free_frames(tracks, ball_radii(sentences))
+    acceleration, _ = _fall(tracks.centres[..., 1], length)
+    return _mean(acceleration, tracks.named & np.isfinite(acceleration))
+
+
+def object_permanence(tracks: Tracks) -> Floats:
+    """Share of frames x balls whose mass stays within MASS_BAND of the clip's own early mass.
+
+    Against the clip's OWN early mass, so that a dimmer look does not count; a ball that vanishes
+    or fades falls below the band, a ghost second ball of its colour rises above it. A ball that
+    has no mass from the start counts as absent throughout.
+    """
+    early = early_mass(tracks.masses)[:, None]
+    with np.errstate(invalid="ignore"):
+        low, high = MASS_BAND
+        kept = (tracks.masses >= low * early) & (tracks.masses <= high * early) & (early > 0)
+    return _mean(kept.astype(np.float64), tracks.named[:, None] & np.ones_like(kept))
+
+
+def interpenetration(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
+    """1 where two balls that meet pass into each other, 0 where they do not, nan elsewhere.
+
+    They do when their centres come closer than CLOSEST_SHARE of the sum of their radii, or when
+    the left ball is ever to the right of the right one, in frames in which both are seen.
+    """
+    passed = np.full(len(sentences), np.nan)
+    meets = np.array([sentence.meets for sentence in sentences], dtype=bool)
+    if not meets.any():
+        return passed
+    centres, both = tracks.centres[meets], tracks.seen[meets].all(axis=-1)
+    gap = centres[:, :, 1] - centres[:, :, 0]
+    touch = ball_radii(sentences)[meets].sum(axis=-1)[:, None]
+    wrong = (np.linalg.norm(gap, axis=-1) < CLOSEST_SHARE * touch) | (gap[..., 0] < 0)
+    passed[meets] = (wrong & both).any(axis=1)
+    return passed
+
+
+def bounce(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
+    """Speed after the first landing over speed before it (restitution as filmed), mean over balls.
+
+    Both speeds are those of the two parabolas of the ball's own gravity at the frame of lowest
+    place; nan without a free fall that reaches the floor or with fewer than MIN_REBOUND_FRAMES
+    frames after it.
+    """
+    height = tracks.centres[..., 1]
+    num_frames = height.shape[1]
+    acceleration, speed = _fall(height, _free_frames(tracks, ball_radii(sentences)))
+    floor = ROOM_PX - ball_radii(sentences)[:, None]
+    frames = np.arange(num_frames)[None, :, None]
+    landed = np.where(tracks.seen & (height > floor - CONTACT_PX), frames, num_frames)
+    first = landed.min(axis=1)  # [N, B]
+    window = (frames >= first[:, None]) & (frames <= first[:, None] + 2)
+    lowest = np.where(window, np.nan_to_num(height, nan=-np.inf), -np.inf).argmax(axis=1)
+    after = frames - lowest[:, None]
+    used = (after >= 1) & (after <= 4) & tracks.seen & (first < num_frames)[:, None]
+    # Speed upward just after the landing, with the fall's own acceleration taken out, from the
+    # frames after the lowest one: the landing itself falls between two frames.
+    upward = -(height - 0.5 * acceleration[:, None] * after**2)
+    rebound = _slope(after.astype(np.float64), upward, used)
+    impact = speed + acceleration * lowest
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = rebound / impact
+    fit = (used.sum(axis=1) >= MIN_REBOUND_FRAMES) & (impact > 0.3) & np.isfinite(ratio)
+    return _mean(ratio, tracks.named & fit)
+
+
+def motion(tracks: Tracks) -> Floats:
+    """Mean speed of the tracked centres, px/frame; a lost ball stands still."""
+    speed = np.linalg.norm(np.diff(tracks.centres, axis=1), axis=-1)
+    return _mean(speed, tracks.named[:, None] & np.ones_like(speed, dtype=bool))
+
+
+def sharpness(clips: Clips) -> Floats:
+    """Mean absolute difference of neighbouring pixels at the 2 % strongest edges, per clip.
+
+    The strongest edges only: they belong to the balls, and motion does not enter.
+    """
+    across = np.abs(np.diff(clips, axis=-1)).max(axis=2)[:, :, :-1]
+    down = np.abs(np.diff(clips, axis=-2)).max(axis=2)[..., :-1]
+    edges = np.maximum(across, down).reshape(len(clips), -1).astype(np.float64)
+    count = max(1, round(0.02 * edges.shape[1]))
+    return np.partition(edges, -count, axis=1)[:, -count:].mean(axis=1)
+
+
+def flicker(clips: Clips) -> Floats:
+    """Mean absolute second difference in time of the ground, in grey levels of [0, 1].
+
+    The ground is the quarter of the pixels that change least over the clip: a moving ball does
+    not count, grain and pumping brightness do.
+    """
+    grey = clips.mean(axis=2, dtype=np.float64).reshape(*clips.shape[:2], -1)
+    bend = np.abs(np.diff(grey, n=2, axis=1)).mean(axis=1)
+    count = max(1, bend.shape[1] // 4)
+    return np.partition(bend, count - 1, axis=1)[:, :count].mean(axis=1)
+
+
+def _free_frames(tracks: Tracks, sizes: Floats) -> npt.NDArray[np.int64]:
+    """Number of frames [N, B] from the start in which a ball is seen and touches nothing."""
+    height = tracks.centres[..., 1]
+    clearance = sizes[:, None] + CONTACT_PX
+    with np.errstate(invalid="ignore"):
+        # Near the ceiling only while rising: a high start lies close to it.
+        rising = np.diff(height, axis=1, prepend=height[:, :1]) < -0.05
+        touches = (height > ROOM_PX - clearance) | ((height < clearance) & rising)
+    bound = ~tracks.seen | touches
+    return np.where(bound.any(axis=1), bound.argmax(axis=1), bound.shape[1])
+
+
+def _fall(height: Floats, length: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Acceleration and start speed [N, B] of parabolas through the first `length` frames."""
+    num_frames = height.shape[1]
+    acceleration, speed = np.full(length.shape, np.nan), np.full(length.shape, np.nan)
+    for frames in range(MIN_FALL_FRAMES, num_frames + 1):
+        rows = length == frames
+        if rows.any():
+            t = np.arange(frames, dtype=np.float64)
+            fit = np.linalg.pinv(np.stack([np.ones(frames), t, 0.5 * t**2], axis=1))
+            _, speed[rows], acceleration[rows] = fit @ height[:, :frames].swapaxes(1, 2)[rows].T
+    return acceleration, speed
+
+
+def _slope(x: Floats, y: Floats, used: npt.NDArray[np.bool_]) -> Floats:
+    """Least-squares slope along axis 1 of the used points; nan where fewer than two."""
+    weight = used.astype(np.float64)
+    count = np.maximum(weight.sum(axis=1), 1)
+    x_mean = (weight * x).sum(axis=1) / count
+    y = np.where(used, y, 0.0)
+    y_mean = y.sum(axis=1) / count
+    spread = (weight * (x - x_mean[:, None]) ** 2).sum(axis=1)
+    shared = (weight * (x - x_mean[:, None]) * (y - y_mean[:, None])).sum(axis=1)
+    return np.where(spread > 0, shared / np.where(spread > 0, spread, 1.0), np.nan)
+
+
+def _mean(values: Floats, used: npt.NDArray[np.bool_]) -> Floats:
+    """Mean over all but the first axis where `used`; nan where nothing is."""
+    axes = tuple(range(1, values.ndim))
+    count = used.sum(axis=axes)
+    total = np.where(used, values, 0.0).sum(axis=axes)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
