@@ -1,0 +1,60 @@
+"""Scores -> advantages -> weights: how a discriminator's opinion becomes the w of the loss.
+
+Scores come as [prompts, group]: one row for all rollouts of a prompt. Nothing here carries gradient.
+"""
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Generator, Tensor
+
+Scope: TypeAlias = Literal["group", "batch"]
+SMALLEST_SPREAD = 1e-6  # scores are O(1) in fp32: a smaller spread is rounding, and dividing by it would turn rounding into advantage
+
+
+def advantages(scores: Tensor, clip: float, scope: Scope = "group") -> Tensor:
+    """(score - mean) / spread, clipped to [-clip, clip]; [prompts, group] -> [prompts, group].
+
+    Mean and spread (population standard deviation) are those of the prompt's group, or of the whole batch. Before clipping they sum to zero
+    within the scope. A scope without spread says nothing: its advantages are 0. Raises ValueError when clip <= 0.
+    """
+    if clip <= 0:
+        raise ValueError(f"clip is {clip}: must be above 0")
+    scores = scores.detach()
+    dims = (1,) if scope == "group" else (0, 1)
+    centred = scores - scores.mean(dim=dims, keepdim=True)
+    spread = centred.square().mean(dim=dims, keepdim=True).sqrt()
+    standard = torch.where(
+        spread > SMALLEST_SPREAD, centred / spread.clamp_min(SMALLEST_SPREAD), 0.0
+    )
+    return standard.clamp(-clip, clip)
+
+
+def weights(advantages: Tensor, clip: float) -> Tensor:
+    """DiffusionNFT's map to [0, 1]: clip(advantage / (2 clip) + 1/2, 0, 1); advantage 0 gives 1/2, which moves nothing."""
+    return (advantages / (2 * clip) + 0.5).clamp(0, 1)
+
+
+def extremes(advantages: Tensor, best: int, worst: int) -> Tensor:
+    """Indices into each group of its best then worst rollouts, [prompts, best + worst]: the ones that carry most of the signal.
+
+    Ties are broken by position, so the choice is reproducible. Raises ValueError when a group is too small.
+    """
+    group_size = advantages.shape[1]
+    if best < 0 or worst < 0 or best + worst < 1 or best + worst > group_size:
+        raise ValueError(
+            f"best {best} + worst {worst}: must be between 1 and the group size, {group_size}"
+        )
+    order = advantages.argsort(dim=1, descending=True, stable=True)
+    return torch.cat([order[:, :best], order[:, group_size - worst :]], dim=1)
+
+
+def shuffled(advantages: Tensor, generator: Generator) -> Tensor:
+    """Each group's advantages in a random order: the control arm, which must not improve anything."""
+    order = torch.rand(advantages.shape, generator=generator).argsort(dim=1)
+    return advantages.gather(1, order)
+
+
+def zero_spread_share(scores: Tensor) -> Tensor:
+    """Share of groups whose scores are all alike: the gauge of a saturated discriminator."""
+    return (scores.std(dim=1, correction=0) <= SMALLEST_SPREAD).float().mean()

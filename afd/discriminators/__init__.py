@@ -1,0 +1,1 @@
+"""Discriminators: prompt and clip in, one score out."""

@@ -1,0 +1,91 @@
+"""A small prompt-conditioned convolutional discriminator for the pocket world.
+
+Time enters as channels, so motion is visible to the first layer; input noise and pooling keep it
+from winning on pixels. Both sides of a pair must come through one decode and resize path before.
+"""
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import avg_pool2d, leaky_relu
+
+from afd.config import ConvDiscriminator as ConvParams
+from afd.latents import Clips, Scores, Text
+
+SLOPE = 0.2  # of the leaky ReLUs, as in DCGAN
+SMALLEST_DEVIATION = 0.02  # of a clip's pixels: an empty clip must not be amplified into noise
+
+
+class ConvDiscriminator(nn.Module):
+    """Scores clips [batch, frames, 3, rows, columns] under prompts [batch, tokens, text_dim].
+
+    Every pass draws its own contrast, brightness and noise from the generator handed in; a score
+    is the mean over `num_passes` passes.
+    """
+
+    def __init__(self, params: ConvParams, num_frames: int, frame_size: int, text_dim: int) -> None:
+        super().__init__()
+        self.params = params
+        width = params.width
+        side = frame_size // 2
+        for _ in range(2):
+            side = (side + 1) // 2
+        self.frames = nn.Conv2d(3 * num_frames, width, 3, padding=1)
+        self.middle = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.features = nn.Linear(width * side * side, width)
+        self.prompt = nn.Linear(text_dim, width)
+        self.head = nn.Linear(width, 1)
+
+    def score(self, clips: Clips, text: Text, generator: Generator) -> Scores:
+        """Mean score over num_passes noisy passes; differentiable in weights and clips."""
+        prompt = self.prompt(pooled(text))
+        passes = [self._pass(clips, prompt, generator) for _ in range(self.params.num_passes)]
+        return torch.stack(passes).mean(dim=0)
+
+    def forward(self, clips: Clips, text: Text, generator: Generator) -> Scores:
+        """One noisy pass: what training uses."""
+        return self._pass(clips, self.prompt(pooled(text)), generator)
+
+    def _pass(self, clips: Clips, prompt: Tensor, generator: Generator) -> Scores:
+        hidden = avg_pool2d(self._disturbed(clips, generator).flatten(1, 2), 2)
+        for layer in (self.frames, self.middle, self.last):
+            hidden = leaky_relu(layer(hidden), SLOPE)
+        hidden = leaky_relu(self.features(hidden.flatten(1)), SLOPE)
+        # projection discriminator (Miyato & Koyama, arXiv:1802.05637): prompt-free + prompt-bound
+        return self.head(hidden)[:, 0] + (prompt * hidden).sum(dim=1) / hidden.shape[1] ** 0.5
+
+    def _disturbed(self, clips: Clips, generator: Generator) -> Tensor:
+        params = self.params
+        shape = (len(clips), 1, 1, 1, 1)
+        contrast = _uniform(shape, params.contrast.low, params.contrast.high, generator)
+        offset = _uniform(shape, params.brightness.low, params.brightness.high, generator)
+        clips = clips * contrast + offset
+        if params.normalise:
+            mean = clips.mean(dim=(1, 2, 3, 4), keepdim=True)
+            deviation = (clips - mean).square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt()
+            clips = (clips - mean) / deviation.clamp_min(SMALLEST_DEVIATION)
+        return clips + params.noise * torch.randn(clips.shape, generator=generator)
+
+
+def build(
+    params: ConvParams, num_frames: int, frame_size: int, text_dim: int, generator: Generator
+) -> ConvDiscriminator:
+    """A fresh discriminator, initialised from `generator` alone."""
+    with torch.random.fork_rng(devices=[]):  # torch's own initialisation draws globally
+        model = ConvDiscriminator(params, num_frames, frame_size, text_dim)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, a=SLOPE, generator=generator)
+                nn.init.zeros_(layer.bias)
+    return model
+
+
+def pooled(text: Text) -> Tensor:
+    """Mean over the tokens that are not padding, [batch, text_dim]."""
+    present = text.abs().amax(dim=2, keepdim=True) > 0
+    return text.sum(dim=1) / present.sum(dim=1).clamp_min(1)
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)

@@ -1,0 +1,1 @@
+"""Students: causal few-step generators behind one protocol."""

@@ -1,0 +1,281 @@
+"""diffusers' Wan transformer made block-causal: one class for pocket and real checkpoints.
+
+Only `forward` is overridden and the attention processors are exchanged (afd.students.attention);
+parameters, keys and config stay Wan's own, so Wan folders load and LoRA trained here loads there.
+Frames are folded into the batch, [batch * frames, patches, width], so that each frame carries its
+own timestep through the stock modulation without a [batch, tokens, 6, width] tensor.
+"""
+
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
+from torch import Generator, Tensor, nn
+from torch.nn.functional import linear
+
+from afd.config import CausalWanParams
+from afd.flow import path
+from afd.flow.times import SMALLEST_TIME
+from afd.latents import BlockTimes, LatentGeometry, Latents, Text
+from afd.students.attention import (
+    Bidirectional,
+    Cached,
+    CrossProcessor,
+    KeyValueCache,
+    Parallel,
+    Reach,
+    SelfContext,
+    SelfProcessor,
+    TextContext,
+    rotations,
+    text_keys_and_values,
+)
+
+Prediction: TypeAlias = Literal["velocity", "clean"]
+
+
+class CausalWan(WanTransformer3DModel):
+    """A Wan transformer that is a Student (afd.students.student).
+
+    A model from `build` knows its geometry; one from `from_pretrained` must be told by `adopt`.
+    """
+
+    _geometry: LatentGeometry | None = None
+    _prediction: Prediction = "velocity"
+
+    def adopt(self, geometry: LatentGeometry, prediction: Prediction) -> "CausalWan":
+        """Fix the latents' geometry and the meaning of the head's output; returns self.
+
+        Raises ValueError when the geometry does not fit the config.
+        """
+        frames, rows, columns = self.config.patch_size
+        if frames != 1:
+            raise ValueError(f"patch_size is {self.config.patch_size}: its first entry must be 1")
+        if geometry.height % rows or geometry.width % columns:
+            raise ValueError(
+                f"latents of {geometry.height}x{geometry.width} do not divide into patches of"
+                f" {rows}x{columns}"
+            )
+        if geometry.channels != self.config.in_channels:
+            raise ValueError(
+                f"latents have {geometry.channels} channels: in_channels is"
+                f" {self.config.in_channels}"
+            )
+        self._geometry = geometry
+        self._prediction = prediction
+        for block in self._layers:
+            block.attn1.set_processor(SelfProcessor())
+            block.attn2.set_processor(CrossProcessor())
+        return self
+
+    @property
+    def geometry(self) -> LatentGeometry:
+        """Shape and blocks of the latents; RuntimeError before `adopt`."""
+        if self._geometry is None:
+            raise RuntimeError("this CausalWan has no geometry: call adopt(geometry, prediction)")
+        return self._geometry
+
+    @property
+    def _layers(self) -> list[WanTransformerBlock]:
+        return cast(list[WanTransformerBlock], list(self.blocks))
+
+    # ---------------------------------------------------------------------- the student
+
+    def velocity(self, noisy: Latents, t: BlockTimes, text: Text, clean: Latents) -> Latents:
+        """Velocity of every block at t [batch, blocks] in one pass over [clean | noisy]."""
+        times = t.repeat_interleave(self.geometry.latent_frames_per_block, dim=1)
+        output = self(noisy, 1000 * times, text, return_dict=False, clean=clean)[0]
+        return self._velocity(output, noisy, t)
+
+    def start(self, text: Text) -> KeyValueCache:
+        """An empty cache; the prompt's keys and values are computed once for all passes."""
+        geometry = self.geometry
+        _, rows, columns = self.config.patch_size
+        patches = (geometry.height // rows) * (geometry.width // columns)
+        embedded = self.condition_embedder.text_embedder(text)
+        texts = [
+            TextContext(
+                geometry.latent_frames_per_block, None, *text_keys_and_values(block.attn2, embedded)
+            )
+            for block in self._layers
+        ]
+        heads, size = self.config.num_attention_heads, self.config.attention_head_dim
+        shape = (len(text), heads, geometry.num_latent_frames * patches, size)
+        return KeyValueCache(
+            texts,
+            keys=[embedded.new_empty(shape) for _ in texts],
+            values=[embedded.new_empty(shape) for _ in texts],
+            frames_per_block=geometry.latent_frames_per_block,
+            tokens_per_block=geometry.latent_frames_per_block * patches,
+        )
+
+    def block_velocity(self, noisy_block: Latents, t: Tensor, cache: KeyValueCache) -> Latents:
+        """Velocity of the next block at t [batch]; differentiable when gradients are enabled."""
+        output = self(noisy_block, 1000 * t, None, return_dict=False, cache=cache)[0]
+        return self._velocity(output, noisy_block, t[:, None])
+
+    @torch.no_grad()
+    def commit(self, clean_block: Latents, cache: KeyValueCache) -> None:
+        """One pass at t = 0 leaves the block's keys and values in the cache for good."""
+        t = clean_block.new_zeros(clean_block.shape[0])
+        self(clean_block, t, None, return_dict=False, cache=cache)
+        cache.num_blocks += 1
+
+    def _velocity(self, output: Latents, noisy: Latents, t: BlockTimes) -> Latents:
+        if self._prediction == "velocity":
+            return output
+        return path.velocity_from_clean(noisy, output, t.clamp_min(SMALLEST_TIME))
+
+    # ---------------------------------------------------------------------- the network
+
+    def forward(
+        self,
+        hidden_states: Latents,
+        timestep: Tensor,
+        encoder_hidden_states: Text | None,
+        encoder_hidden_states_image: Tensor | None = None,
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        *,
+        clean: Latents | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Transformer2DModelOutput | tuple[Latents]:
+        """The head's output for `hidden_states`; timestep is 1000 t, [batch] or [batch, frames].
+
+        Without `clean` or `cache` this is stock Wan: every frame attends to every frame. With
+        `clean`, the parallel causal pass; with `cache`, one block after the committed ones, under
+        the prompt given to `start`.
+        """
+        if encoder_hidden_states_image is not None or attention_kwargs is not None:
+            raise ValueError("image conditioning and attention_kwargs are not supported")
+        geometry = self.geometry
+        frames, num_frames = hidden_states, hidden_states.shape[2]
+        if timestep.ndim == 1:
+            timestep = timestep[:, None].expand(-1, num_frames)
+        positions = list(range(num_frames))
+        reach: Reach = Bidirectional()
+        if cache is not None:
+            first = cache.num_blocks * cache.frames_per_block
+            positions = list(range(first, first + num_frames))
+            reach = Cached(cache)
+        elif clean is not None:
+            # the last clean block is context to no block, so it never enters
+            num_clean = num_frames - geometry.latent_frames_per_block
+            frames = torch.cat([clean[:, :, :num_clean], frames], dim=2)
+            timestep = torch.cat([timestep.new_zeros(len(frames), num_clean), timestep], dim=1)
+            positions = positions[:num_clean] + positions
+            reach = Parallel(geometry.num_blocks)
+
+        hidden = self._embed_patches(frames)
+        time, modulation = self._embed_times(timestep, hidden)
+        rotation = self._rotations(positions, frames)
+        if cache is None:
+            embedded = self.condition_embedder.text_embedder(encoder_hidden_states)
+            texts = [TextContext(len(positions), embedded)] * len(self._layers)
+        else:
+            texts = cache.texts
+        for layer, block in enumerate(self._layers):
+            context = SelfContext(layer, len(positions), rotation, reach)
+            inputs = (hidden, texts[layer], modulation, context)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                hidden = block(*inputs)
+        output = self._project(hidden, time, hidden_states)
+        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+
+    def _embed_patches(self, frames: Latents) -> Tensor:
+        """[batch, channels, frames, height, width] -> [batch * frames, patches, width].
+
+        Wan's Conv3d with kernel = stride, as the matrix product it is (the bundled conv is slower).
+        """
+        _, rows, columns = self.config.patch_size
+        patches = frames.unflatten(4, (-1, columns)).unflatten(3, (-1, rows))
+        # batch, channels, frames, row, rows, column, columns -> batch, frames, row, column, ...
+        patches = patches.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(2, 3).flatten(0, 1)
+        projection = self.patch_embedding
+        return linear(patches, projection.weight.flatten(1), projection.bias)
+
+    def _embed_times(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """1000 t [batch, frames] -> embedding [batch * frames, width], modulation [.., 6, width].
+
+        The sinusoid is computed in float64: in Wan's float32 an angle of 1000 keeps 4 digits.
+        """
+        embedder = self.condition_embedder
+        half = self.config.freq_dim // 2
+        exponent = torch.arange(half, dtype=torch.float64, device=timestep.device) / half
+        angles = timestep.flatten().double()[:, None] / 10000.0**exponent
+        sinusoid = torch.cat([angles.cos(), angles.sin()], dim=1)
+        weight = embedder.time_embedder.linear_1.weight
+        time = embedder.time_embedder(sinusoid.to(weight.dtype)).type_as(like)
+        modulation = embedder.time_proj(embedder.act_fn(time))
+        return time, modulation.unflatten(1, (6, -1))
+
+    def _rotations(self, positions: list[int], frames: Latents) -> Tensor:
+        _, rows, columns = self.config.patch_size
+        return rotations(
+            positions,
+            frames.shape[3] // rows,
+            frames.shape[4] // columns,
+            self.config.attention_head_dim,
+            frames.device,
+        )
+
+    def _project(self, hidden: Tensor, time: Tensor, like: Latents) -> Latents:
+        """Wan's output head on the frames of `like`, which are the last ones of each sample."""
+        batch, _, num_frames, height, width = like.shape
+        hidden = hidden.unflatten(0, (batch, -1))[:, -num_frames:]
+        time = time.unflatten(0, (batch, -1))[:, -num_frames:]
+        table = self.scale_shift_table.to(time.device)
+        shift, scale = (table[:, None] + time.unsqueeze(2)).chunk(2, dim=2)
+        hidden = (self.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+        _, rows, columns = self.config.patch_size
+        patches = self.proj_out(hidden).unflatten(3, (rows, columns, -1))
+        patches = patches.unflatten(2, (height // rows, width // columns))
+        # batch, frames, row, column, rows, columns, channels -> batch, channels, frames, ...
+        return patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
+
+
+def build(
+    params: CausalWanParams, geometry: LatentGeometry, generator: Generator, patch: int = 1
+) -> CausalWan:
+    """A fresh student at params' sizes, initialised from `generator` alone.
+
+    `patch` is the side of a spatial patch in latents: 1 at pocket size, 2 in Wan's checkpoints.
+    """
+    with torch.random.fork_rng(devices=[]):  # diffusers' own initialisation draws globally
+        model = CausalWan(
+            patch_size=(1, patch, patch),
+            num_attention_heads=params.num_heads,
+            attention_head_dim=params.head_dim,
+            in_channels=geometry.channels,
+            out_channels=geometry.channels,
+            text_dim=params.text_dim,
+            freq_dim=params.freq_dim,
+            ffn_dim=params.ffn_dim,
+            num_layers=params.num_layers,
+        )
+    initialise(model, params.init_gate, generator)
+    return model.adopt(geometry, params.prediction)
+
+
+@torch.no_grad()
+def initialise(model: CausalWan, init_gate: float, generator: Generator) -> None:
+    """Wan's own recipe at small scale: Xavier matrices, zero biases, zero output projection.
+
+    `init_gate` is added to the gate rows (2 and 5) of every block's modulation: near 0, as in Wan,
+    a shallow network starts as an identity and 1,200 steps are too few to leave it (pocket: .5).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv3d):
+            matrix = module.weight.flatten(1)  # a view: a patch convolution is a matrix too
+            nn.init.xavier_uniform_(matrix, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    model.proj_out.weight.zero_()
+    width = model.scale_shift_table.shape[2]
+    model.scale_shift_table.normal_(generator=generator).div_(width**0.5)
+    for block in model._layers:
+        block.scale_shift_table.normal_(generator=generator).div_(width**0.5)
+        block.scale_shift_table[:, (2, 5)] += init_gate
