@@ -1,8 +1,8 @@
 """DVC and git: the bytes of every round are tracked, and only this module ever calls dvc.
 
-One .dvc file a round, runs/<campaign>/rounds/<name>.dvc, with one out for each artifact the round
-made. A file a round costs about 50 ms flat; a file a stage would cost 9 ms more with every stage
-already there. Jobs never call dvc: the process that holds the campaign does, so there is one writer.
+One .dvc file a round, runs/<campaign>/rounds/<name>.dvc, with one out for each artifact that
+the round made: about 50 ms a round, flat, while a file a stage costs 9 ms more with every stage
+already there. Jobs never call dvc: the process that holds the campaign does, the one writer.
 
 Artifacts are copied into dvc's cache (or reflinked, where the file system can) and never relinked:
 a stage may be reading them at this very moment.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 log = logging.getLogger(__name__)
-# Two campaigns of one clone may want dvc at once; a round's commit of some hundred MB takes seconds.
+# Two campaigns of one clone may want dvc at once; a round of some hundred MB takes seconds.
 LOCK_PATIENCE_S = 120.0
 _one_at_a_time = threading.RLock()
 
@@ -111,7 +111,7 @@ def commit_pipeline(stage: str, root: Path) -> bool:
 
 
 def git_revision(folder: Path | None = None) -> tuple[str, bool]:
-    """The commit that `folder` (default: this code) stands at, and whether its code differs from it.
+    """The commit `folder` (default: this code) stands at, and whether the code differs from it.
 
     ("unknown", True) where git cannot say: what cannot be named cannot be claimed clean.
     """
@@ -204,15 +204,19 @@ def _read_outs(file: Path, _modified: int, _size: int) -> frozenset[Path]:
     )
 
 
-@cache
 def _root_of(folder: Path) -> Path | None:
-    """The dvc repository around `folder`; None, told once a folder, where there is none."""
+    """The dvc repository around `folder`; None, told once, where there is none."""
     at = folder.resolve()
     for candidate in (at, *at.parents):
         if (candidate / ".dvc" / "config").is_file():
             return candidate
-    log.warning("%s is in no dvc repository: rounds are kept in the store only (`dvc init`)", at)
+    _tell_once(f"no dvc repository around {at.parents[1]}: rounds are kept in the store only")
     return None
+
+
+@cache
+def _tell_once(message: str) -> None:
+    log.warning(message)
 
 
 @cache
@@ -225,7 +229,7 @@ def _repo(root: Path) -> "Repo":
         return Repo(str(root))
     except SCMError:
         log.warning(
-            "%s is in no git repository: .dvc files are written, git cannot keep them", root
+            "%s: no git repository here, so nothing keeps the .dvc files that are written", root
         )
         return Repo(str(root), config={"core": {"no_scm": True}})
 

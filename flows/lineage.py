@@ -1,0 +1,251 @@
+"""Lineage: campaign > round > stage runs in MLflow, which shows and never decides.
+
+Every call returns at once: a thread imports MLflow (2-3 s), opens its database and writes. What
+MLflow refuses is spooled to <campaign>/lineage/spool.jsonl and relayed later; a campaign never
+waits for it and never fails by it. Ids of runs stand on disk beside the spool, so a resumed stage
+goes on in its own run and a finished campaign, run again, does not even import MLflow.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pydantic import ValidationError
+
+from afd.artifacts import Artifact, ArtifactRef
+from afd.stages.request import StageRequest
+from afd.store import write_atomic
+from flows.events import (
+    CampaignFinished,
+    CampaignStarted,
+    CampaignStatus,
+    Event,
+    RoundFinished,
+    RoundStarted,
+    StageDone,
+    StageFailed,
+    StageStarted,
+    Swept,
+    parse,
+)
+from flows.run_ids import RunIds, round_key, stage_key
+from flows.runs import Campaign, Unavailable
+
+log = logging.getLogger(__name__)
+RETRY_AFTER_S = 30.0  # how long MLflow is left alone after it failed
+FLUSH_TIMEOUT_S = 60.0  # a new database takes 6 s, a stage 0.1 s
+MAX_ATTEMPTS = 3  # of one event while MLflow itself is well
+
+
+class Lineage:
+    """The MLflow runs of one campaign. Use it while holding the campaign's lock."""
+
+    def __init__(self, tracking_uri: str, campaign_dir: Path) -> None:
+        self.ids = RunIds(campaign_dir)
+        self._spool = Spool(self.ids.folder / "spool.jsonl")
+        self._campaign = Campaign(tracking_uri, campaign_dir.name, self.ids)
+        self._events: queue.Queue[Event | None] = queue.Queue()
+        self._postponed: list[Event] = []
+        self._thread: threading.Thread | None = None
+        self._down_until = 0.0
+
+    def __enter__(self) -> "Lineage":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start_campaign(self, params: Mapping[str, Any]) -> None:
+        """The campaign runs (again). Nothing is written until something new happens."""
+        event = CampaignStarted(at_ms=_now(), params=dict(params))
+        if self.ids.is_finished("campaign") and self.ids.params() == event.params:
+            self._postponed.append(event)
+        else:
+            self._put(event)
+
+    def start_round(self, index: int) -> None:
+        event = RoundStarted(at_ms=_now(), round_index=index)
+        if self.ids.is_finished(round_key(index)):
+            self._postponed.append(event)
+        else:
+            self._put(event)
+
+    def start_stage(self, round_index: int | None, request: StageRequest) -> None:
+        """Call before a stage is dispatched; a resumed stage goes on in its own run."""
+        self._put(StageStarted(at_ms=_now(), round_index=round_index, request=request))
+
+    def record_stage(
+        self,
+        round_index: int | None,
+        request: StageRequest,
+        artifact: Artifact,
+        digests: Mapping[str, str],
+    ) -> None:
+        """The stage's artifact exists. `digests`: fingerprint -> DVC's md5, of it and its inputs.
+
+        Calling it again for an artifact that is recorded costs one look at the disk.
+        """
+        if self.ids.is_finished(stage_key(request.output)):
+            return
+        self._put(
+            StageDone(
+                at_ms=_now(),
+                round_index=round_index,
+                request=request,
+                artifact=str(artifact.path.resolve()),
+                digests=dict(digests),
+            )
+        )
+
+    def fail_stage(
+        self, round_index: int | None, request: StageRequest, outcome: str, log_tail: str
+    ) -> None:
+        """The stage was tried and left no artifact."""
+        self._put(
+            StageFailed(
+                at_ms=_now(),
+                round_index=round_index,
+                request=request,
+                outcome=outcome,
+                log_tail=log_tail,
+            )
+        )
+
+    def finish_round(self, index: int) -> None:
+        if not self.ids.is_finished(round_key(index)):
+            self._put(RoundFinished(at_ms=_now(), round_index=index))
+
+    def finish_campaign(self, status: CampaignStatus) -> None:
+        """The campaign's process ends here; waits for what is still to be written, and closes."""
+        unchanged = self._thread is None and self.ids.is_finished("campaign")
+        if not unchanged or status != "finished":
+            self._put(CampaignFinished(at_ms=_now(), status=status))
+        self.close()
+
+    def sweep(self) -> None:
+        """End this campaign's runs that a kill left RUNNING, as KILLED.
+
+        The caller holds the campaign's lock, so whoever left them is gone.
+        """
+        if self.ids.any_unfinished():
+            self._put(Swept(at_ms=_now()))
+
+    def run_id(self, ref: ArtifactRef) -> str | None:
+        """The MLflow run of an artifact, once it is known."""
+        return self.ids.read(stage_key(ref)).get("run_id")
+
+    def close(self) -> None:
+        """Wait until everything is in MLflow or in the spool (at most a minute)."""
+        if self._thread is None and self._spool.events():
+            self._start()  # MLflow may be back since
+        if self._thread is not None:
+            self._events.put(None)
+            self._thread.join(FLUSH_TIMEOUT_S)
+            if self._thread.is_alive():
+                log.warning("MLflow is slow: the rest of the lineage is written by the next start")
+            self._thread = None
+        if waiting := len(self._spool.events()):
+            log.warning("MLflow did not take %d event(s): %s", waiting, self._spool.file)
+
+    def _put(self, event: Event) -> None:
+        for earlier in self._postponed:
+            self._events.put(earlier)
+        self._postponed.clear()
+        self._events.put(event)
+        self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="lineage", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            event = self._events.get()
+            if event is None:
+                self._relay(force=True)
+                return
+            self._relay(force=False)
+            if self._spool.events() and not isinstance(event, Swept):
+                self._spool.add(event)  # in order: what is spooled comes first
+            elif (error := self._try(event)) is not None:
+                log.warning("MLflow did not take %s, spooled: %s", event.kind, error)
+                self._down_until = time.monotonic() + RETRY_AFTER_S
+                self._spool.add(event)
+
+    def _relay(self, force: bool) -> None:
+        """Write what is spooled, unless MLflow failed a moment ago."""
+        if not self._spool.events() or (not force and time.monotonic() < self._down_until):
+            return
+        kept: list[Event] = []
+        for event in self._spool.events():
+            if kept and time.monotonic() < self._down_until:
+                kept.append(event)
+            elif (error := self._try(event)) is not None:
+                if isinstance(error, Unavailable):
+                    self._down_until = time.monotonic() + RETRY_AFTER_S
+                if self._spool.attempts(event) < MAX_ATTEMPTS or isinstance(error, Unavailable):
+                    kept.append(event)
+                else:
+                    log.error("MLflow refuses %s for good, dropped: %s", event.kind, error)
+        self._spool.replace(kept)
+
+    def _try(self, event: Event) -> Exception | None:
+        try:
+            self._campaign.apply(event)
+        except Exception as error:  # noqa: BLE001  lineage never fails a campaign
+            self._spool.count(event)
+            return error
+        return None
+
+
+class Spool:
+    """Events that wait for MLflow, one JSON line each; a line cut short by a kill is left out."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._attempts: dict[str, int] = {}
+        self._events: list[Event] = []
+        if file.exists():
+            for line in file.read_bytes().splitlines():
+                try:
+                    self._events.append(parse(line))
+                except ValidationError:
+                    log.warning("%s: a line that is no event is left out", file)
+
+    def events(self) -> list[Event]:
+        return list(self._events)
+
+    def add(self, event: Event) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("ab") as stream:
+            stream.write(event.model_dump_json().encode() + b"\n")
+        self._events.append(event)
+
+    def replace(self, events: list[Event]) -> None:
+        lines = b"".join(event.model_dump_json().encode() + b"\n" for event in events)
+        write_atomic(self.file, lines)
+        self._events = events
+        if not events:
+            self.file.unlink()
+
+    def count(self, event: Event) -> None:
+        key = event.model_dump_json()
+        self._attempts[key] = self._attempts.get(key, 0) + 1
+
+    def attempts(self, event: Event) -> int:
+        return self._attempts.get(event.model_dump_json(), 0)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,87 @@
+"""Which MLflow run belongs to what, on disk: <campaign>/lineage/<fp16>.json and its companions.
+
+identity.json      {"campaign_id", "params"}: tells this campaign from an earlier one of its name
+campaign.json      {"run_id", "state"}
+round_003.json     {"run_id", "state"}
+<fp16>.json        {"run_id", "state", "model_id", "version", "score"}; one a stage's artifact
+"""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any, Literal
+
+from afd.artifacts import ArtifactRef
+from afd.store import write_json
+
+State = Literal["running", "finished", "failed", "killed"]
+CAMPAIGN = "campaign"
+
+
+def stage_key(ref: ArtifactRef) -> str:
+    """The name of a stage's file: the same sixteen characters as its folder in the store."""
+    return ref.fingerprint[:16]
+
+
+def round_key(index: int) -> str:
+    return f"round_{index:03d}"
+
+
+class RunIds:
+    """Small atomic files; reading one that does not exist gives an empty entry."""
+
+    def __init__(self, campaign_dir: Path) -> None:
+        self.folder = Path(campaign_dir) / "lineage"
+
+    def read(self, key: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self.folder / f"{key}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def write(self, key: str, **values: Any) -> None:
+        """Set `values` in the entry of `key`; the others stay."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / f"{key}.json", self.read(key) | values)
+
+    def is_finished(self, key: str) -> bool:
+        return self.read(key).get("state") == "finished"
+
+    def any_unfinished(self) -> bool:
+        return any(self.read(file.stem).get("state") == "running" for file in self._files())
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """Every run that is known: key -> entry."""
+        return {file.stem: self.read(file.stem) for file in self._files()}
+
+    def params(self) -> dict[str, Any] | None:
+        """The params of the campaign that these runs belong to."""
+        return self.read("identity").get("params")
+
+    def campaign_id(self, params: dict[str, Any] | None) -> str:
+        """The identity of this campaign; other params under the same name are another campaign.
+
+        The runs of the earlier one stay in MLflow; their ids are set aside.
+        """
+        known = self.read("identity")
+        if known and params in (None, known["params"]):
+            return str(known["campaign_id"])
+        if known:
+            self.set_aside()
+        campaign_id = uuid.uuid4().hex
+        self.write("identity", campaign_id=campaign_id, params=params or {})
+        return campaign_id
+
+    def set_aside(self) -> None:
+        """Forget all runs, because they are another campaign's or their database is gone."""
+        earlier = self.folder / f"earlier-{uuid.uuid4().hex[:8]}"
+        earlier.mkdir(parents=True)
+        for file in [*self._files(), self.folder / "identity.json"]:
+            if file.exists():
+                file.rename(earlier / file.name)
+
+    def _files(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(f for f in self.folder.glob("*.json") if f.stem != "identity")

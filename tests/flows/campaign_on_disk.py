@@ -1,0 +1,316 @@
+"""A small finished campaign on disk: real requests, real files (safetensors, PNG, mp4), no training.
+
+The numbers are made up, in the shape that the stages leave them; what is tested on it is what
+happens around artifacts, never what is in them.
+"""
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pandas as pd
+from PIL import Image
+from safetensors.numpy import save_file
+
+from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
+from afd.config import Params
+from afd.seeds import numpy_generator
+from afd.stages import request as ask
+from afd.stages.request import StageRequest
+from afd.store import Store
+
+SENTENCES = (
+    "a small red ball falls from the left",
+    "a large blue ball bounces on the floor",
+    "two balls meet in the middle",
+)
+METRICS = {  # teacher, base, student
+    "trajectory_error_px": (0.12, 3.5, 0.6),
+    "gravity": (0.15, 0.046, 0.13),
+    "object_permanence": (1.0, 1.0, 0.99),
+    "interpenetration": (0.0, 0.61, 0.1),
+    "frechet_distance": (0.9, 0.0, 0.08),
+}
+_LOOK: dict[str, Any] = {
+    "contrast": {"low": 0.5, "high": 0.9},
+    "background": {"low": 0.1, "high": 0.3},
+    "grain": 0.1,
+}
+_LAWS: dict[str, Any] = {
+    "gravity": {"low": 0.15, "high": 0.15},
+    "restitution": {"low": 0.7, "high": 0.7},
+    "velocity_jitter": 0.03,
+    "collide": 1.0,
+}
+SMALL: dict[str, Any] = {
+    "schema_version": 1,
+    "seed": 7,
+    "num_rounds": 2,
+    "num_frames": 16,
+    "frame_size": 16,
+    "fps": 8,
+    "prompts": {"kind": "grammar", "num_held_out": 8},
+    "teacher": {
+        "kind": "simulator",
+        "laws": _LAWS,
+        "look": _LOOK,
+        "size": 64,
+        "clips_per_prompt": 1,
+        "training_permitted": "yes",
+    },
+    "student": {
+        "family": "causal_wan",
+        "num_layers": 1,
+        "num_heads": 2,
+        "head_dim": 12,
+        "ffn_dim": 32,
+        "freq_dim": 16,
+        "text_dim": 16,
+        "num_text_tokens": 4,
+        "prediction": "clean",
+        "init_gate": 0.1,
+        "latent_frames_per_block": 1,
+        "num_steps": 4,
+        "shift": 3.0,
+        "codec": {"kind": "patch", "frames": 4, "components": None, "whitening": 0.5},
+    },
+    "warmstart": {
+        "laws": _LAWS,
+        "look": _LOOK,
+        "num_clips": 8,
+        "num_steps": 4,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "warmup_steps": 0,
+        "ema_decay": 0.9,
+        "times": "steps",
+    },
+    "discriminator": {
+        "kind": "conv",
+        "width": 8,
+        "noise": 0.2,
+        "contrast": {"low": 0.8, "high": 1.2},
+        "brightness": {"low": -0.1, "high": 0.1},
+        "normalise": True,
+        "num_passes": 2,
+    },
+    "rollout": {"num_prompts": 4, "group_size": 4, "refresh": "every_round", "batch_size": 8},
+    "fit": {
+        "loss": "bradley_terry",
+        "warmup_steps": 2,
+        "num_steps": 2,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "betas": (0.5, 0.99),
+        "weight_decay": 0.0,
+        "r1": 0.3,
+        "replay_rounds": 1,
+        "replay_share": 0.5,
+    },
+    "update": {
+        "advantage_scope": "group",
+        "advantage_clip": 5.0,
+        "shuffle_advantages": False,
+        "num_best": 2,
+        "num_worst": 2,
+        "scaling": "adaptive_clean",
+        "beta": 0.1,
+        "prior": 0.1,
+        "times": "steps",
+        "num_steps": 1,
+        "batch_size": 8,
+        "learning_rate": {"low": 4e-5, "high": 4e-4},
+        "betas": (0.9, 0.99),
+        "weight_decay": 0.0,
+        "gradient_clip": 1.0,
+        "ema_decay": 0.9,
+        "max_skipped_steps": 2,
+    },
+    "evaluate": {
+        "num_prompts": 8,
+        "noise_seeds": (11, 12),
+        "round_num_prompts": 4,
+        "round_noise_seeds": (11,),
+        "num_resamples": 999,
+        "confidence": 0.95,
+        "frechet_margin": 0.2,
+        "num_filmstrips": 3,
+    },
+}
+
+
+def small_params() -> Params:
+    """Params of a campaign too small to learn; every field is written out."""
+    return Params.model_validate(SMALL)
+
+
+@dataclass
+class CampaignOnDisk:
+    """Its store, and every request with the artifact it left, in the order of making."""
+
+    root: Path
+    params: Params
+    store: Store
+    made: list[tuple[int | None, StageRequest, Artifact]] = field(default_factory=list)
+    rounds: list[dict[str, ArtifactRef]] = field(default_factory=list)
+    evaluation: Artifact | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "runs" / "demo"
+
+    def of_round(self, index: int | None) -> list[Artifact]:
+        return [artifact for at, _, artifact in self.made if at == index]
+
+    def save(self, index: int | None, request: StageRequest, seed: int = 0) -> Artifact:
+        """Publish an artifact with plausible files for `request`."""
+        ref = request.output
+        with self.store.attempt(ref) as work:
+            out = work / "out"
+            out.mkdir()
+            summary = _fill(request, out, seed)
+            manifest = Manifest(
+                schema_version=1,
+                kind=ref.kind,
+                fingerprint=ref.fingerprint,
+                stage=request.stage,
+                params=request.params,
+                made_from=request.inputs,
+                made_by=MadeBy(revision="c0ffee" * 6, is_dirty=False, versions={}, host="here"),
+                files={},
+                summary=summary,
+                wall_s=1.5,
+                cpu_s=1.2,
+                created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).isoformat(),
+            )
+            artifact = self.store.save(ref, manifest, out)
+        self.made.append((index, request, artifact))
+        return artifact
+
+
+def make_campaign(root: Path, params: Params, num_rounds: int = 2) -> CampaignOnDisk:
+    """A campaign under `root` (store/ and runs/demo/), its final evaluation included."""
+    campaign = CampaignOnDisk(root, params, Store(root / "store"))
+    save = campaign.save
+    prompt_set = save(None, ask.prompts(params)).ref
+    held_out = save(None, ask.harvest_held_out(params, prompt_set)).ref
+    base = save(None, ask.warmstart(params, prompt_set)).ref
+    student, previous = base, None
+    for index in range(num_rounds):
+        clips = save(index, ask.harvest_round(params, prompt_set, index), index).ref
+        rollouts = save(index, ask.rollout(params, prompt_set, student, index), index).ref
+        judge = save(index, ask.fit(params, [clips], [rollouts], previous, index), index).ref
+        update = ask.update(params, rollouts, judge, student, base, index)
+        student = save(index, update, index).ref
+        look = ask.evaluate_round(params, prompt_set, student, base)
+        evaluation = save(index, look, index).ref
+        previous = judge
+        campaign.rounds.append(
+            {
+                "teacher_clips": clips,
+                "rollouts": rollouts,
+                "discriminator": judge,
+                "student": student,
+                "evaluation": evaluation,
+            }
+        )
+    final = ask.evaluate_final(params, prompt_set, student, base, held_out)
+    campaign.evaluation = save(None, final)
+    return campaign
+
+
+def _fill(request: StageRequest, out: Path, seed: int) -> dict[str, float | int | str | None]:
+    draw = numpy_generator(seed, request.stage)
+    match request.stage:
+        case "prompts":
+            rows = [
+                {"text": text, "split": "train" if i else "held_out"}
+                for i, text in enumerate(SENTENCES)
+            ]
+            (out / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+            return {"num_prompts": 3, "num_held_out": 1}
+        case "harvest" | "rollout":
+            clips = draw.integers(0, 255, (4, 16, 3, 16, 16), dtype=np.uint8)
+            save_file({"clips": clips}, out / "clips.safetensors")
+            _film(out / "samples.mp4", clips[0])
+            return {f"num_{'clips' if request.stage == 'harvest' else 'rollouts'}": 4}
+        case "fit":
+            save_file({"w": draw.normal(size=(8, 8))}, out / "weights.safetensors")
+            _curve(out, {"loss": 0.7, "pair_accuracy": 0.6})
+            return {"pair_accuracy": 0.7 + 0.02 * seed, "margin": 0.4, "loss": 0.61}
+        case "warmstart" | "update":
+            save_file({"w": draw.normal(size=(64, 64))}, out / "weights.safetensors")
+            _curve(out, {"loss": 0.5})
+            return {
+                "loss": 0.4,
+                "mean_score": -0.2 + 0.1 * seed,
+                "group_spread": 0.5,
+                "zero_spread_share": 0.0,
+                "mean_abs_2w_minus_1": 0.32,
+                "distance_to_behaviour": 0.01,
+                "distance_to_reference": 0.02 * (seed + 1),
+            }
+        case "evaluate":
+            return _evaluation(request, out, seed, draw)
+        case "report":
+            raise AssertionError("the report stage is run for real")
+
+
+def _evaluation(
+    request: StageRequest, out: Path, seed: int, draw: np.random.Generator
+) -> dict[str, float | int | str | None]:
+    (out / "filmstrips").mkdir()
+    for index in range(3):
+        strip = draw.integers(0, 255, (3 * 16, 8 * 16, 3), dtype=np.uint8)
+        Image.fromarray(strip).resize((8 * 64, 3 * 64), Image.Resampling.NEAREST).save(
+            out / "filmstrips" / f"{index}.png"
+        )
+    _film(out / "samples.mp4", draw.integers(0, 255, (16, 3, 16, 48), dtype=np.uint8))
+    card = {
+        "prompt_set": request.inputs["prompt_set"].fingerprint,
+        "num_prompts": 8,
+        "noise_seeds": [11, 12],
+        "num_frames": 16,
+        "fps": 8,
+        "frame_size": 16,
+        "metric_version": 1,
+    }
+    (out / "card.json").write_text(json.dumps(card))
+    metrics = {
+        name: {
+            "teacher": teacher,
+            "base": base,
+            "student": student,
+            "difference": student - base,
+            "interval": [student - base - 0.1, student - base + 0.1],
+        }
+        for name, (teacher, base, student) in METRICS.items()
+    }
+    summary: dict[str, Any] = {"metrics": metrics, "num_prompts": 8, "noise_seeds": [11, 12]}
+    (out / "summary.json").write_text(json.dumps(summary))
+    pd.DataFrame({"prompt": SENTENCES, "gravity": draw.normal(size=3)}).to_parquet(
+        out / "per_prompt.parquet"
+    )
+    return {n: base + (s - base) * (seed + 1) / 3 for n, (_, base, s) in METRICS.items()}
+
+
+def _curve(out: Path, ends: dict[str, float]) -> None:
+    rows = [{"step": i, **{k: v * (1 + 1 / (i + 1)) for k, v in ends.items()}} for i in range(5)]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _film(path: Path, frames: np.ndarray[Any, Any]) -> None:
+    """H.264 of uint8 frames [F, 3, H, W], eight times larger, as browsers play it."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width = frames.shape[2] * 8, frames.shape[3] * 8
+        stream.pix_fmt = "yuv420p"
+        for frame in frames.transpose(0, 2, 3, 1).repeat(8, axis=1).repeat(8, axis=2):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
