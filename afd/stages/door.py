@@ -134,5 +134,5 @@ def _revision() -> tuple[str, bool]:
             )
         ]
     except (OSError, subprocess.SubprocessError):
-        return "unknown", False
+        return "unknown", True  # what cannot be named cannot be claimed clean
     return answers[0], bool(answers[1])

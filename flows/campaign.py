@@ -1,0 +1,114 @@
+"""A campaign: a start, rounds in sequence, a final evaluation, a report.
+
+Run again, it goes on from the last thing that is whole; run after its end, it computes nothing.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from afd.artifacts import Artifact, ArtifactRef
+from afd.stages import request
+from afd.store import told, write_atomic, write_json
+from flows.round import Standing, run_round, run_start
+from flows.session import Session, read_round
+from flows.tasks import Played
+
+SUMMARY, REPORT_PAGE = "summary.json", "report.html"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a campaign leaves for people."""
+
+    summary: Path
+    report: Path
+    student: ArtifactRef
+
+
+def run_campaign(
+    session: Session, play: Callable[[Session, Standing], Standing] = run_round
+) -> Finished:
+    """Everything from prompts to report; `play` runs one round (Prefect runs it as a flow)."""
+    params = session.params
+    standing = run_start(session)
+    while len(standing.rounds) < params.num_rounds:
+        standing = play(session, standing)
+    final, page = _final(session, standing)
+    session.close_round("final", {"evaluation": final, "report": page})
+    return _leave(session, standing, final, page)
+
+
+def is_complete(session: Session) -> bool:
+    """Whether nothing is left to compute."""
+    return next_round(session) >= session.params.num_rounds and _is_finished(session, "final")
+
+
+def next_round(session: Session) -> int:
+    """The first round that is not finished."""
+    index = 0
+    while _is_finished(session, f"{index:03d}"):
+        index += 1
+    return index
+
+
+def run_one_round(session: Session, index: int | None = None) -> Standing:
+    """Round `index` (default: the next one), with whatever it needs from before it."""
+    last = session.params.num_rounds - 1
+    chosen = next_round(session) if index is None else index
+    if not 0 <= chosen <= last:
+        raise ValueError(
+            f"round {chosen}: campaign {session.name!r} has rounds 0 to {last}"
+            + ("; all of them are finished" if index is None else "")
+        )
+    standing = run_start(session)
+    for _ in range(chosen):  # finished ones cost a look at the store
+        standing = run_round(session, standing)
+    return run_round(session, standing)
+
+
+def _is_finished(session: Session, name: str) -> bool:
+    made = read_round(session.site.folder / "rounds" / f"{name}.json")
+    return made is not None and all(session.site.store.have(ref) for ref in made.values())
+
+
+def _final(session: Session, standing: Standing) -> tuple[ArtifactRef, ArtifactRef]:
+    """The final evaluation and the report on it."""
+    stages = Played(session, None)
+    final = stages.make(
+        request.evaluate_final(
+            session.params,
+            standing.prompt_set,
+            standing.student,
+            standing.reference,
+            standing.held_out_clips,
+        )
+    )
+    page = stages.make(request.report(session.params, final, [dict(m) for m in standing.rounds]))
+    return final, page
+
+
+def _leave(session: Session, standing: Standing, final: ArtifactRef, page: ArtifactRef) -> Finished:
+    """Copy what people open out of the store."""
+    folder, store = session.site.folder, session.site.store
+    summary = json.loads(store.load(final).file(SUMMARY).read_bytes())
+    made = [standing.prompt_set, standing.held_out_clips, standing.reference]
+    made += [ref for one in standing.rounds for ref in one.values()]
+    spent = _spent(store.load(ref) for ref in [*made, final, page])
+    left = Finished(folder / SUMMARY, folder / REPORT_PAGE, standing.student)
+    with told(folder):
+        write_json(left.summary, summary | {"stages": spent})
+        write_atomic(left.report, store.load(page).file(REPORT_PAGE).read_bytes())
+    return left
+
+
+def _spent(artifacts: Iterator[Artifact]) -> dict[str, dict[str, float]]:
+    """Wall and CPU seconds of each stage, over the campaign."""
+    spent: dict[str, dict[str, float]] = {}
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        entry = spent.setdefault(manifest.stage, {"wall_s": 0.0, "cpu_s": 0.0})
+        entry["wall_s"] = round(entry["wall_s"] + manifest.wall_s, 3)
+        entry["cpu_s"] = round(entry["cpu_s"] + manifest.cpu_s, 3)
+    return spent

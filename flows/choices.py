@@ -1,0 +1,35 @@
+"""From what a person chose (files, overlays, overrides) to validated params."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from afd.config import Cluster, Params
+from afd.params import ParamsError, load_params
+from flows.session import Places, campaign_folder, kept_params
+
+
+def chosen_params(
+    campaign: str,
+    places: Places,
+    params: str | Path | None,
+    overlays: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+) -> Params:
+    """The params named, or those the campaign was started with when none are."""
+    if params is not None:
+        return load_params(Params, Path(params), [Path(file) for file in overlays], overrides)
+    folder = campaign_folder(campaign, places)
+    kept = kept_params(folder)
+    if kept is None:
+        raise ParamsError(
+            "--params",
+            [f"campaign {campaign!r} is new: name its params, e.g. --params params/pocket.yaml"],
+        )
+    if overlays or overrides:
+        raise ParamsError("--params", ["--overlay and --set need --params beside them"])
+    return kept
+
+
+def chosen_cluster(cluster: str | Path, overrides: Sequence[str] = ()) -> Cluster:
+    """Where to run."""
+    return load_params(Cluster, Path(cluster), (), overrides)

@@ -1,0 +1,121 @@
+"""What a person sees while a campaign runs, and the table it ends with."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from flows.board import Done, progress
+from flows.session import Session
+
+WATCHED = (
+    "trajectory_error_px",
+    "gravity",
+    "object_permanence",
+    "interpenetration",
+    "frechet_distance",
+)
+REFRESH_PER_S = 4
+
+
+class Screen:
+    """The live view of one campaign: what runs, how far, since when, and the latest measurement."""
+
+    def __init__(self, session: Session, console: Console) -> None:
+        self._session, self._console = session, console
+        self._started = time.monotonic()
+        self._num_told = 0
+
+    def __rich__(self) -> RenderableType:
+        self.tell_finished()
+        running = self._session.board.now()
+        grid = Table.grid(padding=(0, 2))
+        for entry in running:
+            told = progress(self._session.site.store, entry.request)
+            done, total = told or (0, 0)
+            grid.add_row(
+                _where(entry.round_index, self._session.params.num_rounds),
+                Text(entry.request.stage, style="bold"),
+                ProgressBar(total=total or None, completed=done, width=30, pulse=told is None),
+                f"{done}/{total}" if told else "",
+                _clock(time.monotonic() - entry.started),
+            )
+        if not running:
+            grid.add_row(Text("preparing", style="dim"))
+        head = Text(f"campaign {self._session.name}   {_clock(time.monotonic() - self._started)}")
+        return Group(head, grid, self._measured())
+
+    def tell_finished(self) -> None:
+        """A line for every stage finished since the last look."""
+        done = self._session.board.done
+        for entry in done[self._num_told :]:
+            if not entry.was_there:
+                self._console.print(self._line(entry), highlight=False)
+        self._num_told = len(done)
+
+    def _line(self, done: Done) -> str:
+        where = _where(done.round_index, self._session.params.num_rounds)
+        facts = " ".join(f"{key}={_short(value)}" for key, value in list(done.summary.items())[:4])
+        return f"{where:<12} {done.request.stage:<10} {done.wall_s:7.1f} s  {facts}"
+
+    def _measured(self) -> Text:
+        seen = [one for one in self._session.board.done if one.request.stage == "evaluate"]
+        if not seen:
+            return Text("")
+        latest = seen[-1]
+        known = [f"{n} {_short(latest.summary[n])}" for n in WATCHED if n in latest.summary]
+        where = _where(latest.round_index, self._session.params.num_rounds)
+        return Text(f"held out, {where}: {'  '.join(known)}", style="dim")
+
+
+@contextmanager
+def shown(session: Session, console: Console) -> Iterator[None]:
+    """Keep a screen up to date while the campaign runs; on a pipe, one line a stage."""
+    screen = Screen(session, console)
+    with Live(
+        screen, console=console, refresh_per_second=REFRESH_PER_S, transient=True, screen=False
+    ) as live:
+        try:
+            yield
+        finally:
+            live.refresh()
+    screen.tell_finished()
+
+
+def results_table(summary: Path) -> Table:
+    """Teacher, base, student, difference and interval of every metric."""
+    content = json.loads(summary.read_bytes())
+    seeds = ", ".join(map(str, content.get("noise_seeds", ())))
+    title = f"held-out prompts: {content.get('num_prompts', '?')}   noise seeds: {seeds}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    for name in ("teacher", "base", "student", "difference", "interval"):
+        table.add_column(name, justify="right")
+    for name, row in content["metrics"].items():
+        low, high = row.get("interval") or (None, None)
+        interval = "not estimable" if low is None else f"[{_short(low)}, {_short(high)}]"
+        cells = [_short(row.get(key)) for key in ("teacher", "base", "student", "difference")]
+        table.add_row(name, *cells, interval.replace("[", r"\["))
+    return table
+
+
+def _where(round_index: int | None, num_rounds: int) -> str:
+    return "campaign" if round_index is None else f"round {round_index}/{num_rounds - 1}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,135 @@
+"""One Prefect task per stage: there already? take it. Else dispatch it and record it.
+
+`make` is the whole of a task and plain Python; Prefect adds the graph, cancellation and the UI, and
+a campaign runs without it.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, get_args
+
+from afd.artifacts import ArtifactRef
+from afd.failpoints import failpoint
+from afd.stages.request import StageName, StageRequest
+from flows.board import Done
+from flows.dispatch import StageFailedError, compute, log_tail
+from flows.session import Session
+
+if TYPE_CHECKING:
+    from prefect import Task
+
+
+class Pending(Protocol):
+    """A stage that computes beside others."""
+
+    def result(self) -> ArtifactRef: ...
+
+
+class Stages(Protocol):
+    """What a round is played with: the real thing, or a plan that only names what would be made."""
+
+    def make(self, request: StageRequest) -> ArtifactRef: ...
+
+    def begin(self, request: StageRequest) -> Pending: ...
+
+
+def make(session: Session, request: StageRequest, round_index: int | None) -> ArtifactRef:
+    """The artifact of `request`, made and recorded if it is not there.
+
+    Raises StageFailedError with what happened, what is kept and how to go on.
+    """
+    store, ref = session.site.store, request.output
+    was_there = store.have(ref)
+    wall_s = 0.0
+    if not was_there:
+        session.lineage.start_stage(round_index, request)
+        with session.board.running(request, round_index):
+            outcome = compute(session.dispatch, session.site, request)
+        wall_s = outcome.wall_s
+        if outcome.status != "done":
+            tail = log_tail(outcome.log)
+            session.lineage.fail_stage(round_index, request, outcome.status, tail)
+            raise StageFailedError(request, outcome)
+        failpoint("flow.stage_done")
+    artifact = store.load(ref)
+    session.record(round_index, request, artifact)
+    summary = artifact.manifest.summary
+    session.board.finish(Done(request, round_index, wall_s, summary, was_there))
+    return ref
+
+
+class Played:
+    """Stages computed for real, in the calling thread or beside it."""
+
+    def __init__(self, session: Session, round_index: int | None) -> None:
+        self._session, self._round_index = session, round_index
+
+    def make(self, request: StageRequest) -> ArtifactRef:
+        if self._session.with_prefect:
+            return prefect_task(request.stage)(self._held, request, self._round_index)
+        return make(self._session, request, self._round_index)
+
+    def begin(self, request: StageRequest) -> Pending:
+        """Start it now if there is room beside what runs, else when its result is asked for."""
+        if self._session.dispatch.num_side_by_side == 1:
+            return Named(self.make(request))
+        if self._session.with_prefect:
+            return prefect_task(request.stage).submit(self._held, request, self._round_index)
+        return _threads().submit(make, self._session, request, self._round_index)
+
+    @property
+    def _held(self) -> "Held":
+        return Held(self._session)
+
+
+class Named:
+    """A result that is there already."""
+
+    def __init__(self, ref: ArtifactRef) -> None:
+        self._ref = ref
+
+    def result(self) -> ArtifactRef:
+        return self._ref
+
+
+class Plan:
+    """Names what stages would make, without making it: identity is known beforehand."""
+
+    def make(self, request: StageRequest) -> ArtifactRef:
+        return request.output
+
+    def begin(self, request: StageRequest) -> Pending:
+        return Named(request.output)
+
+
+class Held:
+    """Carries a session through Prefect, which would otherwise walk into its fields."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+
+@cache
+def prefect_task(stage: StageName) -> "Task[Any, ArtifactRef]":
+    """The task of a stage. No cache: the store is the one judge of "already done"."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    def run(held: Held, request: StageRequest, round_index: int | None) -> ArtifactRef:
+        return make(held.session, request, round_index)
+
+    return task(
+        run,
+        name=stage,
+        task_run_name=f"{stage}-{{request.output.short}}",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """They only wait: for a worker's child or a job."""
+    return ThreadPoolExecutor(max_workers=len(get_args(StageName)), thread_name_prefix="stage")
