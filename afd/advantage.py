@@ -1,6 +1,7 @@
 """Scores -> advantages -> weights: how a discriminator's opinion becomes the w of the loss.
 
-Scores come as [prompts, group]: one row for all rollouts of a prompt. Nothing here carries gradient.
+Scores come as [prompts, group]: one row for all rollouts of a prompt. Nothing here carries
+gradient.
 """
 
 from typing import Literal, TypeAlias
@@ -9,14 +10,16 @@ import torch
 from torch import Generator, Tensor
 
 Scope: TypeAlias = Literal["group", "batch"]
-SMALLEST_SPREAD = 1e-6  # scores are O(1) in fp32: a smaller spread is rounding, and dividing by it would turn rounding into advantage
+# scores are O(1) in fp32: a smaller spread is rounding, and dividing by it makes it advantage
+SMALLEST_SPREAD = 1e-6
 
 
 def advantages(scores: Tensor, clip: float, scope: Scope = "group") -> Tensor:
     """(score - mean) / spread, clipped to [-clip, clip]; [prompts, group] -> [prompts, group].
 
-    Mean and spread (population standard deviation) are those of the prompt's group, or of the whole batch. Before clipping they sum to zero
-    within the scope. A scope without spread says nothing: its advantages are 0. Raises ValueError when clip <= 0.
+    Mean and spread (population standard deviation) are those of the prompt's group, or of the whole
+    batch. Before clipping they sum to zero within the scope. A scope without spread says nothing:
+    its advantages are 0. Raises ValueError when clip <= 0.
     """
     if clip <= 0:
         raise ValueError(f"clip is {clip}: must be above 0")
@@ -31,14 +34,18 @@ def advantages(scores: Tensor, clip: float, scope: Scope = "group") -> Tensor:
 
 
 def weights(advantages: Tensor, clip: float) -> Tensor:
-    """DiffusionNFT's map to [0, 1]: clip(advantage / (2 clip) + 1/2, 0, 1); advantage 0 gives 1/2, which moves nothing."""
+    """DiffusionNFT's map to [0, 1]: clip(advantage / (2 clip) + 1/2, 0, 1).
+
+    Advantage 0 gives 1/2, which moves nothing.
+    """
     return (advantages / (2 * clip) + 0.5).clamp(0, 1)
 
 
 def extremes(advantages: Tensor, best: int, worst: int) -> Tensor:
-    """Indices into each group of its best then worst rollouts, [prompts, best + worst]: the ones that carry most of the signal.
+    """Indices into each group of its best, then its worst rollouts, [prompts, best + worst].
 
-    Ties are broken by position, so the choice is reproducible. Raises ValueError when a group is too small.
+    The two ends carry most of the signal.     Ties are broken by position, so the choice is
+    reproducible. Raises ValueError when a group is too small.
     """
     group_size = advantages.shape[1]
     if best < 0 or worst < 0 or best + worst < 1 or best + worst > group_size:
@@ -50,7 +57,7 @@ def extremes(advantages: Tensor, best: int, worst: int) -> Tensor:
 
 
 def shuffled(advantages: Tensor, generator: Generator) -> Tensor:
-    """Each group's advantages in a random order: the control arm, which must not improve anything."""
+    """Each group's advantages in a random order: the control, which must not improve anything."""
     order = torch.rand(advantages.shape, generator=generator).argsort(dim=1)
     return advantages.gather(1, order)
 

@@ -1,7 +1,8 @@
-"""The shape vocabulary of the method: what a tensor is, in which order its axes come, in which units.
+"""The shape vocabulary of the method: what a tensor is, and in which order its axes come.
 
-One convention everywhere: t = 1 is noise, t = 0 is clean. Latents follow diffusers' axis order (batch, channels, frames, height, width);
-clips follow the order of a video file (batch, frames, channels, height, width).
+One convention everywhere: t = 1 is noise, t = 0 is clean. Latents follow diffusers' axis order
+(batch, channels, frames, height, width); clips follow the order of a video file (batch, frames,
+channels, height, width).
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ Scores: TypeAlias = Float[Tensor, "batch"]
 class LatentGeometry:
     """Shape of one clip in latent space, and how its frames are cut into autoregressive blocks.
 
-    Raises ValueError when a size is not positive or when the frames do not divide into whole blocks.
+    Raises ValueError when a size is not positive or when the frames do not divide into whole
+    blocks.
     """
 
     channels: int

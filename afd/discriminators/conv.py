@@ -6,11 +6,12 @@ from winning on pixels. Both sides of a pair must come through one decode and re
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import avg_pool2d, leaky_relu
+from torch.nn.functional import avg_pool2d, layer_norm, leaky_relu
 
 from afd.config import ConvDiscriminator as ConvParams
 from afd.latents import Clips, Scores, Text
 
+POOL = 2  # pixels a side; finer detail is look, not motion
 SLOPE = 0.2  # of the leaky ReLUs, as in DCGAN
 SMALLEST_DEVIATION = 0.02  # of a clip's pixels: an empty clip must not be amplified into noise
 
@@ -19,14 +20,15 @@ class ConvDiscriminator(nn.Module):
     """Scores clips [batch, frames, 3, rows, columns] under prompts [batch, tokens, text_dim].
 
     Every pass draws its own contrast, brightness and noise from the generator handed in; a score
-    is the mean over `num_passes` passes.
+    is the mean over `num_passes` passes. Noise and brightness are in pixels or, when clips are
+    standardised (`normalise`), in standard deviations of the clip, about 6 times smaller.
     """
 
     def __init__(self, params: ConvParams, num_frames: int, frame_size: int, text_dim: int) -> None:
         super().__init__()
         self.params = params
         width = params.width
-        side = frame_size // 2
+        side = frame_size // POOL
         for _ in range(2):
             side = (side + 1) // 2
         self.frames = nn.Conv2d(3 * num_frames, width, 3, padding=1)
@@ -47,24 +49,28 @@ class ConvDiscriminator(nn.Module):
         return self._pass(clips, self.prompt(pooled(text)), generator)
 
     def _pass(self, clips: Clips, prompt: Tensor, generator: Generator) -> Scores:
-        hidden = avg_pool2d(self._disturbed(clips, generator).flatten(1, 2), 2)
+        hidden = self._disturbed(avg_pool2d(clips.flatten(1, 2), POOL), generator)
         for layer in (self.frames, self.middle, self.last):
             hidden = leaky_relu(layer(hidden), SLOPE)
         hidden = leaky_relu(self.features(hidden.flatten(1)), SLOPE)
         # projection discriminator (Miyato & Koyama, arXiv:1802.05637): prompt-free + prompt-bound
         return self.head(hidden)[:, 0] + (prompt * hidden).sum(dim=1) / hidden.shape[1] ** 0.5
 
-    def _disturbed(self, clips: Clips, generator: Generator) -> Tensor:
+    def _disturbed(self, pooled_clips: Tensor, generator: Generator) -> Tensor:
+        """Standardise, then change contrast and brightness, then add noise; all after pooling.
+
+        Pooling first is 4 times cheaper and the same in distribution: the mean of POOL**2 pixels
+        with independent noise carries noise / POOL.
+        """
         params = self.params
-        shape = (len(clips), 1, 1, 1, 1)
+        if params.normalise:
+            shape = pooled_clips.shape[1:]
+            pooled_clips = layer_norm(pooled_clips, shape, eps=SMALLEST_DEVIATION**2)
+        shape = (len(pooled_clips), 1, 1, 1)
         contrast = _uniform(shape, params.contrast.low, params.contrast.high, generator)
         offset = _uniform(shape, params.brightness.low, params.brightness.high, generator)
-        clips = clips * contrast + offset
-        if params.normalise:
-            mean = clips.mean(dim=(1, 2, 3, 4), keepdim=True)
-            deviation = (clips - mean).square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt()
-            clips = (clips - mean) / deviation.clamp_min(SMALLEST_DEVIATION)
-        return clips + params.noise * torch.randn(clips.shape, generator=generator)
+        noise = torch.randn(pooled_clips.shape, generator=generator)
+        return pooled_clips * contrast + (offset + params.noise / POOL * noise)
 
 
 def build(

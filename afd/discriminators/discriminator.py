@@ -1,4 +1,4 @@
-"""What the method asks of a discriminator: a score of finished clips under their prompts. Architectures live in files of their own."""
+"""What the method asks of a discriminator: a score of finished clips under their prompts."""
 
 from typing import Protocol
 
@@ -8,8 +8,11 @@ from afd.latents import Clips, Scores, Text
 
 
 class Discriminator(Protocol):
-    """Scores how much a clip looks like the teacher's answer to its prompt; only differences within a prompt mean anything."""
+    """Scores how much a clip looks like the teacher's answer to its prompt.
+
+    Only differences within a prompt mean anything.
+    """
 
     def score(self, clips: Clips, text: Text, generator: Generator) -> Scores:
-        """One score a clip; differentiable in weights and clips. Whatever randomness it uses comes from `generator`."""
+        """One score a clip, differentiable in weights and clips; it draws from `generator` only."""
         ...

@@ -1,7 +1,8 @@
 """The straight path between clean and noise, and the conversions along it.
 
-noisy = (1 - t) clean + t noise and velocity = noise - clean (Lipman et al., arXiv:2210.02747, with t reversed: t = 1 is noise).
-Every function takes latents [batch, channels, frames, height, width] and t [batch, blocks], broadcast over each block's frames.
+noisy = (1 - t) clean + t noise and velocity = noise - clean (Lipman et al., arXiv:2210.02747, with
+t reversed: t = 1 is noise). Every function takes latents [batch, channels, frames, height, width]
+and t [batch, blocks], broadcast over each block's frames.
 """
 
 from torch import Tensor
@@ -44,5 +45,5 @@ def noise_from_velocity(noisy: Latents, velocity: Latents, t: BlockTimes) -> Lat
 
 
 def velocity_from_clean(noisy: Latents, clean: Latents, t: BlockTimes) -> Latents:
-    """The velocity of the path from `clean` through `noisy`; t must be above 0, where every path meets its clean end."""
+    """The velocity of the path from `clean` through `noisy`; t must be above 0."""
     return (noisy - clean) / per_block(t, noisy)

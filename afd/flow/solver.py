@@ -69,7 +69,7 @@ def rollout(
     geometry = student.geometry
     if noise.ndim != 6 or tuple(noise.shape[2:]) != geometry.shape(1)[1:]:
         raise ValueError(
-            f"noise is {tuple(noise.shape)}: must be (batch, {len(steps)}, *{geometry.shape(1)[1:]})"
+            f"noise is {tuple(noise.shape)}: must be (batch, steps, *{geometry.shape(1)[1:]})"
         )
     cache = student.start(text)
 

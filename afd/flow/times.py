@@ -1,6 +1,7 @@
 """Times on the path: the sampler's step list and the distributions that training draws from.
 
-Rollout and training must share one list: a few-step student only ever runs on its own steps, so a velocity learned anywhere else is never used.
+Rollout and training must share one list: a few-step student only ever runs on its own steps, so a
+velocity learned anywhere else is never used.
 """
 
 from collections.abc import Sequence
@@ -12,17 +13,19 @@ from torch import Generator
 from afd.latents import BlockTimes
 
 TimeDistribution: TypeAlias = Literal["steps", "uniform", "shifted_uniform"]
-SMALLEST_TIME = 1e-3  # 1 on diffusers' scale of 1000: below it, velocity = (noisy - clean) / t amplifies rounding errors 1000-fold
+# 1 on diffusers' scale: below it, (noisy - clean) / t amplifies rounding more than 1000-fold
+SMALLEST_TIME = 1e-3
 
 
 def shifted(t: float, shift: float) -> float:
-    """Warp t towards noise: s t / (1 + (s - 1) t), the flow-matching shift of SD3 (arXiv:2403.03206, eq. 23). Fixes 0 and 1."""
+    """Warp t towards noise, s t / (1 + (s - 1) t): SD3's shift (arXiv:2403.03206, eq. 23)."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def step_list(num_steps: int, shift: float) -> tuple[float, ...]:
-    """The times a few-step sampler visits, from 1 downwards, 0 excluded: 4 steps with shift 3 are 1, .9, .75, .5.
+    """The times a few-step sampler visits, from 1 down, 0 excluded.
 
+    4 steps with shift 3 are 1, .9, .75, .5; with shift 5: 1, .9375, .8333, .625 (Self-Forcing).
     Raises ValueError when num_steps < 1 or shift <= 0.
     """
     if num_steps < 1:
@@ -43,8 +46,9 @@ def draw_times(
 ) -> BlockTimes:
     """Draw t [batch, num_blocks], every block of every sample independently.
 
-    "steps" picks uniformly from `steps` (the default of the method: pass the sampler's own step_list); "uniform" is U(SMALLEST_TIME, 1);
-    "shifted_uniform" warps uniform draws by `shift`. Raises ValueError when "steps" is asked for without steps.
+    "steps" picks uniformly from `steps` (the default of the method: pass the sampler's own
+    step_list); "uniform" is U(SMALLEST_TIME, 1); "shifted_uniform" warps uniform draws by `shift`.
+    Raises ValueError when "steps" is asked for without steps.
     """
     if distribution == "steps":
         if not steps:

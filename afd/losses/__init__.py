@@ -1,1 +1,1 @@
-"""Losses: each returns (loss, metrics); none calls backward(). Metrics are detached scalars, named without their stage."""
+"""Losses: each returns (loss, metrics), detached scalars; none calls backward()."""

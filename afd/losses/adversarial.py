@@ -1,4 +1,4 @@
-"""Discriminator losses: Bradley-Terry on same-prompt pairs, its unpaired alternative, and the R1 penalty."""
+"""Discriminator losses: Bradley-Terry on same-prompt pairs, an unpaired alternative, and R1."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ Metrics = dict[str, Tensor]
 
 
 def bradley_terry(teacher_scores: Scores, student_scores: Scores) -> tuple[Tensor, Metrics]:
-    """-log sigmoid(teacher - student), mean over pairs; entry i of both belongs to the same prompt (GAD, arXiv:2511.10643).
+    """-log sigmoid(teacher - student), mean over pairs of one prompt (GAD, arXiv:2511.10643).
 
-    At the optimum the score estimates log pi_teacher / pi_student up to a term of the prompt alone, which the advantage's group mean removes.
+    At the optimum the score estimates log pi_teacher / pi_student up to a term of the prompt alone,
+    which the advantage's group mean removes.
     """
     margin = teacher_scores - student_scores
     loss = softplus(-margin).mean()
@@ -20,15 +21,16 @@ def bradley_terry(teacher_scores: Scores, student_scores: Scores) -> tuple[Tenso
 
 
 def binary_cross_entropy(teacher_scores: Scores, student_scores: Scores) -> tuple[Tensor, Metrics]:
-    """The unpaired GAN loss (arXiv:1406.2661): teacher clips labelled 1, student clips 0, prompts need not match. The "bce" arm."""
+    """The unpaired GAN loss (arXiv:1406.2661), the "bce" arm: teacher clips 1, student clips 0."""
     loss = (softplus(-teacher_scores).mean() + softplus(student_scores).mean()) / 2
     return loss, _pair_metrics(loss, teacher_scores - student_scores)
 
 
 def r1_penalty(scores: Scores, clips: Clips) -> Tensor:
-    """E |d score / d clip|^2, summed over pixels (Mescheder et al., arXiv:1801.04406); differentiable in the discriminator's weights.
+    """E |d score / d clip|^2, summed over a clip's pixels (Mescheder et al., arXiv:1801.04406).
 
-    `clips` must require gradient and be the very tensor the scores were computed from.
+    Differentiable in the weights.     `clips` must require gradient and be the very tensor the
+    scores were computed from.
     """
     (gradient,) = torch.autograd.grad(scores.sum(), clips, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()

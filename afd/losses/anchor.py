@@ -1,4 +1,4 @@
-"""The prior term: keeps the student near the reference student, without which object permanence is lost first."""
+"""The prior term: keeps the student near the reference. Without it permanence is lost first."""
 
 from torch import Tensor
 
@@ -10,8 +10,9 @@ def anchor(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """mean (v - v_ref)^2 / latent_variance.
 
-    Divided by the variance of the clean latents so that one lambda_prior means the same thing for pixels and for whitened latents
-    (measured: .1 on pixels and .02 at unit variance do the same work). Raises ValueError when latent_variance <= 0.
+    Divided by the variance of the clean latents so that one lambda_prior means the same thing for
+    pixels and for whitened latents (measured: .1 on pixels and .02 at unit variance do the same
+    work). Raises ValueError when latent_variance <= 0.
     """
     if latent_variance <= 0:
         raise ValueError(f"latent_variance is {latent_variance}: must be above 0")

@@ -1,14 +1,16 @@
-"""THE loss: DiffusionNFT's contrastive flow matching, weighted by the discriminator's advantage (arXiv:2509.16117, eq. 7).
+"""THE loss: DiffusionNFT's contrastive flow matching (arXiv:2509.16117), weighted by advantage.
 
     v+ = (1 - beta) v_old + beta v        v- = (1 + beta) v_old - beta v
     L  = E[ w |v+ - velocity|^2 + (1 - w) |v- - velocity|^2 ]
 
-v_old is the behaviour student (it made the rollouts), v the student in training, w in [0, 1] the weight of a rollout. With
-e = v_old - velocity and d = v - v_old the two residuals are e + beta d and e - beta d: at v = v_old the VALUE does not depend on w while the gradient
-is 2 beta (2w - 1) e. The loss curve is no measure of progress; the metrics returned beside it are.
+v_old is the behaviour student (it made the rollouts), v the student in training, w in [0, 1] the
+weight of a rollout. With e = v_old - velocity and d = v - v_old the two residuals are e + beta d
+and e - beta d: at v = v_old the VALUE does not depend on w while the gradient is 2 beta (2w - 1) e.
+The loss curve is no measure of progress; the metrics returned beside it are.
 
-Two scalings. "velocity" is the formula above. "adaptive_clean" is the authors' code: the residual in clean space, clean+- - clean = -t (v+- - velocity),
-its square divided by its own detached mean absolute value, and the whole by beta, which makes the step independent of beta and even over t.
+Two scalings. "velocity" is the formula above. "adaptive_clean" is the authors' code: the residual
+in clean space, clean+- - clean = -t (v+- - velocity), its square divided by its own detached mean
+absolute value, and the whole by beta, so that the size of a step hardly depends on beta.
 Their code also multiplies by 5 (the advantage clip): leave that to the learning rate.
 """
 
@@ -40,8 +42,9 @@ def nft_loss(
 ) -> tuple[Tensor, Metrics]:
     """Student and behaviour velocities at noisy(clean, noise, t) -> (loss, metrics).
 
-    weight is [batch] or [batch, blocks], in [0, 1]. `normaliser` says over what the adaptive scale is taken: each block of each sample (blocks
-    have their own t here) or each sample, as published for images. Raises ValueError when beta <= 0.
+    weight is [batch] or [batch, blocks], in [0, 1]. `normaliser` says over what the adaptive scale
+    is taken: each block of each sample (blocks have their own t here) or each sample, as published
+    for images. Raises ValueError when beta <= 0.
     """
     if beta <= 0:
         raise ValueError(f"beta is {beta}: must be above 0")
@@ -74,7 +77,7 @@ def sft_loss(
     scaling: Scaling = "velocity",
     normaliser: Normaliser = "block",
 ) -> tuple[Tensor, Metrics]:
-    """Plain flow matching on given clips: |v - velocity|^2, or its adaptive clean-space form. Used by the warm start and the sft arm."""
+    """Flow matching on given clips, |v - velocity|^2: the warm start and the sft arm."""
     error = student - path.velocity(clean, noise)
     loss = squared_error(error, t, scaling, normaliser).mean()
     with torch.no_grad():
@@ -85,7 +88,7 @@ def sft_loss(
 def squared_error(
     error: Latents, t: BlockTimes, scaling: Scaling, normaliser: Normaliser
 ) -> Tensor:
-    """Mean square of a velocity residual for each block of each sample, [batch, blocks], in the chosen scaling."""
+    """Mean square of a velocity residual in the chosen scaling, [batch, blocks]."""
     if scaling == "velocity":
         return block_mean(error.square(), t.shape[1])
     error = path.per_block(t, error) * error
@@ -96,5 +99,5 @@ def squared_error(
 
 
 def block_mean(values: Latents, num_blocks: int) -> Tensor:
-    """Mean over everything but sample and block: [batch, channels, frames, height, width] -> [batch, blocks]."""
+    """Mean over everything but sample and block, [batch, blocks]."""
     return values.unflatten(2, (num_blocks, -1)).mean(dim=(1, 3, 4, 5))

@@ -1,7 +1,8 @@
 """Copies and running averages of a student's parameters.
 
-A campaign holds up to four sets of weights: the student in training, the behaviour student (made the rollouts), the reference student
-(the anchor) and the exponential moving average that is evaluated. At pocket size these are copies; at real size adapters.
+A campaign holds up to four sets of weights: the student in training, the behaviour student (made
+the rollouts), the reference student (the anchor) and the exponential moving average that is
+evaluated. At pocket size these are copies; at real size adapters.
 """
 
 import copy
@@ -15,23 +16,22 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def frozen_copy(module: Module) -> Module:
-    """A copy that shares no memory with `module` and takes no gradient: a behaviour or reference student."""
+    """A copy that shares no memory with `module` and takes no gradient."""
     return copy.deepcopy(module).requires_grad_(False).eval()
 
 
 def averaged(
     average: Mapping[str, Tensor], current: Mapping[str, Tensor], decay: float
 ) -> dict[str, Tensor]:
-    """decay * average + (1 - decay) * current, entry by entry; integer entries are taken from `current`.
+    """decay * average + (1 - decay) * current, entry by entry; integers are taken from `current`.
 
     Raises ValueError when decay is outside [0, 1], KeyError when the two hold different names.
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay is {decay}: must lie in [0, 1]")
     if average.keys() != current.keys():
-        raise KeyError(
-            f"averages of different models: {sorted(average.keys() ^ current.keys())} are in only one of them"
-        )
+        odd = sorted(average.keys() ^ current.keys())
+        raise KeyError(f"average and current are of different models: only one has {odd}")
     return {
         name: torch.lerp(value, average[name], decay)
         if value.is_floating_point()
@@ -42,5 +42,5 @@ def averaged(
 
 @torch.no_grad()
 def average_into(average: nn.Module, student: nn.Module, decay: float) -> None:
-    """Move the parameters of `average` in place towards those of `student`: the update of an exponential moving average."""
+    """Move `average` in place towards `student`: one update of an exponential moving average."""
     average.load_state_dict(averaged(average.state_dict(), student.state_dict(), decay))

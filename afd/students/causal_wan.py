@@ -129,7 +129,7 @@ class CausalWan(WanTransformer3DModel):
 
     # ---------------------------------------------------------------------- the network
 
-    def forward(
+    def forward(  # noqa: PLR0917 - stock signature
         self,
         hidden_states: Latents,
         timestep: Tensor,

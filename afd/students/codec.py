@@ -54,7 +54,7 @@ class PatchCodec:
         latents = _to_patches(clips, self.patch) - self.mean
         if self.basis is not None and self.deviation is not None:
             latents = latents @ self.basis.T / self.deviation
-        return latents.movedim(-1, 1).contiguous()
+        return latents.movedim(-1, 1)  # channels stay last in memory: patching them is then free
 
     def decode(self, latents: Latents) -> Clips:
         """Latents -> pixels, clamped to [0, 1]. Exact without a basis, a projection with one."""
