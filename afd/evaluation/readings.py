@@ -1,0 +1,148 @@
+"""What each metric means to a person: its title, its unit, where it should go, and what it says."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Goal = Literal["low", "high", "teacher", "base", "none"]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How to read a metric. `goal`: where a student that learns well takes it."""
+
+    title: str
+    unit: str
+    goal: Goal
+    says: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of a final evaluation; None where it is not defined."""
+
+    name: str
+    teacher: float | None
+    base: float | None
+    student: float | None
+    difference: float | None  # student - base, paired by prompt
+    interval: tuple[float, float] | None  # of the difference
+
+
+MEANINGS: Mapping[str, Meaning] = {
+    "trajectory_error_px": Meaning(
+        "Trajectory error", "px", "low", "distance from where the teacher's laws take the balls"
+    ),
+    "gravity": Meaning("Gravity", "px/frame²", "teacher", "downward acceleration in free flight"),
+    "object_permanence": Meaning(
+        "Object permanence", "", "high", "share of frames in which every ball is still there"
+    ),
+    "interpenetration": Meaning(
+        "Interpenetration",
+        "",
+        "low",
+        "share of meeting scenes in which balls pass through each other",
+    ),
+    "bounce": Meaning("Bounce", "", "teacher", "speed after a bounce over speed before it"),
+    "motion": Meaning("Motion", "px/frame", "teacher", "mean speed of the balls"),
+    "sharpness": Meaning("Sharpness", "", "base", "edge strength; the look should stay the base's"),
+    "flicker": Meaning("Flicker", "", "low", "change between frames that no motion explains"),
+    "frechet_distance": Meaning(
+        "Fréchet distance", "", "low", "distance from the base's own look; small means kept"
+    ),
+    "pair_accuracy": Meaning(
+        "Pair accuracy", "", "none", "pairs in which teacher outscores student; near 1 it has won"
+    ),
+    "held_back_accuracy": Meaning(
+        "Held-back accuracy", "", "none", "the same on pairs it was not fitted on"
+    ),
+    "margin": Meaning("Margin", "", "none", "mean score of teacher minus student"),
+    "mean_score": Meaning("Mean score", "", "none", "of the round's rollouts"),
+    "group_spread": Meaning(
+        "Spread inside groups", "", "none", "what the advantage selects on; 0 teaches nothing"
+    ),
+    "zero_spread_share": Meaning(
+        "Groups without spread", "", "none", "share of groups that teach nothing"
+    ),
+    "mean_abs_2w_minus_1": Meaning(
+        "|2w \u2212 1|", "", "none", "strength of the update's signal, 0 to 1"
+    ),
+    "distance_to_behaviour": Meaning(
+        "Distance to behaviour", "", "none", "velocity distance from the student that rolled out"
+    ),
+    "distance_to_reference": Meaning(
+        "Distance to reference", "", "none", "velocity distance from the student before any round"
+    ),
+}
+
+
+def meaning(name: str) -> Meaning:
+    """The meaning of a metric; one that nobody described is shown under its own name."""
+    plain = name.replace("_", " ")
+    return MEANINGS.get(name, Meaning(plain[:1].upper() + plain[1:], "", "none", ""))
+
+
+def row(name: str, values: Mapping[str, object]) -> Row:
+    """A row from `{"teacher", "base", "student", "difference", "interval"}`; raises ValueError."""
+    interval = values.get("interval")
+    if interval is not None and (not isinstance(interval, Sequence) or len(interval) != 2):
+        raise ValueError(f"metrics.{name}.interval must be [low, high], got {interval!r}")
+    bounds = None if interval is None else (_number(interval[0]), _number(interval[1]))
+    known = None if bounds is None or None in bounds else (bounds[0] or 0.0, bounds[1] or 0.0)
+    return Row(
+        name,
+        _number(values.get("teacher")),
+        _number(values.get("base")),
+        _number(values.get("student")),
+        _number(values.get("difference")),
+        known,
+    )
+
+
+def read(row: Row) -> str:
+    """One plain sentence about a row, with no more claimed than the interval allows."""
+    goal = meaning(row.name).goal
+    if row.student is None or row.base is None:
+        return "not defined for these clips"
+    if row.interval is not None and row.interval[0] <= 0 <= row.interval[1]:
+        return "no clear change: the interval contains 0"
+    change = row.student - row.base
+    if goal == "teacher" and row.teacher is not None and row.teacher != row.base:
+        share = change / (row.teacher - row.base)
+        if share < 0:
+            return "moved away from the teacher"
+        return f"moved {_percent(share)} of the way from base to teacher"
+    if row.base == 0 or goal == "none":
+        return f"changed by {_signed(change)}"
+    size = _percent(abs(change / row.base))
+    word = "lower" if change < 0 else "higher"
+    improved = {"low": change < 0, "high": change > 0}.get(goal)
+    verdict = "" if improved is None else (", better" if improved else ", worse")
+    return f"{size} {word} than the base{verdict}"
+
+
+def show(value: float | None) -> str:
+    """Three significant digits, no exponent for everyday sizes; a dash for what is not defined."""
+    if value is None:
+        return "\u2013"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        digits = max(0, 2 - math.floor(math.log10(abs(value))))
+        return f"{value:.{digits}f}".replace("-", "\u2212")
+    return f"{value:.2e}".replace("-", "\u2212")
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + show(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -1,0 +1,176 @@
+"""Stage `report`: what a campaign showed, as one page that opens anywhere, and its plots.
+
+Reads the final evaluation's files and the manifests of what each round made; computes nothing.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from afd.artifacts import Artifact
+from afd.evaluation import figures, readings
+from afd.evaluation.figures import Curve
+from afd.evaluation.page import Filmstrip, Report, lead_sentence, render
+from afd.evaluation.readings import Row
+from afd.stages.workspace import Workspace
+from afd.store import Store
+
+PAGE = "report.html"
+CURVES_PLOT, HEALTH_PLOT = "learning_curves.png", "discriminator_health.png"
+HEALTH: Mapping[str, tuple[str, ...]] = {  # role -> what its summary says about the game
+    "discriminator": ("pair_accuracy", "held_back_accuracy", "margin"),
+    "student": (
+        "group_spread",
+        "zero_spread_share",
+        "mean_abs_2w_minus_1",
+        "distance_to_behaviour",
+        "distance_to_reference",
+    ),
+}
+MAX_FILM_BYTES = 8 << 20  # the page carries it in base64; a phone must still open it
+_ROUND_ROLE = re.compile(r"(?P<role>[a-z_]+)_(?P<index>\d{3,})")
+
+
+def run(
+    params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
+) -> dict[str, float | int | str | None]:
+    """Leaves report.html and two PNG plots. Raises KeyError where an input lacks a file."""
+    evaluation = inputs["evaluation"]
+    rounds = by_round(inputs)
+    measured = json.loads(evaluation.file("summary.json").read_bytes())
+    rows = [readings.row(name, values) for name, values in measured["metrics"].items()]
+    curves = metric_curves(rows, rounds)
+    health = health_curves(rounds)
+    film = evaluation.manifest.files.get("samples.mp4")
+    page = Report(
+        title=f"{params['num_rounds']} rounds against the {params['teacher']['kind']} teacher",
+        lead=lead_sentence(rows, int(measured["num_prompts"]), len(rounds)),
+        rows=rows,
+        curves=curves,
+        health=[(curve, says) for curve, says in health],
+        filmstrips=filmstrips(evaluation, measured),
+        film=evaluation.file("samples.mp4").read_bytes()
+        if film is not None and film.num_bytes <= MAX_FILM_BYTES
+        else None,
+        rounds=[
+            {role: made[role].ref.fingerprint[:16] for role in sorted(made)} for made in rounds
+        ],
+        spent=spent(inputs, store),
+        settings=flatten(params),
+        provenance=provenance(evaluation, inputs),
+        card=flatten(json.loads(evaluation.file("card.json").read_bytes())),
+    )
+    (work.out / PAGE).write_text(render(page), encoding="utf-8")
+    (work.out / CURVES_PLOT).write_bytes(figures.png(curves))
+    (work.out / HEALTH_PLOT).write_bytes(figures.png([curve for curve, _ in health]))
+    return {
+        "num_rounds": len(rounds),
+        "num_metrics": len(rows),
+        "num_filmstrips": len(page.filmstrips),
+    }
+
+
+def by_round(inputs: Mapping[str, Artifact]) -> list[dict[str, Artifact]]:
+    """Role -> artifact for each round in order, from inputs named `<role>_<round>`."""
+    found: dict[int, dict[str, Artifact]] = defaultdict(dict)
+    for name, artifact in inputs.items():
+        if matched := _ROUND_ROLE.fullmatch(name):
+            found[int(matched["index"])][matched["role"]] = artifact
+    return [found[index] for index in sorted(found)]
+
+
+def metric_curves(rows: list[Row], rounds: list[dict[str, Artifact]]) -> list[Curve]:
+    """Every number that the evaluations of the rounds share, the table's metrics first."""
+    levels = {row.name: {"teacher": row.teacher, "base": row.base} for row in rows}
+    series = _series(rounds, "evaluation")
+    names = [name for name in levels if name in series]
+    names += [name for name in series if name not in levels and not name.startswith("num_")]
+    return [
+        _curve(name, series[name], {k: v for k, v in levels.get(name, {}).items() if v is not None})
+        for name in names
+    ]
+
+
+def health_curves(rounds: list[dict[str, Artifact]]) -> list[tuple[Curve, str]]:
+    """What fit and update said about the game, with what it means."""
+    curves: list[tuple[Curve, str]] = []
+    for role, names in HEALTH.items():
+        series = _series(rounds, role)
+        curves += [
+            (_curve(name, series[name], {}), readings.meaning(name).says)
+            for name in names
+            if name in series
+        ]
+    return curves
+
+
+def filmstrips(evaluation: Artifact, measured: Mapping[str, Any]) -> list[Filmstrip]:
+    """The pictures in filmstrips/, in order, with their prompts where the evaluation tells them."""
+    prompts = measured.get("filmstrip_prompts", [])
+    names = [n for n in evaluation.manifest.files if re.fullmatch(r"filmstrips/\d+\.png", n)]
+    ordered = sorted(names, key=lambda name: int(name.split("/")[1].removesuffix(".png")))
+    return [
+        Filmstrip(evaluation.file(name).read_bytes(), str(prompts[i]) if i < len(prompts) else "")
+        for i, name in enumerate(ordered)
+    ]
+
+
+def spent(inputs: Mapping[str, Artifact], store: Store) -> list[tuple[str, int, float, float]]:
+    """Stage, how often, wall and CPU seconds, over everything that led to the inputs."""
+    seen: dict[str, Artifact] = {}
+    waiting = list(inputs.values())
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.manifest.fingerprint not in seen:
+            seen[artifact.manifest.fingerprint] = artifact
+            waiting += [
+                store.load(r) for r in artifact.manifest.made_from.values() if store.have(r)
+            ]
+    totals: dict[str, tuple[int, float, float]] = {}
+    for artifact in seen.values():
+        manifest = artifact.manifest
+        count, wall_s, cpu_s = totals.get(manifest.stage, (0, 0.0, 0.0))
+        totals[manifest.stage] = (count + 1, wall_s + manifest.wall_s, cpu_s + manifest.cpu_s)
+    ordered = sorted(totals.items(), key=lambda item: (-item[1][1], item[0]))
+    return [(stage, *total) for stage, total in ordered]
+
+
+def provenance(evaluation: Artifact, inputs: Mapping[str, Artifact]) -> list[tuple[str, str]]:
+    """Which code and which artifacts stand behind the page."""
+    makers = [artifact.manifest.made_by for artifact in inputs.values()]
+    revisions = sorted({m.revision + (" + changes" if m.is_dirty else "") for m in makers})
+    rows = [("code", ", ".join(revisions)), ("evaluation", evaluation.ref.fingerprint)]
+    rows += [(role, ref.fingerprint) for role, ref in sorted(evaluation.manifest.made_from.items())]
+    versions = evaluation.manifest.made_by.versions
+    rows.append(("packages", ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))))
+    rows.append(("evaluated", evaluation.manifest.created_at))
+    return rows
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as dotted names and texts."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows
+
+
+def _series(rounds: list[dict[str, Artifact]], role: str) -> dict[str, list[tuple[int, float]]]:
+    """Name -> [(round, value)] of the finite numbers in the summaries of `role`."""
+    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for index, made in enumerate(rounds):
+        summary = made[role].manifest.summary if role in made else {}
+        for name, value in summary.items():
+            if isinstance(value, int | float):
+                series[name].append((index, float(value)))
+    return dict(series)
+
+
+def _curve(name: str, points: list[tuple[int, float]], levels: dict[str, float]) -> Curve:
+    meaning = readings.meaning(name)
+    return Curve(meaning.title, meaning.unit, points, levels)
