@@ -49,6 +49,9 @@ class RunIds:
         return self.read(key).get("state") == "finished"
 
     def any_unfinished(self) -> bool:
+        """Whether a kill may have left something: a run that runs, or a campaign without one."""
+        if (self.folder / "identity.json").exists() and not self.read(CAMPAIGN):
+            return True
         return any(self.read(file.stem).get("state") == "running" for file in self._files())
 
     def entries(self) -> dict[str, dict[str, Any]]:

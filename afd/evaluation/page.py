@@ -69,9 +69,10 @@ def lead_sentence(rows: Sequence[Row], num_prompts: int, num_rounds: int) -> str
     """What the campaign showed, in one sentence that claims no more than the intervals do."""
     by_name = {row.name: row for row in rows}
     parts = [
-        f"{readings.meaning(name).title.lower()} {readings.read(by_name[name])}"
+        f"{readings.meaning(name).title.lower()}: {readings.read(by_name[name])}"
         for name in ("trajectory_error_px", "gravity")
         if name in by_name
     ]
     said = "; ".join(parts) or "see the table"
-    return f"On {num_prompts} held-out prompts after {num_rounds} round(s): {said}."
+    rounds = "1 round" if num_rounds == 1 else f"{num_rounds} rounds"
+    return f"On {num_prompts} held-out prompts, after {rounds}: {said}."

@@ -28,6 +28,7 @@ class Row:
     student: float | None
     difference: float | None  # student - base, paired by prompt
     interval: tuple[float, float] | None  # of the difference
+    margin: float | None = None  # a guard: how far it may move, fixed before the run
 
 
 MEANINGS: Mapping[str, Meaning] = {
@@ -83,7 +84,7 @@ def meaning(name: str) -> Meaning:
     return MEANINGS.get(name, Meaning(plain[:1].upper() + plain[1:], "", "none", ""))
 
 
-def row(name: str, values: Mapping[str, object]) -> Row:
+def row(name: str, values: Mapping[str, object], margin: float | None = None) -> Row:
     """A row from `{"teacher", "base", "student", "difference", "interval"}`; raises ValueError."""
     interval = values.get("interval")
     if interval is not None and (not isinstance(interval, Sequence) or len(interval) != 2):
@@ -97,6 +98,7 @@ def row(name: str, values: Mapping[str, object]) -> Row:
         _number(values.get("student")),
         _number(values.get("difference")),
         known,
+        margin,
     )
 
 
@@ -105,6 +107,9 @@ def read(row: Row) -> str:
     goal = meaning(row.name).goal
     if row.student is None or row.base is None:
         return "not defined for these clips"
+    if row.margin is not None:
+        kept = abs(row.student - row.base) <= row.margin
+        return f"{'kept: within' if kept else 'lost: outside'} the margin of {show(row.margin)}"
     if row.interval is not None and row.interval[0] <= 0 <= row.interval[1]:
         return "no clear change: the interval contains 0"
     change = row.student - row.base

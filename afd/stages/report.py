@@ -40,7 +40,11 @@ def run(
     evaluation = inputs["evaluation"]
     rounds = by_round(inputs)
     measured = json.loads(evaluation.file("summary.json").read_bytes())
-    rows = [readings.row(name, values) for name, values in measured["metrics"].items()]
+    margins = {"frechet_distance": float(params["evaluate"]["frechet_margin"])}
+    rows = [
+        readings.row(name, values, margins.get(name))
+        for name, values in measured["metrics"].items()
+    ]
     curves = metric_curves(rows, rounds)
     health = health_curves(rounds)
     film = evaluation.manifest.files.get("samples.mp4")

@@ -1,4 +1,4 @@
-"""A small finished campaign on disk: real requests, real files (safetensors, PNG, mp4), no training.
+"""A small finished campaign on disk: real requests and files (safetensors, PNG, mp4), no training.
 
 The numbers are made up, in the shape that the stages leave them; what is tested on it is what
 happens around artifacts, never what is in them.
@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
 from afd.config import Params
+from afd.params import load_params
 from afd.seeds import numpy_generator
 from afd.stages import request as ask
 from afd.stages.request import StageRequest
@@ -35,118 +36,12 @@ METRICS = {  # teacher, base, student
     "interpenetration": (0.0, 0.61, 0.1),
     "frechet_distance": (0.9, 0.0, 0.08),
 }
-_LOOK: dict[str, Any] = {
-    "contrast": {"low": 0.5, "high": 0.9},
-    "background": {"low": 0.1, "high": 0.3},
-    "grain": 0.1,
-}
-_LAWS: dict[str, Any] = {
-    "gravity": {"low": 0.15, "high": 0.15},
-    "restitution": {"low": 0.7, "high": 0.7},
-    "velocity_jitter": 0.03,
-    "collide": 1.0,
-}
-SMALL: dict[str, Any] = {
-    "schema_version": 1,
-    "seed": 7,
-    "num_rounds": 2,
-    "num_frames": 16,
-    "frame_size": 16,
-    "fps": 8,
-    "prompts": {"kind": "grammar", "num_held_out": 8},
-    "teacher": {
-        "kind": "simulator",
-        "laws": _LAWS,
-        "look": _LOOK,
-        "size": 64,
-        "clips_per_prompt": 1,
-        "training_permitted": "yes",
-    },
-    "student": {
-        "family": "causal_wan",
-        "num_layers": 1,
-        "num_heads": 2,
-        "head_dim": 12,
-        "ffn_dim": 32,
-        "freq_dim": 16,
-        "text_dim": 16,
-        "num_text_tokens": 4,
-        "prediction": "clean",
-        "init_gate": 0.1,
-        "latent_frames_per_block": 1,
-        "num_steps": 4,
-        "shift": 3.0,
-        "codec": {"kind": "patch", "frames": 4, "components": None, "whitening": 0.5},
-    },
-    "warmstart": {
-        "laws": _LAWS,
-        "look": _LOOK,
-        "num_clips": 8,
-        "num_steps": 4,
-        "batch_size": 4,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.0,
-        "warmup_steps": 0,
-        "ema_decay": 0.9,
-        "times": "steps",
-    },
-    "discriminator": {
-        "kind": "conv",
-        "width": 8,
-        "noise": 0.2,
-        "contrast": {"low": 0.8, "high": 1.2},
-        "brightness": {"low": -0.1, "high": 0.1},
-        "normalise": True,
-        "num_passes": 2,
-    },
-    "rollout": {"num_prompts": 4, "group_size": 4, "refresh": "every_round", "batch_size": 8},
-    "fit": {
-        "loss": "bradley_terry",
-        "warmup_steps": 2,
-        "num_steps": 2,
-        "batch_size": 4,
-        "learning_rate": 1e-3,
-        "betas": (0.5, 0.99),
-        "weight_decay": 0.0,
-        "r1": 0.3,
-        "replay_rounds": 1,
-        "replay_share": 0.5,
-    },
-    "update": {
-        "advantage_scope": "group",
-        "advantage_clip": 5.0,
-        "shuffle_advantages": False,
-        "num_best": 2,
-        "num_worst": 2,
-        "scaling": "adaptive_clean",
-        "beta": 0.1,
-        "prior": 0.1,
-        "times": "steps",
-        "num_steps": 1,
-        "batch_size": 8,
-        "learning_rate": {"low": 4e-5, "high": 4e-4},
-        "betas": (0.9, 0.99),
-        "weight_decay": 0.0,
-        "gradient_clip": 1.0,
-        "ema_decay": 0.9,
-        "max_skipped_steps": 2,
-    },
-    "evaluate": {
-        "num_prompts": 8,
-        "noise_seeds": (11, 12),
-        "round_num_prompts": 4,
-        "round_noise_seeds": (11,),
-        "num_resamples": 999,
-        "confidence": 0.95,
-        "frechet_margin": 0.2,
-        "num_filmstrips": 3,
-    },
-}
+POCKET = Path(__file__).parents[2] / "params" / "pocket.yaml"
 
 
 def small_params() -> Params:
-    """Params of a campaign too small to learn; every field is written out."""
-    return Params.model_validate(SMALL)
+    """The pocket campaign's params; nothing here is computed with them."""
+    return load_params(Params, POCKET)
 
 
 @dataclass

@@ -1,0 +1,206 @@
+"""Versions against real dvc and git: one file a round, another clone, killed writers, no git."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from afd.artifacts import Artifact
+from afd.store import Store
+from flows import versions
+from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
+
+ROOT = Path(__file__).parents[2]
+DVC = str(Path(sys.executable).with_name("dvc"))
+IGNORED = "/store/\n/dvc-remote/\n/runs/**\n!/runs/**/\n!/runs/**/*.dvc\n"
+QUIET = {**os.environ, "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=QUIET, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def commit(folder: Path) -> None:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "round")
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> CampaignOnDisk:
+    """A small campaign inside a git and dvc repository of its own, with this project's config."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    run(clone, "git", "init", "-q")
+    run(clone, DVC, "init", "-q")
+    for name in (".dvc/config", ".dvcignore"):
+        shutil.copy(ROOT / name, clone / name)
+    (clone / ".gitignore").write_text(IGNORED)
+    return make_campaign(clone, small_params(), num_rounds=2)
+
+
+def track_all(campaign: CampaignOnDisk) -> list[Path | None]:
+    names = [("start", None), ("000", 0), ("001", 1)]
+    return [versions.track(campaign.folder, name, campaign.of_round(at)) for name, at in names]
+
+
+def test_one_file_a_round_holds_all_its_artifacts_with_the_digest_that_lineage_shows(
+    campaign: CampaignOnDisk,
+) -> None:
+    files = track_all(campaign)
+    assert [f.relative_to(campaign.root).as_posix() for f in files if f] == [
+        "runs/demo/rounds/start.dvc",
+        "runs/demo/rounds/000.dvc",
+        "runs/demo/rounds/001.dvc",
+    ]
+    for file, index in zip(files, (None, 0, 1), strict=True):
+        assert file is not None
+        outs = yaml.safe_load(file.read_text())["outs"]
+        said = {out["path"].rpartition("/")[2]: out["md5"] for out in outs}
+        made = campaign.of_round(index)
+        assert said == {a.manifest.fingerprint[:16]: versions.digest(a) for a in made}
+    assert "up to date" in run(campaign.root, DVC, "status")
+    commit(campaign.root)
+    assert run(campaign.root, "git", "status", "--porcelain") == ""  # nothing but .dvc files
+
+
+def test_tracking_again_leaves_every_byte_and_time_alone(campaign: CampaignOnDisk) -> None:
+    first = {f: (f.read_bytes(), f.stat().st_mtime_ns) for f in track_all(campaign) if f}
+    assert {f: (f.read_bytes(), f.stat().st_mtime_ns) for f in track_all(campaign) if f} == first
+
+
+def test_an_artifact_stays_with_the_campaign_that_tracked_it_first(
+    campaign: CampaignOnDisk,
+) -> None:
+    track_all(campaign)
+    other = campaign.root / "runs" / "other"
+    shared = campaign.of_round(None)
+    assert versions.track(other, "start", shared) is None
+    again = versions.track(other, "000", [*campaign.of_round(0), *shared])
+    assert again is None and not (other / "rounds" / "000.dvc").exists()
+    assert "up to date" in run(campaign.root, DVC, "status")  # dvc sees no overlap
+
+
+def test_another_clone_pulls_a_finished_campaign_with_equal_content(
+    campaign: CampaignOnDisk, tmp_path: Path
+) -> None:
+    track_all(campaign)
+    commit(campaign.root)
+    run(campaign.root, DVC, "push", "-q")
+    other = tmp_path / "other"
+    run(tmp_path, "git", "clone", "-q", str(campaign.root), str(other))
+    remote = str(campaign.root / "dvc-remote")
+    run(other, DVC, "remote", "modify", "--local", "local", "url", remote)
+    run(other, DVC, "pull", "-q")
+    store = Store(other / "store")
+    for _, request, artifact in campaign.made:
+        assert store.have(request.output)  # so the campaign there computes nothing
+        assert store.load(request.output, verify=True).manifest == artifact.manifest
+    assert campaign.evaluation is not None
+    pulled = store.load(campaign.evaluation.ref).file("summary.json").read_bytes()
+    assert pulled == campaign.evaluation.file("summary.json").read_bytes()
+
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+from flows import versions
+from tests.flows.campaign_on_disk import CampaignOnDisk, small_params
+from afd.store import Store
+from dvc.stage import Stage
+root = Path(sys.argv[1])
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+Stage.dump = die  # after the bytes are in the cache, while both locks are held
+artifacts = list(Store(root / "store").all())
+versions.track(root / "runs" / "demo", "all", artifacts)
+"""
+
+
+def test_a_writer_killed_while_it_held_dvc_blocks_nobody(campaign: CampaignOnDisk) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WRITER, str(campaign.root)], cwd=ROOT, env=QUIET, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    table = campaign.root / ".dvc" / "tmp" / "rwlock"
+    # An entry of a number that another, younger process has now: dvc would wait for it for ever.
+    entry = {"pid": os.getpid(), "cmd": "dvc add"}
+    table.write_text(json.dumps({"write": {str(campaign.root / "store"): entry}, "read": {}}))
+    os.utime(table, (1, 1))  # long before this process began
+    assert all(track_all(campaign))
+    assert "up to date" in run(campaign.root, DVC, "status")
+
+
+def test_a_lock_table_cut_short_by_a_kill_is_removed(campaign: CampaignOnDisk) -> None:
+    table = campaign.root / ".dvc" / "tmp" / "rwlock"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text('{"write": {"/a": {"pi')
+    assert all(track_all(campaign))
+
+
+def test_a_living_writer_keeps_its_entry(campaign: CampaignOnDisk) -> None:
+    table = campaign.root / ".dvc" / "tmp" / "rwlock"
+    table.parent.mkdir(exist_ok=True)
+    entry = {"pid": os.getpid(), "cmd": "dvc repro"}
+    table.write_text(json.dumps({"write": {"/elsewhere": entry}, "read": {}}))
+    assert versions.release_dead_writers(campaign.root) == []
+    assert json.loads(table.read_text())["write"] == {"/elsewhere": entry}
+
+
+def make_one(folder: Path) -> Artifact:
+    return make_campaign(folder, small_params(), num_rounds=0).made[0][2]
+
+
+def test_without_dvc_nothing_is_tracked_and_the_digest_is_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, campaign: CampaignOnDisk
+) -> None:
+    artifact = make_one(tmp_path / "plain")
+    versions._tell_once.cache_clear()
+    runs = tmp_path / "plain" / "runs"
+    assert versions.track(runs / "demo", "start", [artifact]) is None
+    assert versions.track(runs / "demo", "000", [artifact]) is None
+    assert len([r for r in caplog.records if "no dvc repository" in r.message]) == 1
+    assert versions.digest(artifact) == versions.digest(campaign.made[0][2])
+
+
+def test_without_git_rounds_are_tracked_all_the_same(tmp_path: Path) -> None:
+    root = tmp_path / "nogit"
+    (root / ".dvc").mkdir(parents=True)
+    shutil.copy(ROOT / ".dvc" / "config", root / ".dvc" / "config")
+    artifact = make_one(root)
+    file = versions.track(root / "runs" / "demo", "start", [artifact])
+    assert file is not None
+    assert yaml.safe_load(file.read_text())["outs"][0]["md5"] == versions.digest(artifact)
+    assert versions.git_revision(root) == ("unknown", True)
+
+
+def test_the_revision_is_dirty_when_code_differs_and_only_then(tmp_path: Path) -> None:
+    run(tmp_path, "git", "init", "-q")
+    (tmp_path / "afd").mkdir()
+    (tmp_path / "afd" / "a.py").write_text("a = 1\n")
+    commit(tmp_path)
+    revision = run(tmp_path, "git", "rev-parse", "HEAD").strip()
+    (tmp_path / "notes.txt").write_text("no code")
+    assert versions.git_revision(tmp_path) == (revision, False)
+    (tmp_path / "afd" / "a.py").write_text("a = 2\n")
+    assert versions.git_revision(tmp_path) == (revision, True)
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_what_is_kept(
+    campaign: CampaignOnDisk,
+) -> None:
+    cache = campaign.root / ".dvc" / "cache"
+    cache.write_text("a file where dvc wants a folder")
+    with pytest.raises(versions.VersionsError, match="kept in the store; run the same command"):
+        versions.track(campaign.folder, "start", campaign.of_round(None))
+    cache.unlink()
+    assert versions.track(campaign.folder, "start", campaign.of_round(None)) is not None
