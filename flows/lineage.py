@@ -34,7 +34,7 @@ from flows.events import (
     parse,
 )
 from flows.run_ids import RunIds, round_key, stage_key
-from flows.runs import Campaign, Unavailable
+from flows.runs import Campaign, Unavailable, database_exists
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 30.0  # how long MLflow is left alone after it failed
@@ -46,6 +46,7 @@ class Lineage:
     """The MLflow runs of one campaign. Use it while holding the campaign's lock."""
 
     def __init__(self, tracking_uri: str, campaign_dir: Path) -> None:
+        self.tracking_uri = tracking_uri
         self.ids = RunIds(campaign_dir)
         self._spool = Spool(self.ids.folder / "spool.jsonl")
         self._campaign = Campaign(tracking_uri, campaign_dir.name, self.ids)
@@ -67,6 +68,8 @@ class Lineage:
 
     def start_campaign(self, params: Mapping[str, Any]) -> None:
         """The campaign runs (again). Nothing is written until something new happens."""
+        if self.ids.read("identity") and not database_exists(self.tracking_uri):
+            self.ids.set_aside()  # it was deleted: everything is told to a new one
         event = CampaignStarted(at_ms=_now(), params=dict(params))
         if self.ids.is_finished("campaign") and self.ids.params() == event.params:
             self._postponed.append(event)
@@ -176,25 +179,30 @@ class Lineage:
                 self._relay(force=True)
                 return
             self._relay(force=False)
-            if self._spool.events() and not isinstance(event, Swept):
-                self._spool.add(event)  # in order: what is spooled comes first
+            if self._is_down():
+                self._spool.add(event)
             elif (error := self._try(event)) is not None:
                 log.warning("MLflow did not take %s, spooled: %s", event.kind, error)
-                self._down_until = time.monotonic() + RETRY_AFTER_S
                 self._spool.add(event)
 
+    def _is_down(self) -> bool:
+        return time.monotonic() < self._down_until
+
     def _relay(self, force: bool) -> None:
-        """Write what is spooled, unless MLflow failed a moment ago."""
-        if not self._spool.events() or (not force and time.monotonic() < self._down_until):
+        """Write what is spooled, in order, unless MLflow failed a moment ago.
+
+        An event that MLflow refuses holds nobody back and is dropped after a few attempts: its
+        artifact stays unrecorded, so the next start of the campaign brings it again.
+        """
+        if not self._spool.events() or (self._is_down() and not force):
             return
+        self._down_until = 0.0
         kept: list[Event] = []
         for event in self._spool.events():
-            if kept and time.monotonic() < self._down_until:
+            if self._is_down():
                 kept.append(event)
             elif (error := self._try(event)) is not None:
-                if isinstance(error, Unavailable):
-                    self._down_until = time.monotonic() + RETRY_AFTER_S
-                if self._spool.attempts(event) < MAX_ATTEMPTS or isinstance(error, Unavailable):
+                if isinstance(error, Unavailable) or self._spool.attempts(event) < MAX_ATTEMPTS:
                     kept.append(event)
                 else:
                     log.error("MLflow refuses %s for good, dropped: %s", event.kind, error)
@@ -205,6 +213,8 @@ class Lineage:
             self._campaign.apply(event)
         except Exception as error:  # noqa: BLE001  lineage never fails a campaign
             self._spool.count(event)
+            if isinstance(error, Unavailable):
+                self._down_until = time.monotonic() + RETRY_AFTER_S
             return error
         return None
 

@@ -64,19 +64,18 @@ class Campaign:
             case CampaignStarted():
                 self._start_campaign(event)
             case CampaignFinished():
-                status: RunStatus = "FINISHED"
-                if event.status != "finished":
-                    status = "KILLED" if event.status == "killed" else "FAILED"
-                    self._end_unfinished(status, event.at_ms)
-                self._end(CAMPAIGN, status, event.at_ms)
+                self._finish_campaign(event)
             case RoundStarted():
                 self._round_run(event.round_index, event.at_ms)
+                self._resume(round_key(event.round_index), event.at_ms)
             case RoundFinished():
                 self._round_run(event.round_index, event.at_ms)
                 self._end(round_key(event.round_index), "FINISHED", event.at_ms)
             case StageStarted():
-                if not self.ids.is_finished(stage_key(event.request.output)):
+                key = stage_key(event.request.output)
+                if not self.ids.is_finished(key):
                     self._stage_run(event.round_index, event.request, event.at_ms)
+                    self._resume(key, event.at_ms)
             case StageDone():
                 self._record(event)
             case StageFailed():
@@ -92,9 +91,20 @@ class Campaign:
             self.ids.set_aside()  # MLflow's database was deleted: it is filled again from the store
         self.ids.campaign_id(event.params)
         run_id = self._campaign_run(event.at_ms)
-        params = flatten(event.params)
-        for start in range(0, len(params), BATCH):
-            self._log(run_id, params=dict(params[start : start + BATCH]))
+        self._resume(CAMPAIGN, event.at_ms)
+        self._log(run_id, params=dict(flatten(event.params)))
+
+    def _finish_campaign(self, event: CampaignFinished) -> None:
+        """The process ends: nothing of it runs from here on."""
+        status: RunStatus = "FINISHED"
+        if event.status != "finished":
+            status = "KILLED" if event.status == "killed" else "FAILED"
+        for key, entry in self.ids.entries().items():
+            if entry.get("state") == "running":
+                is_stage = not key.startswith("round_") and key != CAMPAIGN
+                unseen = is_stage and status == "FINISHED"  # its end is still in the spool
+                self._end(key, "KILLED" if unseen else status, event.at_ms)
+        self._end(CAMPAIGN, status, event.at_ms)
 
     def _campaign_run(self, at_ms: int) -> str:
         return self._run(CAMPAIGN, self.name, at_ms, {"afd.level": "campaign"}, parent=None)
@@ -121,15 +131,11 @@ class Campaign:
     def _run(
         self, key: str, name: str, at_ms: int, tags: Mapping[str, str], parent: str | None
     ) -> str:
-        """The run of `key`: gone on with where one is known, made where not; RUNNING after this."""
+        """The run of `key`: the one that is known, or a new one, RUNNING."""
         client, experiment = self._connect()
         entry = self.ids.read(key)
         if entry:
-            run_id = str(entry["run_id"])
-            if entry["state"] != "running":
-                client.update_run(run_id, status="RUNNING")
-                self.ids.write(key, state="running")
-            return run_id
+            return str(entry["run_id"])
         tags = dict(tags) | {
             "afd.campaign": self.name,
             "afd.campaign_id": self.ids.campaign_id(None),
@@ -142,18 +148,20 @@ class Campaign:
         self.ids.write(key, run_id=run.info.run_id, state="running")
         return str(run.info.run_id)
 
+    def _resume(self, key: str, at_ms: int) -> None:
+        """Go on in a run that had ended before `at_ms`; what comes late changes nothing."""
+        entry = self.ids.read(key)
+        if entry["state"] != "running" and entry.get("ended_ms", 0) < at_ms:
+            self._connect()[0].update_run(entry["run_id"], status="RUNNING")
+            self.ids.write(key, state="running")
+
     def _end(self, key: str, status: RunStatus, at_ms: int) -> None:
         entry = self.ids.read(key)
         if not entry:
             return
         client, _ = self._connect()
         client.set_terminated(entry["run_id"], status=status, end_time=at_ms)
-        self.ids.write(key, state=status.lower())
-
-    def _end_unfinished(self, status: RunStatus, at_ms: int) -> None:
-        for key, entry in self.ids.entries().items():
-            if entry.get("state") == "running":
-                self._end(key, status, at_ms)
+        self.ids.write(key, state=status.lower(), ended_ms=at_ms)
 
     def _sweep(self, at_ms: int) -> None:
         """Runs on disk, and those made in the instant before their id was written."""
@@ -169,7 +177,9 @@ class Campaign:
                 self.ids.write(key, run_id=run.info.run_id, state="running")
             elif self.ids.read(key)["run_id"] != run.info.run_id:
                 client.set_terminated(run.info.run_id, status="KILLED", end_time=at_ms)
-        self._end_unfinished("KILLED", at_ms)
+        for key, entry in self.ids.entries().items():
+            if entry.get("state") == "running":
+                self._end(key, "KILLED", at_ms)
 
     # ------------------------------------------------------------------ stages
 
@@ -232,6 +242,9 @@ class Campaign:
     def _log_inputs(self, run_id: str, request: StageRequest, digests: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        roles: dict[ArtifactRef, list[str]] = {}
+        for role, ref in request.inputs.items():
+            roles.setdefault(ref, []).append(role)  # MLflow shows one row a dataset
         inputs = [
             DatasetInput(
                 Dataset(
@@ -240,9 +253,9 @@ class Campaign:
                     source_type="dvc",
                     source=json.dumps({"uri": f"store/{ref.kind}/{ref.fingerprint[:16]}"}),
                 ),
-                [InputTag("mlflow.data.context", role)],
+                [InputTag("mlflow.data.context", ", ".join(played))],
             )
-            for role, ref in request.inputs.items()
+            for ref, played in roles.items()
         ]
         if inputs:
             self._connect()[0].log_inputs(run_id, datasets=inputs)
@@ -395,6 +408,12 @@ def connect(tracking_uri: str) -> tuple["MlflowClient", str]:
     if found is not None:
         return client, str(found.experiment_id)
     return client, str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def database_exists(tracking_uri: str) -> bool:
+    """Whether a sqlite database is there; a server is taken at its word."""
+    file = tracking_uri.removeprefix("sqlite:///")
+    return file == tracking_uri or Path(file).exists()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
