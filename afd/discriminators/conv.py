@@ -4,6 +4,8 @@ Time enters as channels, so motion is visible to the first layer; input noise an
 from winning on pixels. Both sides of a pair must come through one decode and resize path before.
 """
 
+from typing import cast
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, layer_norm, leaky_relu
@@ -77,13 +79,14 @@ def build(
     params: ConvParams, num_frames: int, frame_size: int, text_dim: int, generator: Generator
 ) -> ConvDiscriminator:
     """A fresh discriminator, initialised from `generator` alone."""
-    with torch.random.fork_rng(devices=[]):  # torch's own initialisation draws globally
+    # torch's own initialisation draws globally
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         model = ConvDiscriminator(params, num_frames, frame_size, text_dim)
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, a=SLOPE, generator=generator)
-                nn.init.zeros_(layer.bias)
+                cast(Tensor, layer.bias).zero_()
     return model
 
 

@@ -100,4 +100,6 @@ def squared_error(
 
 def block_mean(values: Latents, num_blocks: int) -> Tensor:
     """Mean over everything but sample and block, [batch, blocks]."""
-    return values.unflatten(2, (num_blocks, -1)).mean(dim=(1, 3, 4, 5))
+    batch, channels, frames, height, width = values.shape
+    blocks = values.reshape(batch, channels, num_blocks, frames // num_blocks, height, width)
+    return blocks.mean(dim=(1, 3, 4, 5))

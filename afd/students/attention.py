@@ -7,7 +7,7 @@ checkpointing, FSDP and compilation keep working. Heads are laid out [batch, hea
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttention
@@ -44,22 +44,20 @@ class Parallel:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         size = query.shape[2] // (2 * self.num_blocks - 1)
-        queries = query.split(size, dim=2)
-        noisy_keys = key.split(size, dim=2)[self.num_blocks - 1 :]
-        noisy_values = value.split(size, dim=2)[self.num_blocks - 1 :]
+        num_clean = (self.num_blocks - 1) * size
         outputs: list[Tensor] = []
-        for block in range(self.num_blocks - 1):
-            seen = slice(0, (block + 1) * size)
+        for end in range(size, num_clean + 1, size):
+            own = slice(end - size, end)
             outputs.append(
-                scaled_dot_product_attention(queries[block], key[:, :, seen], value[:, :, seen])
+                scaled_dot_product_attention(query[:, :, own], key[:, :, :end], value[:, :, :end])
             )
-        for block in range(self.num_blocks):
-            seen = slice(0, block * size)
+        for seen in range(0, num_clean + 1, size):
+            own = slice(num_clean + seen, num_clean + seen + size)
             outputs.append(
                 scaled_dot_product_attention(
-                    queries[self.num_blocks - 1 + block],
-                    torch.cat([key[:, :, seen], noisy_keys[block]], dim=2),
-                    torch.cat([value[:, :, seen], noisy_values[block]], dim=2),
+                    query[:, :, own],
+                    torch.cat([key[:, :, :seen], key[:, :, own]], dim=2),
+                    torch.cat([value[:, :, :seen], value[:, :, own]], dim=2),
                 )
             )
         return torch.cat(outputs, dim=2)
@@ -166,7 +164,8 @@ class CrossProcessor:
         hidden = _unfold(hidden_states, encoder_hidden_states.num_frames)
         key, value = encoder_hidden_states.key, encoder_hidden_states.value
         if key is None or value is None:
-            key, value = text_keys_and_values(attn, encoder_hidden_states.embedded)
+            embedded = cast(Tensor, encoder_hidden_states.embedded)
+            key, value = text_keys_and_values(attn, embedded)
         query = _heads(attn.norm_q(attn.to_q(hidden)), attn.heads)
         output = scaled_dot_product_attention(query, key, value)
         return _project_out(attn, output, hidden_states)
@@ -179,15 +178,17 @@ def text_keys_and_values(attn: WanAttention, embedded: Tensor) -> tuple[Tensor, 
 
 
 def rotations(
-    positions: Sequence[int], rows: int, columns: int, head_size: int, device: torch.device
+    positions: Sequence[int], grid: tuple[int, int], head_size: int, device: torch.device
 ) -> Tensor:
-    """Wan's three-axis rotary angles as unit complex numbers, [frames * rows * columns, size / 2].
+    """Wan's three-axis rotary angles as unit complex numbers, [frames * patches, head_size / 2].
 
-    Frames are explicit, so clean and noisy copies of a frame turn alike and a cached block starts
-    at its own frame. Built in float64: Wan's own buffers follow .to(bfloat16) and lose the angle.
-    Rows and columns get 2 * (size // 6) channels each, frames the rest.
+    `grid` is the rows and columns of patches in a frame. Frames are explicit, so clean and noisy
+    copies of a frame turn alike and a cached block starts at its own frame. Built in float64: Wan's
+    own buffers follow .to(bfloat16) and lose the angle. Rows and columns get 2 * (head_size // 6)
+    channels each, frames the rest.
     """
     plane = 2 * (head_size // 6)
+    rows, columns = grid
     frame = torch.tensor(positions, dtype=torch.float64, device=device)
     row = torch.arange(rows, dtype=torch.float64, device=device)
     column = torch.arange(columns, dtype=torch.float64, device=device)
@@ -205,7 +206,8 @@ def rotations(
 
 def rotated(states: Tensor, heads: int, rotation: Tensor) -> Tensor:
     """Split [batch, tokens, width] into heads and turn each pair of channels by its angle."""
-    pairs = states.float().unflatten(2, (heads, -1, 2))
+    batch, tokens, _ = states.shape
+    pairs = states.float().reshape(batch, tokens, heads, -1, 2)
     turned = torch.view_as_complex(pairs) * rotation[:, None]
     return torch.view_as_real(turned).flatten(3).type_as(states).transpose(1, 2)
 
@@ -216,7 +218,8 @@ def _angles(position: Tensor, size: int) -> Tensor:
 
 
 def _heads(states: Tensor, heads: int) -> Tensor:
-    return states.unflatten(2, (heads, -1)).transpose(1, 2)
+    batch, tokens, _ = states.shape
+    return states.reshape(batch, tokens, heads, -1).transpose(1, 2)
 
 
 def _unfold(states: Tensor, num_frames: int) -> Tensor:

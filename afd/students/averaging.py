@@ -43,4 +43,7 @@ def averaged(
 @torch.no_grad()
 def average_into(average: nn.Module, student: nn.Module, decay: float) -> None:
     """Move `average` in place towards `student`: one update of an exponential moving average."""
-    average.load_state_dict(averaged(average.state_dict(), student.state_dict(), decay))
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay is {decay}: must lie in [0, 1]")
+    for kept, current in zip(average.parameters(), student.parameters(), strict=True):
+        kept.lerp_(current, 1 - decay)

@@ -6,6 +6,8 @@ Frames are folded into the batch, [batch * frames, patches, width], so that each
 own timestep through the stock modulation without a [batch, tokens, 6, width] tensor.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -35,6 +37,19 @@ from afd.students.attention import (
 Prediction: TypeAlias = Literal["velocity", "clean"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """The part of Wan's untyped config that is read here; rows and columns of a patch."""
+
+    patch_frames: int
+    rows: int
+    columns: int
+    channels: int
+    heads: int
+    head_size: int
+    half_freq_dim: int
+
+
 class CausalWan(WanTransformer3DModel):
     """A Wan transformer that is a Student (afd.students.student).
 
@@ -49,24 +64,24 @@ class CausalWan(WanTransformer3DModel):
 
         Raises ValueError when the geometry does not fit the config.
         """
-        frames, rows, columns = self.config.patch_size
-        if frames != 1:
-            raise ValueError(f"patch_size is {self.config.patch_size}: its first entry must be 1")
-        if geometry.height % rows or geometry.width % columns:
+        sizes = self._sizes
+        if sizes.patch_frames != 1:
+            raise ValueError(f"patch_size starts with {sizes.patch_frames}: must start with 1")
+        if geometry.height % sizes.rows or geometry.width % sizes.columns:
             raise ValueError(
                 f"latents of {geometry.height}x{geometry.width} do not divide into patches of"
-                f" {rows}x{columns}"
+                f" {sizes.rows}x{sizes.columns}"
             )
-        if geometry.channels != self.config.in_channels:
+        if geometry.channels != sizes.channels:
             raise ValueError(
-                f"latents have {geometry.channels} channels: in_channels is"
-                f" {self.config.in_channels}"
+                f"latents have {geometry.channels} channels: in_channels is {sizes.channels}"
             )
         self._geometry = geometry
         self._prediction = prediction
-        for block in self._layers:
-            block.attn1.set_processor(SelfProcessor())
-            block.attn2.set_processor(CrossProcessor())
+        for block in self.layers:
+            # diffusers lists its own processors as a closed union
+            block.attn1.set_processor(cast(Any, SelfProcessor()))
+            block.attn2.set_processor(cast(Any, CrossProcessor()))
         return self
 
     @property
@@ -77,8 +92,20 @@ class CausalWan(WanTransformer3DModel):
         return self._geometry
 
     @property
-    def _layers(self) -> list[WanTransformerBlock]:
+    def layers(self) -> list[WanTransformerBlock]:
+        """Wan's transformer blocks (a block in this project's words is a piece of a clip)."""
         return cast(list[WanTransformerBlock], list(self.blocks))
+
+    @property
+    def _sizes(self) -> _Sizes:
+        config = cast(Any, self.config)
+        return _Sizes(
+            *config.patch_size,
+            channels=config.in_channels,
+            heads=config.num_attention_heads,
+            head_size=config.attention_head_dim,
+            half_freq_dim=config.freq_dim // 2,
+        )
 
     # ---------------------------------------------------------------------- the student
 
@@ -90,18 +117,17 @@ class CausalWan(WanTransformer3DModel):
 
     def start(self, text: Text) -> KeyValueCache:
         """An empty cache; the prompt's keys and values are computed once for all passes."""
-        geometry = self.geometry
-        _, rows, columns = self.config.patch_size
-        patches = (geometry.height // rows) * (geometry.width // columns)
+        geometry, sizes = self.geometry, self._sizes
+        patches = (geometry.height // sizes.rows) * (geometry.width // sizes.columns)
         embedded = self.condition_embedder.text_embedder(text)
         texts = [
             TextContext(
                 geometry.latent_frames_per_block, None, *text_keys_and_values(block.attn2, embedded)
             )
-            for block in self._layers
+            for block in self.layers
         ]
-        heads, size = self.config.num_attention_heads, self.config.attention_head_dim
-        shape = (len(text), heads, geometry.num_latent_frames * patches, size)
+        tokens = geometry.num_latent_frames * patches
+        shape = (len(text), sizes.heads, tokens, sizes.head_size)
         return KeyValueCache(
             texts,
             keys=[embedded.new_empty(shape) for _ in texts],
@@ -129,7 +155,7 @@ class CausalWan(WanTransformer3DModel):
 
     # ---------------------------------------------------------------------- the network
 
-    def forward(  # noqa: PLR0917 - stock signature
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - stock's returns are wrong
         self,
         hidden_states: Latents,
         timestep: Tensor,
@@ -172,14 +198,15 @@ class CausalWan(WanTransformer3DModel):
         rotation = self._rotations(positions, frames)
         if cache is None:
             embedded = self.condition_embedder.text_embedder(encoder_hidden_states)
-            texts = [TextContext(len(positions), embedded)] * len(self._layers)
+            texts = [TextContext(len(positions), embedded)] * len(self.layers)
         else:
             texts = cache.texts
-        for layer, block in enumerate(self._layers):
+        for layer, block in enumerate(self.layers):
             context = SelfContext(layer, len(positions), rotation, reach)
             inputs = (hidden, texts[layer], modulation, context)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden = self._gradient_checkpointing_func(block, *inputs)
+                checkpoint = cast(Callable[..., Tensor], self._gradient_checkpointing_func)
+                hidden = checkpoint(block, *inputs)
             else:
                 hidden = block(*inputs)
         output = self._project(hidden, time, hidden_states)
@@ -190,9 +217,12 @@ class CausalWan(WanTransformer3DModel):
 
         Wan's Conv3d with kernel = stride, as the matrix product it is (the bundled conv is slower).
         """
-        _, rows, columns = self.config.patch_size
-        patches = frames.unflatten(4, (-1, columns)).unflatten(3, (-1, rows))
-        # batch, channels, frames, row, rows, column, columns -> batch, frames, row, column, ...
+        batch, channels, num_frames, height, width = frames.shape
+        rows, columns = self._sizes.rows, self._sizes.columns
+        patches = frames.reshape(
+            batch, channels, num_frames, height // rows, rows, width // columns, columns
+        )
+        # -> batch, frames, row, column, channels, rows, columns
         patches = patches.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(2, 3).flatten(0, 1)
         projection = self.patch_embedding
         return linear(patches, projection.weight.flatten(1), projection.bias)
@@ -203,7 +233,7 @@ class CausalWan(WanTransformer3DModel):
         The sinusoid is computed in float64: in Wan's float32 an angle of 1000 keeps 4 digits.
         """
         embedder = self.condition_embedder
-        half = self.config.freq_dim // 2
+        half = self._sizes.half_freq_dim
         exponent = torch.arange(half, dtype=torch.float64, device=timestep.device) / half
         angles = timestep.flatten().double()[:, None] / 10000.0**exponent
         sinusoid = torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -213,27 +243,23 @@ class CausalWan(WanTransformer3DModel):
         return time, modulation.unflatten(1, (6, -1))
 
     def _rotations(self, positions: list[int], frames: Latents) -> Tensor:
-        _, rows, columns = self.config.patch_size
-        return rotations(
-            positions,
-            frames.shape[3] // rows,
-            frames.shape[4] // columns,
-            self.config.attention_head_dim,
-            frames.device,
-        )
+        sizes = self._sizes
+        grid = (frames.shape[3] // sizes.rows, frames.shape[4] // sizes.columns)
+        return rotations(positions, grid, sizes.head_size, frames.device)
 
     def _project(self, hidden: Tensor, time: Tensor, like: Latents) -> Latents:
         """Wan's output head on the frames of `like`, which are the last ones of each sample."""
         batch, _, num_frames, height, width = like.shape
-        hidden = hidden.unflatten(0, (batch, -1))[:, -num_frames:]
-        time = time.unflatten(0, (batch, -1))[:, -num_frames:]
-        table = self.scale_shift_table.to(time.device)
-        shift, scale = (table[:, None] + time.unsqueeze(2)).chunk(2, dim=2)
-        hidden = (self.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-        _, rows, columns = self.config.patch_size
-        patches = self.proj_out(hidden).unflatten(3, (rows, columns, -1))
-        patches = patches.unflatten(2, (height // rows, width // columns))
-        # batch, frames, row, column, rows, columns, channels -> batch, channels, frames, ...
+        tokens = hidden.reshape(batch, -1, *hidden.shape[1:])[:, -num_frames:]
+        time = time.reshape(batch, -1, time.shape[1])[:, -num_frames:]
+        modulation = self.scale_shift_table.to(time.device)[:, None] + time[:, :, None]
+        shift, scale = modulation.chunk(2, dim=2)
+        tokens = (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(hidden)
+        rows, columns = self._sizes.rows, self._sizes.columns
+        patches = self.proj_out(tokens).reshape(
+            batch, num_frames, height // rows, width // columns, rows, columns, -1
+        )
+        # -> batch, channels, frames, row, rows, column, columns
         return patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
 
@@ -244,7 +270,8 @@ def build(
 
     `patch` is the side of a spatial patch in latents: 1 at pocket size, 2 in Wan's checkpoints.
     """
-    with torch.random.fork_rng(devices=[]):  # diffusers' own initialisation draws globally
+    # diffusers' own initialisation draws globally
+    with torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
         model = CausalWan(
             patch_size=(1, patch, patch),
             num_attention_heads=params.num_heads,
@@ -276,6 +303,6 @@ def initialise(model: CausalWan, init_gate: float, generator: Generator) -> None
     model.proj_out.weight.zero_()
     width = model.scale_shift_table.shape[2]
     model.scale_shift_table.normal_(generator=generator).div_(width**0.5)
-    for block in model._layers:
+    for block in model.layers:
         block.scale_shift_table.normal_(generator=generator).div_(width**0.5)
         block.scale_shift_table[:, (2, 5)] += init_gate

@@ -7,6 +7,7 @@ learn where things are (RoPE carries no absolute position in its values), one di
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Generator, Tensor
@@ -114,8 +115,11 @@ def fit(
     size = min(num_components + 16, *centred.shape)
     span = torch.randn(centred.shape[1], size, generator=generator, dtype=centred.dtype)
     for _ in range(NUM_POWER_ITERATIONS):
-        span = torch.linalg.qr(centred.T @ (centred @ span))[0]
-    _, singular, rows = torch.linalg.svd(centred @ span, full_matrices=False)
+        span = cast(Tensor, torch.linalg.qr(centred.T @ (centred @ span))[0])  # pyright: ignore
+    singular, rows = cast(
+        tuple[Tensor, Tensor],
+        torch.linalg.svd(centred @ span, full_matrices=False)[1:],  # pyright: ignore
+    )
     basis = (rows @ span.T)[:num_components]
     deviation = (singular[:num_components] / len(centred) ** 0.5).clamp_min(SMALLEST_DEVIATION)
     variance = float(deviation.pow(2 - 2 * whitening).mean())
@@ -126,15 +130,18 @@ def _to_patches(clips: Clips, patch: tuple[int, int, int]) -> Tensor:
     """[batch, frames, 3, rows, columns] -> [batch, T, h, w, pixels of a patch]."""
     _check_divides(clips.shape, patch)
     frames, rows, columns = patch
-    blocks = clips.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(1, (-1, frames))
-    # batch, T, frames, 3, h, rows, w, columns
+    batch, num_frames, _, height, width = clips.shape
+    blocks = clips.reshape(
+        batch, num_frames // frames, frames, 3, height // rows, rows, width // columns, columns
+    )
+    # -> batch, T, h, w, frames, 3, rows, columns
     return blocks.permute(0, 1, 4, 6, 2, 3, 5, 7).flatten(4)
 
 
 def _from_patches(patches: Tensor, patch: tuple[int, int, int]) -> Clips:
     frames, rows, columns = patch
-    blocks = patches.unflatten(4, (frames, 3, rows, columns))
-    # batch, T, h, w, frames, 3, rows, columns
+    blocks = patches.reshape(*patches.shape[:4], frames, 3, rows, columns)
+    # batch, T, h, w, frames, 3, rows, columns -> batch, T, frames, 3, h, rows, w, columns
     return blocks.permute(0, 1, 4, 5, 2, 6, 3, 7).flatten(5, 6).flatten(4, 5).flatten(1, 2)
 
 
