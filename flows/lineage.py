@@ -34,7 +34,8 @@ from flows.events import (
     parse,
 )
 from flows.run_ids import RunIds, round_key, stage_key
-from flows.runs import Campaign, Unavailable, database_exists
+from flows.runs import Campaign
+from flows.tracking import Unavailable, database_exists
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 30.0  # how long MLflow is left alone after it failed

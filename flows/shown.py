@@ -1,0 +1,92 @@
+"""What of an artifact MLflow shows: params, curves, pictures and films, inputs, tags."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from afd.artifacts import Artifact, ArtifactRef, Manifest
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+CURVES = "metrics.jsonl"
+SHOWN = (".png", ".mp4", ".html")  # what MLflow's artifact view can show
+MAX_SHOWN, MAX_SHOWN_BYTES = 24, 32 << 20  # a stage; these are samples, the store has them all
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested params as dotted names and texts."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows
+
+
+def summary(manifest: Manifest) -> dict[str, float]:
+    """The numbers of the summary under <stage>/<quantity>."""
+    return {
+        f"{manifest.stage}/{name}": float(value)
+        for name, value in manifest.summary.items()
+        if isinstance(value, int | float)
+    }
+
+
+def curves(artifact: Artifact) -> list[tuple[str, float, int]]:
+    """metrics.jsonl as (<stage>/<quantity>, value, step)."""
+    if CURVES not in artifact.manifest.files:
+        return []
+    rows = map(json.loads, artifact.file(CURVES).read_text().splitlines())
+    return [
+        (f"{artifact.manifest.stage}/{name}", float(value), int(row["step"]))
+        for row in rows
+        for name, value in row.items()
+        if name != "step" and isinstance(value, int | float)
+    ]
+
+
+def files(artifact: Artifact) -> list[str]:
+    """The pictures, films and pages that are worth a copy in MLflow."""
+    shown = [
+        name
+        for name, entry in artifact.manifest.files.items()
+        if name.endswith(SHOWN) and entry.num_bytes <= MAX_SHOWN_BYTES
+    ]
+    return sorted(shown)[:MAX_SHOWN]
+
+
+def inputs(
+    made_from: Mapping[str, ArtifactRef], digests: Mapping[str, str]
+) -> list["DatasetInput"]:
+    """One dataset an artifact, its digest DVC's; an artifact with two roles names both."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    roles: dict[ArtifactRef, list[str]] = {}
+    for role, ref in made_from.items():
+        roles.setdefault(ref, []).append(role)
+    return [
+        DatasetInput(
+            Dataset(
+                name=f"{ref.kind} {ref.short}",
+                digest=digests.get(ref.fingerprint, ref.fingerprint[:36]),
+                source_type="dvc",
+                source=json.dumps({"uri": f"store/{ref.kind}/{ref.fingerprint[:16]}"}),
+            ),
+            [InputTag("mlflow.data.context", ", ".join(played))],
+        )
+        for ref, played in roles.items()
+    ]
+
+
+def tags(manifest: Manifest, digests: Mapping[str, str]) -> dict[str, str]:
+    """Where it stands, what it cost, which code made it."""
+    return {
+        "afd.fingerprint": manifest.fingerprint,
+        "afd.dvc": digests.get(manifest.fingerprint, ""),
+        "afd.wall_s": str(manifest.wall_s),
+        "afd.cpu_s": str(manifest.cpu_s),
+        "afd.dirty": str(manifest.made_by.is_dirty).lower(),
+        "mlflow.source.git.commit": manifest.made_by.revision,
+    }
