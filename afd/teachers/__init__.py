@@ -1,0 +1,1 @@
+"""Teachers: prompt in, finished video out. One file per kind."""
