@@ -128,7 +128,6 @@ class WarmstartParams(Frozen):
     warmup_steps: Annotated[int, Field(ge=0)]
     ema_decay: Share
     times: Literal["steps", "uniform", "shifted_uniform"]
-    checkpoint_every: Count
 
 
 # ------------------------------------------------------------------ the players and the loop

@@ -7,7 +7,7 @@ codec.safetensors     pixels <-> latents
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from afd import seeds
 from afd.config import CausalWanParams
 from afd.latents import LatentGeometry
 from afd.students.causal_wan import CausalWan, build
+from afd.students import codec as codecs
 from afd.students.codec import PatchCodec
 
 Which = Literal["student", "average"]
@@ -38,7 +40,12 @@ class Loaded:
 
 
 def save_student(
-    folder: Path, student: nn.Module, average: nn.Module, codec: PatchCodec, params: CausalWanParams
+    folder: Path,
+    student: nn.Module,
+    average: nn.Module,
+    codec: PatchCodec,
+    geometry: LatentGeometry,
+    params: CausalWanParams,
 ) -> None:
     """Write all four files; contiguous copies, so that views never share storage in the file."""
     for name, module in (("student", student), ("average", average)):
@@ -50,14 +57,11 @@ def save_student(
             folder / f"{name}.safetensors",
         )
     save_file(codec.state(), folder / "codec.safetensors")
-    geometry = codec.geometry
     (folder / "student.json").write_text(
         json.dumps(
             {
                 "params": params.model_dump(mode="json"),
-                "geometry": {
-                    name: getattr(geometry, name) for name in LatentGeometry.__dataclass_fields__
-                },
+                "geometry": asdict(geometry),
             },
             indent=1,
         )
@@ -74,10 +78,10 @@ def load_student(folder: Path, which: Which) -> Loaded:
         params = CausalWanParams.model_validate(described["params"])
         geometry = LatentGeometry(**described["geometry"])
         tensors = load_file(folder / f"{which}.safetensors")
-        codec = PatchCodec.from_state(load_file(folder / "codec.safetensors"))
+        codec = codecs.load(load_file(folder / "codec.safetensors"))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be read as student weights: {error}") from error
-    student = build(params, geometry, seed=0)
+    student = build(params, geometry, seeds.generator(0, "overwritten"))
     load_strictly(student, tensors, str(folder / f"{which}.safetensors"))
     return Loaded(student.eval(), codec, params)
 
@@ -101,3 +105,11 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
             f"check student.* in params against the weights\n{shown}{more}"
         )
     module.load_state_dict(tensors)
+
+
+def load_codec(folder: Path) -> PatchCodec:
+    """The codec of a StudentWeights folder alone: pixels need no student."""
+    try:
+        return codecs.load(load_file(folder / "codec.safetensors"))
+    except (OSError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: holds no codec that loads: {error}") from error

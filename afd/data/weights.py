@@ -1,0 +1,56 @@
+"""Everything a training stage must keep to go on bit for bit, as one flat dict of tensors.
+
+Names are `<module>/<parameter>` and `<optimiser>/<parameter>/<moment>`; no pickle, any order of
+parameters. Randomness needs no state: draws are keyed by step (afd.seeds).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class WeightsError(ValueError):
+    """Saved tensors that do not fit what they are restored into."""
+
+
+def module_tensors(name: str, module: nn.Module) -> dict[str, Tensor]:
+    """A module's state as `<name>/<parameter>`, detached and contiguous."""
+    return {
+        f"{name}/{key}": value.detach().contiguous().clone()
+        for key, value in module.state_dict().items()
+    }
+
+
+def restore_module(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `module_tensors`, strictly."""
+    prefix = f"{name}/"
+    own = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+    wanted = module.state_dict()
+    if own.keys() != wanted.keys():
+        raise WeightsError(f"{name}: saved and present tensors differ: {sorted(own.keys() ^ wanted.keys())[:5]}")
+    module.load_state_dict(own)
+
+
+def optimiser_tensors(name: str, module: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's moments by the names of the parameters they belong to."""
+    return {
+        f"{name}/{parameter_name}/{moment}": torch.as_tensor(value).detach().contiguous().clone()
+        for parameter_name, parameter in module.named_parameters()
+        for moment, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimiser(
+    name: str, module: nn.Module, optimiser: Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """The inverse of `optimiser_tensors`; the optimiser must be over the module's parameters."""
+    parameters = dict(module.named_parameters())
+    for key, value in tensors.items():
+        if not key.startswith(f"{name}/"):
+            continue
+        parameter_name, moment = key.removeprefix(f"{name}/").rsplit("/", 1)
+        if parameter_name not in parameters:
+            raise WeightsError(f"{name}: {parameter_name} is no parameter of this module")
+        optimiser.state[parameters[parameter_name]][moment] = value.clone()

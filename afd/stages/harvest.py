@@ -1,0 +1,105 @@
+"""Stage `harvest`: the teacher's videos for the prompts of a round, each paid once and kept.
+
+A video is named by the hash of what was asked: teacher, prompt, sample number, sizes. Asked again,
+by another round, campaign or seed, it is read from the store; only what is missing is paid.
+"""
+
+from typing import Any
+
+from afd import seeds
+from afd.artifacts import Artifact
+from afd.config import SimulatorTeacher
+from afd.data.clips import ClipError, decode
+from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
+from afd.data.shards import write_shard
+from afd.failpoints import failpoint
+from afd.fingerprint import fingerprint
+from afd.stages.workspace import Workspace
+from afd.store import Store, StoreError, write_atomic
+from afd.teachers.simulator import build
+from afd.teachers.teacher import Teacher
+
+
+def run(
+    params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
+) -> dict[str, float | int | str | None]:
+    """Leaves one shard: clips.tar and clips.parquet, a row a prompt in the round's order."""
+    own = SimulatorTeacher.model_validate(params["teacher"])
+    prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
+    split, seed, round_index = params["split"], int(params["seed"]), int(params["round_index"])
+    num_prompts = int(params["num_prompts"])
+    chosen = prompts_of_round(prompts, split, num_prompts, seed, round_index)
+    size = sum(prompt.split == split for prompt in prompts)
+    teacher = build(own, params["num_frames"], params["fps"])
+    rows: list[dict[str, Any]] = []
+    num_paid = 0
+    for number, prompt in enumerate(chosen):
+        # The n-th time a prompt comes up it shows its n-th clip, then the first again.
+        sample = (round_index * num_prompts + number) // size % own.clips_per_prompt
+        key = request_key(params, prompt, sample)
+        clip = kept(store, key)
+        if clip is None:
+            clip = pay(teacher, prompt, key)
+            keep(store, key, clip)
+            num_paid += 1
+            failpoint("harvest.clip_paid")
+        rows.append(
+            {"prompt_id": prompt.id, "prompt": prompt.text, "seed": seed_of(key), "bytes": clip}
+        )
+        work.progress(number + 1, len(chosen))
+    write_shard(work.out, rows)
+    return {"num_clips": len(rows), "num_paid": num_paid, "num_reused": len(rows) - num_paid}
+
+
+def request_key(params: dict[str, Any], prompt: Prompt, sample: int) -> str:
+    """The identity of one paid video: what was asked of whom, and nothing of who asks.
+
+    Terms (training_permitted) and how many clips a campaign wants do not change the video.
+    """
+    terms = {"training_permitted", "clips_per_prompt"}
+    return fingerprint(
+        {
+            "teacher": {k: v for k, v in params["teacher"].items() if k not in terms},
+            "num_frames": params["num_frames"],
+            "fps": params["fps"],
+            "prompt": prompt.text,
+            "sample": sample,
+        }
+    )
+
+
+def seed_of(key: str) -> int:
+    """The teacher's seed for this request: the request decides it."""
+    return seeds.derive(0, "teacher", key)
+
+
+def pay(teacher: Teacher, prompt: Prompt, key: str) -> bytes:
+    """Ask the teacher, and believe nothing that does not decode."""
+    clip = teacher.film(prompt.text, seed_of(key))
+    decode(clip)
+    return clip
+
+
+def keep(store: Store, key: str, clip: bytes) -> None:
+    """Into the append-only part of the store, whole or not at all."""
+    folder = store.clips / key[:2]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{key}.mp4", clip)
+
+
+def kept(store: Store, key: str) -> bytes | None:
+    """The video already paid for, or None. Raises StoreError when its file is damaged."""
+    path = store.clips / key[:2] / f"{key}.mp4"
+    try:
+        clip = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        decode(clip)
+    except ClipError as error:
+        raise StoreError(
+            f"{path}: a paid teacher video is damaged: {error}. Restore it from a backup or "
+            f"`dvc pull`; only if it is lost for good, `rm {path}` and run the same command again "
+            "to pay for it once more"
+        ) from error
+    return clip

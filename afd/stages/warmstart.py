@@ -1,0 +1,153 @@
+"""Stage `warmstart`: the student before any round, by flow matching on a corpus it may see.
+
+The corpus has the right look and the wrong physics: nothing of the teacher enters here. Every
+draw is keyed by (seed, step), so a killed run goes on bit for bit.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afd import seeds
+from afd.artifacts import Artifact
+from afd.config import CausalWanParams, LawsParams, LookParams, WarmstartParams
+from afd.data.prompts import Prompt, read_jsonl
+from afd.data.text import encode
+from afd.data.weights import module_tensors, optimiser_tensors, restore_module, restore_optimiser
+from afd.failpoints import failpoint
+from afd.flow import path
+from afd.flow.times import draw_times, step_list
+from afd.losses.flow_matching import sft_loss
+from afd.stages.workspace import Workspace
+from afd.store import Store
+from afd.students import codec as codecs
+from afd.students.averaging import average_into, frozen_copy
+from afd.students.causal_wan import build
+from afd.students.checkpoint import save_student
+from afd.world.films import film_corpus
+from afd.world.rendering import Look
+from afd.world.scenes import Laws
+from afd.world.sentences import parse
+
+
+def run(
+    params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
+) -> dict[str, float | int | str | None]:
+    """Leaves the files of afd.students.checkpoint; raises FloatingPointError on a NaN loss."""
+    seed = int(params["seed"])
+    wan = CausalWanParams.model_validate(params["student"])
+    own = WarmstartParams.model_validate(params["warmstart"])
+    prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
+    clips, texts = _corpus(prompts, own, seed, params["num_frames"])
+
+    codec = PatchCodec.fit(clips, wan.codec, latent_frames_per_block=wan.latent_frames_per_block)
+    latents = torch.cat([codec.encode(part) for part in clips.split(256)])
+    student = build(wan, codec.geometry, seed=seeds.derive(seed, "student"))
+    average = frozen_copy(student)
+    optimiser = torch.optim.AdamW(student.parameters(), lr=0.0, weight_decay=own.weight_decay)
+    first = 0
+    if kept := work.resume():
+        last, tensors, _ = kept
+        first = last + 1
+        restore_module("student", student, tensors)
+        restore_module("average", average, tensors)
+        restore_optimiser("optimiser", student, optimiser, tensors)
+
+    steps = step_list(wan.num_steps, wan.shift)
+    loss = torch.tensor(math.nan)
+    for step in range(first, own.num_steps):
+        optimiser.param_groups[0]["lr"] = learning_rate(step, own)
+        loss = _loss(student, latents, texts, own, steps, wan.shift, seed, step)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"warmstart: loss is {loss.item()} at step {step}; lower warmstart.learning_rate "
+                f"({own.learning_rate})"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimiser.step()
+        average_into(average, student, min(own.ema_decay, (1 + step) / (10 + step)))
+        if step % 10 == 0:
+            work.record(step, {"warmstart/loss": loss.item()})
+        work.progress(step + 1, own.num_steps)
+        if step + 1 < own.num_steps and work.checkpoint_due():
+            tensors = module_tensors("student", student) | module_tensors("average", average)
+            work.checkpoint(step, tensors | optimiser_tensors("optimiser", student, optimiser), {})
+        failpoint("warmstart.step")
+    save_student(work.out, average, average, codec, geometry, wan)
+    return {
+        "num_parameters": sum(p.numel() for p in student.parameters()),
+        "num_clips": len(clips),
+        "num_steps": own.num_steps,
+        "loss": loss.item() if first < own.num_steps else None,
+        "resumed_from_step": first,
+        "latent_variance": codec.variance,
+    }
+
+
+def learning_rate(step: int, own: WarmstartParams) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < own.warmup_steps:
+        return own.learning_rate * (step + 1) / own.warmup_steps
+    done = (step - own.warmup_steps) / max(1, own.num_steps - own.warmup_steps)
+    return own.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _corpus(
+    prompts: list[Prompt], own: WarmstartParams, seed: int, num_frames: int
+) -> tuple[Tensor, Tensor]:
+    """Clips [N, F, 3, H, W] of the train prompts under the corpus's own laws, and their text."""
+    sentences = [parse(prompt.text) for prompt in prompts if prompt.split == "train"]
+    clips, chosen = film_corpus(
+        sentences,
+        laws(own.laws),
+        look(own.look),
+        seeds.derive(seed, "corpus"),
+        own.num_clips,
+        num_frames,
+    )
+    return torch.from_numpy(np.ascontiguousarray(clips)), encode([s.text for s in chosen])
+
+
+def _loss(
+    student: Any,
+    latents: Tensor,
+    texts: Tensor,
+    own: WarmstartParams,
+    steps: tuple[float, ...],
+    shift: float,
+    seed: int,
+    step: int,
+) -> Tensor:
+    """Flow matching on one batch, teacher forcing on the clips' own clean blocks."""
+    draw = seeds.generator(seed, "warmstart", step)
+    chosen = torch.randint(len(latents), (own.batch_size,), generator=draw)
+    clean = latents[chosen]
+    noise = torch.randn(clean.shape, generator=draw)
+    num_blocks = student.geometry.num_blocks
+    t = draw_times(own.times, len(clean), num_blocks, draw, steps=steps, shift=shift)
+    noisy = path.noisy(clean, noise, t)
+    velocity = student.velocity(noisy, t, texts[chosen], clean)
+    loss, _ = sft_loss(velocity, clean=clean, noise=noise, t=t, scaling="adaptive_clean")
+    return loss
+
+
+def laws(params: LawsParams) -> Laws:
+    return Laws(
+        gravity=(params.gravity.low, params.gravity.high),
+        restitution=(params.restitution.low, params.restitution.high),
+        collide=params.collide,
+        velocity_jitter=params.velocity_jitter,
+    )
+
+
+def look(params: LookParams) -> Look:
+    return Look(
+        contrast=(params.contrast.low, params.contrast.high),
+        background=(params.background.low, params.background.high),
+        grain=params.grain,
+    )
