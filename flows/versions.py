@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import subprocess
 import threading
 import time
@@ -24,6 +25,8 @@ import psutil
 import yaml
 
 from afd.artifacts import Artifact
+from afd.config import Params
+from afd.params import load_params
 from afd.store import StoreError, write_json
 
 if TYPE_CHECKING:
@@ -90,23 +93,29 @@ def digest(artifact: Artifact) -> str:
     return str(tree.hash_info.value)
 
 
-def commit_pipeline(stage: str, root: Path) -> bool:
-    """Tell dvc.yaml's `stage` that it has run, so that `dvc repro` computes nothing twice.
+def commit_pipeline(campaign_dir: Path, params: Params) -> bool:
+    """Tell dvc.yaml that this finished campaign is its stage, so `dvc repro` computes nothing.
 
-    Does nothing inside `dvc repro` itself, or where dvc.yaml has no such stage; returns whether
-    dvc.lock was written.
+    The stage is the one of the campaign's name; nothing is said where there is none, where its
+    --params are other ones, or inside `dvc repro` itself. Returns whether dvc.lock was written.
     """
-    found = _root_of(root)
-    if found is None or "DVC_STAGE" in os.environ or not (found / "dvc.yaml").exists():
+    root, name = _root_of(campaign_dir), campaign_dir.name
+    if root is None or "DVC_STAGE" in os.environ or not (root / "dvc.yaml").exists():
         return False
-    from dvc.stage.exceptions import StageNotFound
-
-    with _one_at_a_time, _writing(found) as repo:
-        try:
-            repo.stage.load_one("dvc.yaml", stage)
-        except StageNotFound:
+    pipeline = yaml.safe_load((root / "dvc.yaml").read_text())
+    stage = pipeline.get("stages", {}).get(name)
+    if stage is None or campaign_dir.resolve() != root / "runs" / name:
+        return False
+    words = shlex.split(stage["cmd"])
+    if "--params" not in words[:-1]:
+        return False
+    if load_params(Params, root / words[words.index("--params") + 1]) != params:
+        return False
+    with _one_at_a_time, _writing(root) as repo:
+        file = str(root / "dvc.yaml")  # dvc takes a relative one from the working directory
+        if repo.stage.load_one(file, name).changed_entries() == ([], [], None):
             return False
-        repo.commit(stage, force=True, relink=False)
+        repo.commit(f"{file}:{name}", force=True, relink=False)
     return True
 
 
@@ -166,22 +175,21 @@ def _writing(root: Path) -> Iterator["Repo"]:
     """The repository, locked for one writer, with errors a person can act on."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
+    from dvc.repo import lock_repo
 
     repo = _repo(root)
     deadline = time.monotonic() + LOCK_PATIENCE_S
     try:
-        while True:
-            try:
-                repo.lock.lock()
-                break
-            except LockError:
-                if time.monotonic() > deadline:
-                    raise
-        try:
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(lock_repo(repo))  # dvc's own: its commands may nest in it
+                    break
+                except LockError:
+                    if time.monotonic() > deadline:
+                        raise
             release_dead_writers(root)
             yield repo
-        finally:
-            repo.lock.unlock()
     except (DvcException, OSError) as error:
         raise VersionsError(
             f"dvc could not keep this round in {root / '.dvc'}: {error}. The artifacts themselves "

@@ -204,3 +204,38 @@ def test_a_cache_that_cannot_be_written_is_told_with_what_is_kept(
         versions.track(campaign.folder, "start", campaign.of_round(None))
     cache.unlink()
     assert versions.track(campaign.folder, "start", campaign.of_round(None)) is not None
+
+
+def test_dvc_repro_computes_nothing_after_a_finished_campaign(campaign: CampaignOnDisk) -> None:
+    """With this project's own dvc.yaml; the campaign command would leave a mark if it ran."""
+    root = campaign.root
+    for name in ("dvc.yaml", "params"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, root / name)
+    (root / "afd").mkdir()
+    (root / "afd" / "code.py").write_text("")
+    track_all(campaign)
+    for name in ("summary.json", "report.html"):
+        (campaign.folder / name).write_text("{}")
+    other = campaign.params.model_copy(update={"seed": campaign.params.seed + 1})
+    assert not versions.commit_pipeline(campaign.folder, other)  # another campaign's params
+    assert not (root / "dvc.lock").exists()
+    assert versions.commit_pipeline(campaign.folder, campaign.params)
+    bin_dir = root / "bin"
+    bin_dir.mkdir()
+    (bin_dir / "afd").write_text('#!/bin/sh\necho "$@" > ran\n')
+    (bin_dir / "afd").chmod(0o755)
+    environment = {**QUIET, "PATH": f"{bin_dir}:{os.environ['PATH']}"}
+
+    def repro() -> None:
+        subprocess.run([DVC, "repro", "-q"], cwd=root, env=environment, check=True)
+
+    repro()
+    assert not (root / "ran").exists()
+    (root / "afd" / "code.py").write_text("changed = True\n")
+    repro()
+    assert (root / "ran").read_text() == (
+        "campaign --name demo --params params/pocket.yaml --no-prefect\n"
+    )
+    assert (campaign.folder / "report.html").exists()  # dvc did not delete it before running
+    assert len(list(campaign.store.all())) == len(campaign.made)
