@@ -115,7 +115,7 @@ def executor(site: Site, name: str) -> "submitit.Executor":
     limit_threads(site.cluster.num_threads)  # jobs inherit this process's environment
     match site.cluster.executor:
         case "local" | "in_process":
-            chosen = submitit.LocalExecutor(folder=site.folder / "submitit" / "%j")
+            chosen = submitit.LocalExecutor(folder=site.folder / "submitit")
             chosen.update_parameters(
                 timeout_min=site.cluster.timeout_min, name=name, stderr_to_stdout=True
             )

@@ -1,4 +1,4 @@
-"""Nothing phones home, and libraries keep off the terminal. Imports nothing, so it can come first."""
+"""Nothing phones home, libraries keep off the terminal. Imports nothing, so it can come first."""
 
 import os
 

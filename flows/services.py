@@ -16,6 +16,7 @@ from flows.quiet import QUIET
 from flows.run_ids import CAMPAIGN, RunIds
 from flows.session import Places, campaign_folder
 
+DRAIN_S = 10.0
 START_PATIENCE_S = 180.0  # a new database is migrated for 10-30 s on a busy machine
 
 
@@ -88,6 +89,7 @@ class OwnPrefect:
     def stop(self) -> None:
         if self._process is None or self._process.poll() is not None:
             return
+        _drain()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
         try:
@@ -116,6 +118,17 @@ def prefect_server(places: Places) -> Iterator["OwnPrefect | None"]:
         yield own
     finally:
         own.stop()
+
+
+def _drain() -> None:
+    """Hand over Prefect's last events and log lines: without a server it retries them for minutes."""
+    if "prefect.events.worker" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=DRAIN_S)
 
 
 def answers(api: str) -> bool:

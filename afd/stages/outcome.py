@@ -12,7 +12,6 @@ from typing import Literal
 from pydantic import ValidationError
 
 from afd.config import Frozen
-from afd.params import ParamsError
 from afd.store import BusyError, StoreError
 
 Status = Literal["done", "refused", "store", "busy", "failed", "lost"]
@@ -43,7 +42,8 @@ def status_of(error: BaseException) -> Status:
             return "store"
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             return "store"
-        case RefusedError() | ParamsError():
+        # An error class of our own says what a person can mend; a bare ValueError is a bug.
+        case ValueError() if type(error).__module__.startswith("afd."):
             return "refused"
         case _:
             return "failed"

@@ -1,0 +1,159 @@
+"""The door: exit codes and texts of everything that can be wrong, with the real `prompts` stage."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afd.artifacts import ArtifactRef
+from afd.stages.__main__ import main
+from afd.stages.door import execute
+from afd.stages.request import StageRequest
+from afd.store import BusyError, Store
+
+GRAMMAR = {"prompts": {"kind": "grammar", "num_held_out": 4}, "seed": 1}
+
+
+def prompts_request(**changed: object) -> StageRequest:
+    return StageRequest(stage="prompts", params=GRAMMAR | changed, inputs={})
+
+
+def written(folder: Path, request: StageRequest) -> Path:
+    file = folder / "request.json"
+    file.write_text(request.model_dump_json())
+    return file
+
+
+def call(folder: Path, request: StageRequest, name: str = "prompts") -> int:
+    return main([name, "--request", str(written(folder, request)), "--store", str(folder / "s")])
+
+
+def test_an_artifact_is_made_once(tmp_path: Path) -> None:
+    request, store = prompts_request(), Store(tmp_path / "s")
+    made = execute(request, store)
+    stamp = (made.path / "manifest.json").stat().st_mtime_ns
+    again = execute(request, store)
+    assert again == made
+    assert (again.path / "manifest.json").stat().st_mtime_ns == stamp
+    assert not store.work_path(request.output).exists()
+    assert made.manifest.params == request.params
+    assert set(made.manifest.made_by.versions) >= {"python", "torch", "diffusers"}
+
+
+def test_the_command_line_says_where_it_is(tmp_path: Path) -> None:
+    request = prompts_request()
+    done = subprocess.run(
+        [
+            sys.executable,
+            *("-m", "afd.stages", "prompts"),
+            *("--request", str(written(tmp_path, request))),
+            *("--store", str(tmp_path / "s")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == Store(tmp_path / "s").path(request.output)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        ("not json", "not a stage request"),
+        ('{"stage": "promps", "params": {}, "inputs": {}}', "stage: Input should be"),
+        ('{"stage": "prompts", "params": {}, "inputs": {}, "more": 1}', "more: Extra inputs"),
+        ('{"stage": "fit", "params": {}, "inputs": {}}', "asks for fit, not prompts"),
+    ],
+)
+def test_a_bad_request_is_refused_by_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+) -> None:
+    file = tmp_path / "request.json"
+    if content is not None:
+        file.write_text(content)
+    code = main(["prompts", "--request", str(file), "--store", str(tmp_path / "s")])
+    told = capsys.readouterr().err
+    assert code == 2
+    assert said in told
+    assert "run the same command again" in told
+    assert "Traceback" not in told
+
+
+def test_bad_prompts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"text": "a ball\x07 falls"}, {"text": ""}]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    chosen = {"kind": "file", "path": str(file), "num_held_out": 1}
+    assert call(tmp_path, prompts_request(prompts=chosen)) == 2
+    told = capsys.readouterr().err
+    assert "prompts.jsonl" in told
+    assert "Traceback" not in told
+
+
+def test_a_missing_input_is_the_stores_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = ArtifactRef(kind="prompt_set", fingerprint="0" * 64)
+    request = StageRequest(stage="harvest", params={}, inputs={"prompt_set": absent})
+    assert call(tmp_path, request, "harvest") == 3
+    assert "not made yet" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if os.access("/proc/version", os.W_OK):
+        pytest.skip("no read-only file system here")
+    file = written(tmp_path, prompts_request())
+    assert main(["prompts", "--request", str(file), "--store", "/proc/store"]) != 0
+    told = capsys.readouterr().err
+    assert "/proc/store" in told
+
+
+def test_a_damaged_input_is_named_before_it_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = execute(prompts_request(), Store(tmp_path / "s"))
+    file = made.file("prompts.jsonl")
+    content = bytearray(file.read_bytes())
+    content[10] ^= 1  # the same size: only its content can tell
+    file.write_bytes(content)
+    request = StageRequest(stage="harvest", params={}, inputs={"prompt_set": made.ref})
+    assert call(tmp_path, request, "harvest") == 3
+    told = capsys.readouterr().err
+    assert "sha256" in told
+    assert "dvc pull" in told
+
+
+def test_an_artifact_made_elsewhere_now_is_busy(tmp_path: Path) -> None:
+    request, store = prompts_request(), Store(tmp_path / "s")
+    work = store.work_path(request.output)
+    work.mkdir(parents=True)
+    with (work / "lock").open("a+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BusyError):
+            execute(request, store)
+        assert call(tmp_path, request) == 4
+    execute(request, store)
+
+
+def test_a_kill_between_publishing_and_tidying_leaves_nothing_behind(tmp_path: Path) -> None:
+    request, store = prompts_request(), Store(tmp_path / "s")
+    file = written(tmp_path, request)
+    command = [sys.executable, "-m", "afd.stages", "prompts", "--request", str(file)]
+    killed = subprocess.run(
+        [*command, "--store", str(tmp_path / "s")],
+        env={**os.environ, "AFD_FAILPOINT": "store.after_publish"},
+        check=False,
+        timeout=120,
+    )
+    assert killed.returncode == -9
+    assert store.have(request.output)
+    assert store.work_path(request.output).exists()
+    execute(request, store)
+    assert not store.work_path(request.output).exists()
