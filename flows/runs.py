@@ -74,6 +74,7 @@ class Campaign:
             self.ids.set_aside()  # MLflow's database was deleted: it is filled again from the store
         self.ids.campaign_id(event.params)
         run_id = self._campaign_run(event.at_ms)
+        self.ids.write(CAMPAIGN, experiment_id=self._tracking.experiment)  # for links into the UI
         self._resume(CAMPAIGN, event.at_ms)
         self._tracking.log(run_id, params=dict(shown.flatten(event.params)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
@@ -46,6 +46,13 @@ class Known:
     run_id: str | None
     version: str | None  # of the registered model
     digest: str | None
+
+
+def print_chain(asked: str, runs_dir: Path, store_dir: Path) -> None:
+    """Print the chain behind what was asked for; raises ShowError."""
+    store = Store(store_dir)
+    for artifact in find(asked, store, runs_dir):
+        Console().print(chain(artifact, store, runs_dir))
 
 
 def find(asked: str, store: Store, runs_dir: Path) -> list[Artifact]:

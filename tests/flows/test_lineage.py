@@ -65,14 +65,14 @@ def play(campaign: CampaignOnDisk, lineage: Lineage, *, starts: bool = True) -> 
 
 
 def all_runs(campaign: CampaignOnDisk) -> list[Run]:
-    client = MlflowClient(uri(campaign))
+    client = MlflowClient(uri(campaign), uri(campaign))
     found = client.get_experiment_by_name("afd")
     return list(client.search_runs([found.experiment_id], max_results=1000)) if found else []
 
 
 def snapshot(campaign: CampaignOnDisk) -> dict[str, object]:
     """Everything of every run that a replay could spoil."""
-    client = MlflowClient(uri(campaign))
+    client = MlflowClient(uri(campaign), uri(campaign))
     return {
         run.info.run_id: (
             run.info.status,
@@ -122,7 +122,7 @@ def test_runs_are_nested_and_say_what_was_made_from_what(campaign: CampaignOnDis
 
 def test_curves_pictures_films_are_there(campaign: CampaignOnDisk) -> None:
     play(campaign, Lineage(uri(campaign), campaign.folder))
-    client = MlflowClient(uri(campaign))
+    client = MlflowClient(uri(campaign), uri(campaign))
     runs = {r.data.tags["afd.key"]: r for r in all_runs(campaign)}
     evaluation = next(a for i, r, a in campaign.made if i == 1 and r.stage == "evaluate")
     run_id = runs[evaluation.ref.fingerprint[:16]].info.run_id
@@ -137,7 +137,7 @@ def test_curves_pictures_films_are_there(campaign: CampaignOnDisk) -> None:
 
 def test_the_best_student_is_the_champion(campaign: CampaignOnDisk) -> None:
     play(campaign, Lineage(uri(campaign), campaign.folder))
-    client = MlflowClient(uri(campaign))
+    client = MlflowClient(uri(campaign), uri(campaign))
     best = client.get_model_version_by_alias("demo-student", "champion")
     student = next(a for i, r, a in campaign.made if i == 1 and r.stage == "update")
     assert best.tags["afd.fingerprint"] == student.ref.fingerprint
@@ -168,7 +168,9 @@ def test_writing_everything_twice_leaves_the_same_rows(campaign: CampaignOnDisk)
         ids.write(artifact.ref.fingerprint[:16], state="running", version=None)
     play(campaign, Lineage(uri(campaign), campaign.folder))
     assert snapshot(campaign) == before
-    versions_now = MlflowClient(uri(campaign)).search_model_versions("name = 'demo-student'")
+    versions_now = MlflowClient(uri(campaign), uri(campaign)).search_model_versions(
+        "name = 'demo-student'"
+    )
     assert len(versions_now) == 3
 
 
