@@ -15,7 +15,7 @@ from afd.latents import Clips, Scores, Text
 
 POOL = 2  # pixels a side; finer detail is look, not motion
 SLOPE = 0.2  # of the leaky ReLUs, as in DCGAN
-SMALLEST_DEVIATION = 0.02  # of a clip's pixels: an empty clip must not be amplified into noise
+SMALLEST_DEVIATION = 0.01  # of a clip's pixels: an empty clip must not be amplified into noise
 
 
 class ConvDiscriminator(nn.Module):

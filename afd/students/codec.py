@@ -142,7 +142,7 @@ def _from_patches(patches: Tensor, patch: tuple[int, int, int]) -> Clips:
     frames, rows, columns = patch
     blocks = patches.reshape(*patches.shape[:4], frames, 3, rows, columns)
     # batch, T, h, w, frames, 3, rows, columns -> batch, T, frames, 3, h, rows, w, columns
-    return blocks.permute(0, 1, 4, 5, 2, 6, 3, 7).flatten(5, 6).flatten(4, 5).flatten(1, 2)
+    return blocks.permute(0, 1, 4, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(1, 2)
 
 
 def _check_divides(shape: torch.Size, patch: tuple[int, int, int]) -> None:
