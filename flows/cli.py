@@ -80,9 +80,14 @@ def round(
 @app.command
 def show(what: str, *, runs: Path = RUNS, store: Path = STORE) -> None:
     """Where a student came from: fingerprint prefix, or the name of a campaign."""
-    from flows.show import print_chain
+    from rich.console import Console
 
-    print_chain(what, runs, store)
+    from afd.store import Store
+    from flows.show import chain, find
+
+    known = Store(store)
+    for artifact in find(what, known, runs):
+        Console().print(chain(artifact, known, runs))
 
 
 @app.command
@@ -159,6 +164,10 @@ def _is_told(error: Exception) -> bool:
         from flows.session import HeldError
 
         told += [StageFailedError, ServiceError, HeldError]
+    if "flows.show" in sys.modules:
+        from flows.show import ShowError
+
+        told.append(ShowError)
     return isinstance(error, tuple(told))
 
 

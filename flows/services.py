@@ -121,7 +121,7 @@ def prefect_server(places: Places) -> Iterator["OwnPrefect | None"]:
 
 
 def _drain() -> None:
-    """Hand over Prefect's last events and log lines: without a server it retries them for minutes."""
+    """Hand over Prefect's last events and log lines: without a server it retries for minutes."""
     if "prefect.events.worker" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker

@@ -1,0 +1,51 @@
+# Two commands: `make demo` runs a complete pocket campaign, `make test` the whole suite.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Quiet: pip tells about every index it was given, on every call.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+# One thread a process: params/cluster/local.yaml says why.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+
+.PHONY: demo test check bench clean browser
+
+demo: $(VENV)/.ready
+	$(BIN)/afd campaign --name demo --params params/pocket.yaml
+
+test: $(VENV)/.ready-test browser check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: $(VENV)/.ready-test
+	$(BIN)/python -m benchmarks
+
+# The environment, exactly as it was tested; made again when a lock file changes.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements.lock into $(VENV) (about 1.5 GB)"
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready requirements-test.lock
+	@$(PIP) install -r requirements-test.lock
+	@touch $@
+
+# Some tests open pages in Chromium; where none can be had they skip and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	    apt-get install -y -qq chromium >/dev/null 2>&1; } || \
+	  echo "no Chromium: the tests that need one will skip"
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
