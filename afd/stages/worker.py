@@ -69,11 +69,16 @@ def serve(job: Job) -> None:
     children: dict[int, Child] = {}
     while not box.is_stopped():
         _reap(box, children)
+        given_up = box.cancelled()
         for child_pid, child in children.items():
-            if child.name in box.cancelled():
+            if child.name in given_up:
                 os.kill(child_pid, signal.SIGKILL)
         waiting = box.waiting()
-        for name in waiting[: job.num_children - len(children)]:
+        for name in given_up.intersection(waiting):
+            box.take(name)
+            box.finish(name, _given_up(name))
+        free = job.num_children - len(children)
+        for name in [name for name in waiting if name not in given_up][:free]:
             pid, child = _start(job, box, name, made_by)
             children[pid] = child
         pulse.beat("serving", tuple(child.name for child in children.values()))
@@ -187,6 +192,11 @@ def _reap(box: Mailbox, children: dict[int, Child]) -> None:
         except FileNotFoundError:
             outcome = _lost(child, code)
         box.finish(child.name, outcome)
+
+
+def _given_up(name: str) -> Outcome:
+    message = f"{name}: given up before it started; run the same command again"
+    return Outcome(status="lost", message=message, exit_code=-signal.SIGKILL, wall_s=0.0, log=None)
 
 
 def _lost(child: Child, code: int) -> Outcome:

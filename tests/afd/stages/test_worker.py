@@ -1,0 +1,206 @@
+"""The worker as a real process: children that finish, fail, die, hang or are given up.
+
+Its stages are replaced by ones that do exactly one of these things, so it starts in half a second;
+whole campaigns with the real stages run in tests/flows.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from afd.stages.mailbox import Mailbox, Owner, code_digest, request_id
+from afd.stages.outcome import Outcome
+from afd.stages.request import StageRequest
+from afd.store import Store
+
+PATIENCE_S = 30.0
+WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+from afd.stages import door, worker
+
+def run(params, inputs, store, work):
+    match params["do"]:
+        case "finish":
+            (work.out / "pid").write_text(str(os.getpid()))
+            print("hello from the stage")
+            return {"value": 1}
+        case "raise":
+            raise ZeroDivisionError("a bug")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            (work.path / "pid").write_text(str(os.getpid()))
+            while True:
+                time.sleep(0.1)
+
+door.stage_function = worker.stage_function = lambda stage: run
+if sys.argv[2] == "threaded":
+    import threading
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+root = Path(sys.argv[1])
+worker.serve(worker.Job(root / "box", root / "store", root / "logs", 1, 2))
+"""
+
+
+def request(do: str, number: int = 0) -> StageRequest:
+    return StageRequest(stage="prompts", params={"do": do, "number": number}, inputs={})
+
+
+def until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def start(root: Path, kind: str = "plain") -> "subprocess.Popen[str]":
+    Mailbox(root / "box").create().own()
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(root), kind], stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> "Iterator[subprocess.Popen[str]]":
+    process = start(tmp_path)
+    yield process
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+def outcome(root: Path, asked: StageRequest) -> Outcome:
+    box = Mailbox(root / "box")
+    name = box.ask(asked)
+    until(lambda: box.outcome(name))
+    found = box.outcome(name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.usefixtures("worker")
+def test_each_way_to_end_is_an_outcome_and_the_worker_goes_on(tmp_path: Path) -> None:
+    done = outcome(tmp_path, request("finish"))
+    assert (done.status, done.exit_code) == ("done", 0)
+    assert Path(str(done.log)).read_text() == "hello from the stage\n"
+    failed = outcome(tmp_path, request("raise"))
+    assert failed.status == "failed"
+    assert "ZeroDivisionError: a bug" in failed.message
+    assert "run the same command again" in failed.message
+    assert "Traceback" in Path(str(failed.log)).read_text()
+    lost = outcome(tmp_path, request("die"))
+    assert (lost.status, lost.exit_code) == ("lost", -signal.SIGKILL)
+    assert "SIGKILL" in lost.message
+    missing = request("finish").output
+    asked = StageRequest(stage="fit", params={"do": "finish"}, inputs={"x": missing})
+    Store(tmp_path / "store")
+    assert outcome(tmp_path, asked).status == "done"  # its input was made above
+    bad = missing.model_copy(update={"fingerprint": "f" * 64})
+    assert outcome(tmp_path, asked.model_copy(update={"inputs": {"x": bad}})).status == "store"
+    assert outcome(tmp_path, request("finish", 2)).status == "done"
+
+
+def test_children_are_forks_side_by_side_up_to_the_limit(
+    tmp_path: Path, worker: "subprocess.Popen[str]"
+) -> None:
+    box = Mailbox(tmp_path / "box")
+    for number in range(3):
+        box.ask(request("hang", number))
+    until(lambda: (beat := box.heartbeat()) and len(beat.running) == 2)
+    beat = box.heartbeat()
+    assert beat is not None
+    assert beat.code == code_digest()
+    assert beat.pid == worker.pid
+    assert len(psutil.Process(worker.pid).children()) == 2
+    assert len(box.waiting()) == 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_request_given_up_is_killed(tmp_path: Path) -> None:
+    box = Mailbox(tmp_path / "box")
+    name = box.ask(request("hang"))
+    until(lambda: (beat := box.heartbeat()) and beat.running)
+    box.cancel(name)
+    until(lambda: box.outcome(name))
+    assert not box.is_pending(name)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_request_given_up_before_it_started_never_runs(tmp_path: Path) -> None:
+    box = Mailbox(tmp_path / "box")
+    for number in range(3):
+        box.ask(request("hang", number))
+    until(lambda: (beat := box.heartbeat()) and len(beat.running) == 2)
+    (waiting,) = box.waiting()
+    box.cancel(waiting)
+    until(lambda: box.outcome(waiting))
+    assert not box.waiting()
+    beat = box.heartbeat()
+    assert beat is not None
+    assert waiting not in beat.running
+
+
+def test_children_die_with_a_killed_worker(tmp_path: Path, worker: "subprocess.Popen[str]") -> None:
+    asked = request("hang")
+    Mailbox(tmp_path / "box").ask(asked)
+    file = Store(tmp_path / "store").work_path(asked.output) / "pid"
+    until(lambda: file.exists() and file.read_text())
+    child = int(file.read_text())
+    worker.kill()
+    worker.wait()
+    until(lambda: not psutil.pid_exists(child))
+
+
+def test_told_to_stop_it_leaves_no_child(tmp_path: Path, worker: "subprocess.Popen[str]") -> None:
+    box = Mailbox(tmp_path / "box")
+    name = box.ask(request("hang"))
+    until(lambda: (beat := box.heartbeat()) and beat.running)
+    children = psutil.Process(worker.pid).children()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(PATIENCE_S) == 0
+    assert not any(child.is_running() for child in children)
+    found = box.outcome(name)
+    assert found is not None
+    assert found.status == "lost"
+
+
+def test_without_an_owner_it_finishes_what_it_has_and_ends(
+    tmp_path: Path, worker: "subprocess.Popen[str]"
+) -> None:
+    box = Mailbox(tmp_path / "box")
+    gone = subprocess.Popen(["sleep", "0.01"])
+    owner = Owner.of(gone.pid)
+    gone.wait()
+    (box.folder / "owner.json").write_text(owner.model_dump_json())
+    name = box.ask(request("finish"))
+    assert worker.wait(PATIENCE_S) == 0
+    # Either it was fast enough to end before the request came, or it finished it first.
+    assert box.outcome(name) is not None or box.waiting() == [name]
+
+
+def test_an_owner_of_the_same_number_is_not_the_owner() -> None:
+    me = Owner.me()
+    assert me.is_alive()
+    assert not me.model_copy(update={"created": me.created - 100.0}).is_alive()
+
+
+def test_it_refuses_to_fork_with_more_than_one_thread(tmp_path: Path) -> None:
+    process = start(tmp_path, "threaded")
+    _, told = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode != 0
+    assert "2 threads" in told
+
+
+def test_the_same_artifact_is_asked_for_once(tmp_path: Path) -> None:
+    box = Mailbox(tmp_path / "box").create()
+    assert box.ask(request("finish")) == box.ask(request("finish")) == box.waiting()[0]
+    assert len(box.waiting()) == 1
+    assert request_id(request("finish")) != request_id(request("raise"))
