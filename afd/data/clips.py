@@ -16,12 +16,11 @@ from typing import BinaryIO
 
 import av
 import av.error
-import cv2
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
 
-from afd.data.encoding import SCALER
+from afd.encoding import SCALER
 
 Frames = npt.NDArray[np.uint8]
 
@@ -42,12 +41,13 @@ class ClipError(ValueError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ClipLimits:
     """What a header may ask for before anything is decoded: 200 KB can hold 12 GB of RGB."""
 
     max_bytes: int = 256 * 2**20
-    max_pixels: int = 1920 * 1088  # a frame
-    max_frames: int = 1024
+    max_frames: int = 1000
+    max_side: int = 4096
+    max_pixels: int = 500_000_000  # width x height x frames: 1.5 GB as RGB
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Clip:
     fps: Fraction
 
 
-LIMITS = Limits()
+LIMITS = ClipLimits()
 
 
-def decode(source: bytes | BinaryIO, limits: Limits = LIMITS) -> Clip:
+def decode(source: bytes | BinaryIO, limits: ClipLimits = LIMITS) -> Clip:
     """The whole clip, or ClipError with the reason; one thread, reads nothing but the given bytes.
 
     Refused: what is not mp4/mov, no or several video streams, another codec, more than 8 bits,
@@ -90,35 +90,38 @@ def frames_sha256(frames: Frames) -> str:
 def canonical(frames: Frames, frame_size: int, num_frames: int) -> npt.NDArray[np.float32]:
     """The ONE path that teacher clips and student samples take: [F, H, W, 3] -> [F, 3, S, S].
 
-    The first `num_frames` frames, the central square, area downsampling, 8 bits a channel, then
-    [0, 1]. A clip of that shape is unchanged. Errors: ClipError for shorter or smaller clips,
-    which would have to be invented.
+    Exact area averages, pixels as they are stored (no gamma), rounded to 8 bits a channel, then
+    [0, 1]: a clip of that size already is unchanged, so no step tells the two sides apart.
+    Errors: ClipError for another length, and for a clip that is not square or is smaller.
     """
-    have, height, width, _ = frames.shape
-    side = min(height, width)
-    if have < num_frames:
-        raise ClipError(f"{have} frames, the student's clips have {num_frames}")
-    if side < frame_size:
-        raise ClipError(f"{width}x{height} px, smaller than the student's {frame_size}")
-    top, left = (height - side) // 2, (width - side) // 2
-    square = frames[:num_frames, top : top + side, left : left + side]
-    if side % frame_size == 0:
-        cell = side // frame_size
-        shape = (num_frames, frame_size, cell, frame_size, cell, 3)
-        small = square.reshape(shape).mean(axis=(2, 4), dtype=np.float32)
-    elif side == frame_size:
-        small = square.astype(np.float32)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+        raise ClipError(f"frames must be uint8 [F, H, W, 3], not {frames.dtype} {frames.shape}")
+    found, height, width, _ = frames.shape
+    if found != num_frames:
+        raise ClipError(f"{found} frames, the student's clips have {num_frames}")
+    if height != width or height < frame_size:
+        raise ClipError(f"{width}x{height} px; it must be square and at least {frame_size} px")
+    if height % frame_size == 0:
+        cell = height // frame_size
+        shape = (found, frame_size, cell, frame_size, cell, 3)
+        means = frames.reshape(shape).mean(axis=(2, 4), dtype=np.float64)
     else:
-        size = (frame_size, frame_size)
-        resized = [
-            cv2.resize(f.astype(np.float32), size, interpolation=cv2.INTER_AREA) for f in square
-        ]
-        small = np.stack(resized)
-    eight_bits = np.rint(small) / np.float32(255)
+        weight = _area_weights(height, frame_size)
+        means = np.einsum("ah,fhwc,bw->fabc", weight, frames, weight, optimize=True)
+    eight_bits = np.rint(means).astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(eight_bits.transpose(0, 3, 1, 2))
 
 
-def _check_start(file: BinaryIO, limits: Limits) -> None:
+def _area_weights(source: int, target: int) -> npt.NDArray[np.float64]:
+    """[target, source] share of each source pixel in each target pixel; rows sum to 1."""
+    edges = np.arange(target + 1) * (source / target)
+    start, stop = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(source)[None]
+    overlap = np.minimum(stop, pixel + 1) - np.maximum(start, pixel)
+    return np.clip(overlap, 0.0, None) * (target / source)
+
+
+def _check_start(file: BinaryIO, limits: ClipLimits) -> None:
     """Size and signature, before a demuxer sees anything."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -140,7 +143,7 @@ def _only_video(container: av.container.InputContainer) -> av.VideoStream:
     return streams[0]
 
 
-def _check_header(stream: av.VideoStream, limits: Limits) -> int:
+def _check_header(stream: av.VideoStream, limits: ClipLimits) -> int:
     """The number of frames that the file declares, once its header is inside the policy."""
     context = stream.codec_context
     problems: list[str] = []
@@ -148,8 +151,9 @@ def _check_header(stream: av.VideoStream, limits: Limits) -> int:
         problems.append(f"codec {context.name}, known are {', '.join(CODECS)}")
     if context.pix_fmt not in PIXEL_FORMATS:
         problems.append(f"pixel format {context.pix_fmt}, only 8-bit YUV is read")
-    if not 0 < context.width * context.height <= limits.max_pixels:
-        problems.append(f"{context.width}x{context.height} px, at most {limits.max_pixels} a frame")
+    width, height = context.width, context.height
+    if not (0 < width <= limits.max_side and 0 < height <= limits.max_side):
+        problems.append(f"{width}x{height} px, 1 to {limits.max_side} a side are read")
     if context.colorspace not in MATRICES:
         problems.append(f"colour matrix {context.colorspace} (H.273), only BT.709 and BT.601")
     if context.color_trc in HDR_TRANSFER:
@@ -163,17 +167,24 @@ def _check_header(stream: av.VideoStream, limits: Limits) -> int:
         declared = round(stream.duration * stream.time_base * stream.average_rate)  # fragmented
     if not 0 < declared <= limits.max_frames:
         problems.append(f"{declared} frames declared, 1 to {limits.max_frames} are read")
+    if declared * width * height > limits.max_pixels:
+        problems.append(
+            f"{declared} frames of {width}x{height}, at most {limits.max_pixels} px in all"
+        )
     if problems:
         raise ClipError("; ".join(problems))
     return declared
 
 
 def _decode_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, declared: int, limits: Limits
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    declared: int,
+    limits: ClipLimits,
 ) -> Clip:
     context = stream.codec_context
     context.thread_count, context.thread_type = 1, "NONE"
-    context.options = {"err_detect": "explode", "max_pixels": str(limits.max_pixels)}
+    context.options = {"err_detect": "explode", "max_pixels": str(limits.max_side**2)}
     pictures: list[Frames] = []
     times: list[int] = []
     for frame in container.decode(stream):
@@ -192,12 +203,16 @@ def _decode_frames(
         pictures.append(_to_rgb(frame))
     if len(pictures) != declared:
         raise ClipError(f"{len(pictures)} frames decoded, {declared} declared: cut short?")
+    fps = Fraction(stream.average_rate or 0)
     intervals = np.diff(times)
-    if len(intervals) and intervals.max() > 1.5 * intervals.min():
+    # Time bases round: a constant rate may alternate between two neighbouring tick counts.
+    allowed = 1 + Fraction(1, 100) / fps / Fraction(stream.time_base or 1)
+    if len(intervals) and np.ptp(intervals) > allowed:
         raise ClipError(
-            f"variable frame rate: intervals of {intervals.min()} to {intervals.max()} ticks"
+            f"variable frame rate (intervals of {intervals.min()} to {intervals.max()} ticks); "
+            "re-encode at a fixed rate"
         )
-    return Clip(np.stack(pictures), Fraction(stream.average_rate or 0))
+    return Clip(np.stack(pictures), fps)
 
 
 def _to_rgb(frame: av.VideoFrame) -> Frames:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from afd.data.encoding import encode
+from afd.encoding import encode
 
 Clip = npt.NDArray[np.float32]
 

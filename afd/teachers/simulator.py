@@ -1,23 +1,24 @@
 """The embedded teacher: a rigid-body simulator that answers with a finished mp4.
 
-It keeps the black box honest: it films larger than the student sees, through H.264, and in a look
-of its own; whoever uses it gets bytes and nothing else.
+It knows the laws the student lacks, films larger than the student sees, in a look that the student
+has not: what reaches the campaign is prompt in, video out, as with any paid one.
 """
 
 from dataclasses import dataclass
 
 from afd.config import SimulatorTeacher
-from afd.data.encoding import encode
+from afd.encoding import encode
+from afd.teachers.teacher import PromptRefused
 from afd.world import build as world
 from afd.world.films import film
 from afd.world.rendering import Look, to_uint8
 from afd.world.scenes import Laws
-from afd.world.sentences import parse
+from afd.world.sentences import SentenceError, parse
 
 
 @dataclass(frozen=True)
 class Simulator:
-    """Films sentences of the pocket world's grammar; equal prompt and seed, equal bytes."""
+    """Films sentences of the pocket world's grammar; equal prompt and seed give equal bytes."""
 
     laws: Laws
     look: Look
@@ -26,8 +27,12 @@ class Simulator:
     fps: int
 
     def film(self, prompt: str, seed: int) -> bytes:
-        """Errors: SentenceError for a prompt that is not of the grammar."""
-        frames = film(parse(prompt), self.laws, self.look, seed, self.size, self.num_frames)
+        """The mp4 of one scene of `prompt`. Errors: PromptRefused outside the grammar."""
+        try:
+            sentence = parse(prompt)
+        except SentenceError as error:
+            raise PromptRefused(str(error)) from error
+        frames = film(sentence, self.laws, self.look, seed, self.size, self.num_frames)
         return encode(to_uint8(frames), self.fps)
 
 

@@ -1,14 +1,22 @@
-"""What every teacher is to the method: a black box from prompt to finished video."""
+"""A teacher is a black box: prompt in, finished video out. Nothing else is asked of it.
+
+No scores, no latents, no gradients: any paid API, local pipeline or folder of clips can be one.
+Answers are the bytes of one mp4, validated by whoever stores them (afd/data/clips.py).
+"""
 
 from typing import Protocol
 
 
+class PromptRefused(ValueError):
+    """The teacher will not film this prompt; asking again with it cannot help."""
+
+
 class Teacher(Protocol):
-    """Prompt in, finished video out: no gradients, no scores, no latents, no noise."""
+    """Anything that films a prompt."""
 
     def film(self, prompt: str, seed: int) -> bytes:
-        """The bytes of one mp4 of `prompt`. `seed` asks for another take where a teacher can.
+        """One finished mp4. Equal prompt and seed give equal bytes where the teacher can.
 
-        Errors: ValueError when this teacher cannot film this prompt at all.
+        Errors: PromptRefused for a prompt that it does not film.
         """
         ...
