@@ -31,6 +31,8 @@ from flows.tracking import Tracking
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 LEARNING: frozenset[StageName] = frozenset({"fit", "update", "evaluate"})  # curves against round
 
+SHEET = "sheet.png"  # the evaluated student's clips
+
 
 class Campaign:
     """Applies events to MLflow. Not thread-safe; lineage gives it one thread."""
@@ -187,13 +189,10 @@ class Campaign:
         )
         if inputs := shown.inputs(event.request.inputs, event.digests):
             self._tracking.client.log_inputs(run_id, datasets=inputs)
-        for name in shown.files(artifact):
-            folder = str(Path(name).parent)
-            self._tracking.client.log_artifact(
-                run_id, str(path / name), None if folder == "." else folder
-            )
+        self._tracking.show_files(run_id, path, shown.files(artifact))
         if event.round_index is not None:
             self._sum_up(event.request.stage, event.round_index, summary, ended)
+        self._show_on_campaign(event, artifact, ended)
         if ref.kind == "student_weights":
             self._registry.add(run_id, event.round_index, ref, manifest, event.digests)
         if event.request.stage == "evaluate" and event.round_index is not None:
@@ -213,6 +212,17 @@ class Campaign:
                 metrics=[(n, v, index) for n, v in summary.items()],
                 at_ms=at_ms,
             )
+
+    def _show_on_campaign(self, event: StageDone, artifact: Artifact, at_ms: int) -> None:
+        """What a person looks for first: pictures against round, and how it ended."""
+        if event.request.stage not in ("evaluate", "report"):
+            return
+        run_id = self._campaign_run(at_ms)
+        if event.round_index is None:
+            self._tracking.show_files(run_id, artifact.path, shown.files(artifact))
+        elif SHEET in artifact.manifest.files:
+            picture = artifact.file(SHEET)
+            self._tracking.show_picture(run_id, "students", event.round_index, picture, at_ms)
 
     def _fail(self, event: StageFailed) -> None:
         key = stage_key(event.request.output)

@@ -163,7 +163,7 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
     if campaign is not None:
         told = RunIds(campaign_folder(campaign, places)).read(CAMPAIGN)
         if "run_id" in told:
-            page += f"/{told['experiment_id']}/runs/{told['run_id']}"
+            page += f"/{told['experiment_id']}/runs/{told['run_id']}?workflowType=machine_learning"
     sys.stdout.write(f"{page}\n")
     if dry:
         sys.stdout.write(" ".join(command) + "\n")

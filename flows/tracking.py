@@ -74,6 +74,21 @@ class Tracking:
             self.client.log_batch(run_id, points[:room], values[:BATCH], marks[:BATCH])
             points, values, marks = points[room:], values[BATCH:], marks[BATCH:]
 
+    def show_picture(self, run_id: str, key: str, step: int, picture: Path, at_ms: int) -> None:
+        """A picture at a step: the UI has a slider over them. Once, however often it is told."""
+        from PIL import Image
+
+        there = {Path(f.path).name for f in self.client.list_artifacts(run_id, "images")}
+        if not any(name.startswith(f"{key}+step+{step}+") for name in there):
+            with Image.open(picture) as image:
+                self.client.log_image(run_id, image, key=key, step=step, timestamp=at_ms)
+
+    def show_files(self, run_id: str, folder: Path, names: Iterable[str]) -> None:
+        """Copies of files, at the same places as in `folder`."""
+        for name in names:
+            place = Path(name).parent.as_posix()
+            self.client.log_artifact(run_id, str(folder / name), None if place == "." else place)
+
     def has(self, run_id: str) -> bool:
         """Whether the run exists and is not deleted."""
         from mlflow.exceptions import MlflowException
@@ -112,4 +127,6 @@ def _connect(uri: str) -> tuple["MlflowClient", str]:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return client, str(found.experiment_id)
-    return client, str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    # The kind opens the UI on its model-training view; without it MLflow 3 guesses "GenAI".
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return client, str(client.create_experiment(EXPERIMENT, location, tags))

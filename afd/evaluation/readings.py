@@ -29,6 +29,8 @@ class Row:
     difference: float | None  # student - base, paired by prompt
     interval: tuple[float, float] | None  # of the difference
     margin: float | None = None  # a guard: how far it may move, fixed before the run
+    p_holm: float | None = None  # of the difference, adjusted over all metrics
+    num_prompts: int | None = None  # those in which the metric is defined for both
 
 
 MEANINGS: Mapping[str, Meaning] = {
@@ -53,7 +55,7 @@ MEANINGS: Mapping[str, Meaning] = {
         "Fréchet distance", "", "low", "distance from the base's own look; small means kept"
     ),
     "pair_accuracy": Meaning(
-        "Pair accuracy", "", "none", "pairs in which teacher outscores student; near 1 it has won"
+        "Pair accuracy", "", "none", "share of pairs in which the teacher outscores the student"
     ),
     "held_back_accuracy": Meaning(
         "Held-back accuracy", "", "none", "the same on pairs it was not fitted on"
@@ -99,32 +101,36 @@ def row(name: str, values: Mapping[str, object], margin: float | None = None) ->
         _number(values.get("difference")),
         known,
         margin,
+        _number(values.get("p_holm")),
+        count if isinstance(count := values.get("num_prompts"), int) else None,
     )
 
 
 def read(row: Row) -> str:
     """One plain sentence about a row, with no more claimed than the interval allows."""
-    goal = meaning(row.name).goal
     if row.student is None or row.base is None:
         return "not defined for these clips"
+    change = row.student - row.base
     if row.margin is not None:
-        kept = abs(row.student - row.base) <= row.margin
+        kept = change <= row.margin  # all guards so far are distances: less is better
         return f"{'kept: within' if kept else 'lost: outside'} the margin of {show(row.margin)}"
     if row.interval is not None and row.interval[0] <= 0 <= row.interval[1]:
         return "no clear change: the interval contains 0"
-    change = row.student - row.base
-    if goal == "teacher" and row.teacher is not None and row.teacher != row.base:
-        share = change / (row.teacher - row.base)
-        if share < 0:
-            return "moved away from the teacher"
-        return f"moved {_percent(share)} of the way from base to teacher"
-    if row.base == 0 or goal == "none":
+    return _change(row.base, change, row.teacher, meaning(row.name).goal)
+
+
+def _change(base: float, change: float, teacher: float | None, goal: Goal) -> str:
+    """A change that is clear, in words."""
+    if goal == "teacher" and teacher is not None and teacher != base:
+        share = change / (teacher - base)
+        way = f"moved {_percent(share)} of the way from base to teacher"
+        return "moved away from the teacher" if share < 0 else way
+    if base == 0 or goal == "none":
         return f"changed by {_signed(change)}"
-    size = _percent(abs(change / row.base))
     word = "lower" if change < 0 else "higher"
     improved = {"low": change < 0, "high": change > 0}.get(goal)
     verdict = "" if improved is None else (", better" if improved else ", worse")
-    return f"{size} {word} than the base{verdict}"
+    return f"{_percent(abs(change / base))} {word} than the base{verdict}"
 
 
 def show(value: float | None) -> str:

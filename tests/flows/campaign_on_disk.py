@@ -165,6 +165,7 @@ def _evaluation(
         Image.fromarray(strip).resize((8 * 64, 3 * 64), Image.Resampling.NEAREST).save(
             out / "filmstrips" / f"{index}.png"
         )
+    Image.fromarray(draw.integers(0, 255, (48, 128, 3), dtype=np.uint8)).save(out / "sheet.png")
     _film(out / "samples.mp4", draw.integers(0, 255, (16, 3, 16, 48), dtype=np.uint8))
     card = {
         "prompt_set": request.inputs["prompt_set"].fingerprint,
@@ -187,6 +188,7 @@ def _evaluation(
         for name, (teacher, base, student) in METRICS.items()
     }
     summary: dict[str, Any] = {"metrics": metrics, "num_prompts": 8, "noise_seeds": [11, 12]}
+    summary["filmstrip_prompts"] = list(SENTENCES)
     (out / "summary.json").write_text(json.dumps(summary))
     pd.DataFrame({"prompt": SENTENCES, "gravity": draw.normal(size=3)}).to_parquet(
         out / "per_prompt.parquet"

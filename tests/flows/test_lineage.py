@@ -126,13 +126,21 @@ def test_curves_pictures_films_are_there(campaign: CampaignOnDisk) -> None:
     runs = {r.data.tags["afd.key"]: r for r in all_runs(campaign)}
     evaluation = next(a for i, r, a in campaign.made if i == 1 and r.stage == "evaluate")
     run_id = runs[evaluation.ref.fingerprint[:16]].info.run_id
-    assert {f.path for f in client.list_artifacts(run_id)} == {"filmstrips", "samples.mp4"}
+    assert {f.path for f in client.list_artifacts(run_id)} == {
+        "filmstrips",
+        "samples.mp4",
+        "sheet.png",
+    }
     assert len(client.list_artifacts(run_id, "filmstrips")) == 3
     fitted = next(a for i, r, a in campaign.made if i == 0 and r.stage == "fit")
     history = client.get_metric_history(runs[fitted.ref.fingerprint[:16]].info.run_id, "fit/loss")
     assert sorted({m.step for m in history}) == [0, 1, 2, 3, 4]
     learning = client.get_metric_history(runs["campaign"].info.run_id, "evaluate/gravity")
     assert [m.step for m in learning] == [0, 1]
+    on_campaign = client.list_artifacts(runs["campaign"].info.run_id)
+    assert {"filmstrips", "samples.mp4", "images"} <= {f.path for f in on_campaign}
+    sheets = client.list_artifacts(runs["campaign"].info.run_id, "images")
+    assert len([f for f in sheets if f.path.endswith(".png")]) == 2  # one a round
 
 
 def test_the_best_student_is_the_champion(campaign: CampaignOnDisk) -> None:
