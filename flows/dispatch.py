@@ -5,41 +5,20 @@ Every way ends in an Outcome, and whether the artifact exists is the store's wor
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from afd.config import Cluster
 from afd.failpoints import failpoint
 from afd.stages.door import execute, limit_threads
 from afd.stages.mailbox import request_id
 from afd.stages.outcome import EXIT_CODE, Outcome, Status, explain, status_of
 from afd.stages.request import StageRequest
-from afd.store import Store, write_atomic
-from flows.ledger import JobEntry, Ledger
+from afd.store import write_atomic
+from flows.ledger import JobEntry, Ledger, run_door
+from flows.site import POLL_S, Site, cancelling, executor, log_tail
+from flows.workers import WorkerJob
 
-if TYPE_CHECKING:
-    import submitit
-
-POLL_S = 0.02
 MAX_LOST = 2  # attempts at one stage whose process is killed: preemption once, a bug not for ever
 BUSY_RETRY_S = 1.0
-TAIL_LINES = 20
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a campaign computes: circumstance only."""
-
-    store: Store
-    folder: Path  # of the campaign: ledger, worker and logs live below it
-    cluster: Cluster
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
 
 
 class Dispatch(Protocol):
@@ -103,30 +82,7 @@ def build(site: Site) -> Dispatch:
         case "local":
             if site.cluster.allocation == "stage":
                 return JobPerStage(site)
-            from flows.workers import WorkerJob
-
             return WorkerJob(site)
-
-
-def executor(site: Site, name: str) -> "submitit.Executor":
-    """A submitit executor whose jobs see the thread limit before they import anything."""
-    import submitit
-
-    limit_threads(site.cluster.num_threads)  # jobs inherit this process's environment
-    match site.cluster.executor:
-        case "local" | "in_process":
-            chosen = submitit.LocalExecutor(folder=site.folder / "submitit")
-            chosen.update_parameters(
-                timeout_min=site.cluster.timeout_min, name=name, stderr_to_stdout=True
-            )
-            return chosen
-
-
-def log_tail(log: str | None) -> str:
-    """The last lines of an attempt's log."""
-    if log is None or not Path(log).exists():
-        return ""
-    return "\n".join(Path(log).read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
 
 class InProcess:
@@ -190,7 +146,8 @@ class JobPerStage:
             )
         self._ledger.forget(name)
         code = entry.exit_code()
-        status = next((known for known, value in EXIT_CODE.items() if value == code), "lost")
+        by_code: dict[int, Status] = {value: known for known, value in EXIT_CODE.items()}
+        status = by_code.get(code, "lost")
         return Outcome(
             status=status,
             message="" if status == "done" else log_tail(entry.log),
@@ -200,8 +157,6 @@ class JobPerStage:
         )
 
     def _submit(self, request: StageRequest, name: str) -> JobEntry:
-        from flows.ledger import run_door
-
         folder = self._site.folder / "ledger"
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{name}.request.json"
@@ -221,18 +176,6 @@ class JobPerStage:
     def end_round(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-@contextmanager
-def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
-    """Give up what was asked for when the wait is interrupted (Ctrl-C, a cancelled flow run)."""
-    finished = False
-    try:
-        yield
-        finished = True
-    finally:
-        if not finished:
-            cancel()
 
 
 def _no_result(request: StageRequest, outcome: Outcome) -> dict[str, str]:

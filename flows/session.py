@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 
@@ -27,9 +28,10 @@ from afd.stages.request import StageRequest
 from afd.store import Store, StoreError, told, write_atomic, write_json
 from flows import versions
 from flows.board import Board
-from flows.dispatch import Dispatch, Site, build
+from flows.dispatch import Dispatch, build
 from flows.lineage import Lineage
 from flows.run_ids import stage_key
+from flows.site import Site
 
 
 class HeldError(RuntimeError):
@@ -188,13 +190,14 @@ def _keep_params(folder: Path, params: Params) -> None:
         )
 
 
-def _differences(old: object, new: object, path: str = "") -> list[tuple[str, object, object]]:
+def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Leaves that differ, as (dotted path, old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new})
+        before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
         return [
             found
-            for key in keys
-            for found in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+            for key in sorted({*before, *after})
+            for found in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
         ]
     return [] if old == new else [(path, old, new)]
 

@@ -12,8 +12,9 @@ from afd.artifacts import ArtifactRef
 from afd.failpoints import failpoint
 from afd.stages.request import StageName, StageRequest
 from flows.board import Done
-from flows.dispatch import StageFailedError, compute, log_tail
+from flows.dispatch import StageFailedError, compute
 from flows.session import Session
+from flows.site import log_tail
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -114,13 +115,13 @@ class Held:
 @cache
 def prefect_task(stage: StageName) -> "Task[Any, ArtifactRef]":
     """The task of a stage. No cache: the store is the one judge of "already done"."""
-    from prefect import task
+    from prefect import Task
     from prefect.cache_policies import NO_CACHE
 
     def run(held: Held, request: StageRequest, round_index: int | None) -> ArtifactRef:
         return make(held.session, request, round_index)
 
-    return task(
+    return Task(
         run,
         name=stage,
         task_run_name=f"{stage}-{{request.output.short}}",

@@ -14,8 +14,8 @@ from afd.stages.mailbox import Mailbox, code_digest
 from afd.stages.outcome import Outcome
 from afd.stages.request import StageRequest
 from afd.stages.worker import Job, serve
-from flows.dispatch import POLL_S, Site, cancelling, executor, log_tail
 from flows.ledger import JobEntry, Ledger
+from flows.site import POLL_S, Site, cancelling, executor, log_tail
 
 WORKER = "worker"
 

@@ -104,6 +104,8 @@ def limit_threads(num_threads: int) -> None:
     """Tell every numerical library of this process before any of them is imported."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(num_threads)
+    # pyarrow's jemalloc starts a thread when imported, and a worker with two threads must not fork.
+    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 
 
 def describe_maker() -> MadeBy:

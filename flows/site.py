@@ -1,0 +1,63 @@
+"""Where a campaign computes, and what every way of computing needs: executors, logs, giving up."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afd.config import Cluster
+from afd.stages.door import limit_threads
+from afd.store import Store
+
+if TYPE_CHECKING:
+    import submitit
+
+POLL_S = 0.02  # how often a waiting thread looks: a stat of two files
+TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a campaign computes: circumstance only."""
+
+    store: Store
+    folder: Path  # of the campaign: ledger, worker and logs live below it
+    cluster: Cluster
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+
+def executor(site: Site, name: str) -> "submitit.Executor":
+    """A submitit executor whose jobs see the thread limit before they import anything."""
+    import submitit
+
+    limit_threads(site.cluster.num_threads)  # jobs inherit this process's environment
+    match site.cluster.executor:
+        case "local" | "in_process":
+            chosen = submitit.LocalExecutor(folder=site.folder / "submitit")
+            chosen.update_parameters(
+                timeout_min=site.cluster.timeout_min, name=name, stderr_to_stdout=True
+            )
+            return chosen
+
+
+def log_tail(log: str | None) -> str:
+    """The last lines of an attempt's log."""
+    if log is None or not Path(log).exists():
+        return ""
+    return "\n".join(Path(log).read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+
+@contextmanager
+def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
+    """Give up what was asked for when the wait is interrupted (Ctrl-C, a cancelled flow run)."""
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if not finished:
+            cancel()
