@@ -84,16 +84,18 @@ def render(
     for number, radius in enumerate(radii):
         x = positions[:, number, 0, None] * scale
         y = positions[:, number, 1, None] * scale
-        distance = np.sqrt(
-            (centre - y)[:, :, None] ** 2 + (centre - x)[:, None, :] ** 2
-        )  # [F, H, W]
-        cover = np.clip(radius * scale - distance + 0.5, 0.0, 1.0)[:, None]
+        cover = np.sqrt((centre - y)[:, :, None] ** 2 + (centre - x)[:, None, :] ** 2)  # distance
+        np.subtract(radius * scale, cover, out=cover)
+        cover += 0.5
+        np.clip(cover, 0.0, 1.0, out=cover)  # [F, H, W]
         colour = contrast * (rgb[number] - GROUND)
-        frames += cover * (colour[None, :, None, None] - frames)
+        for channel in range(3):
+            layer = frames[:, channel]
+            layer += cover * (colour[channel] - layer)
     frames += ground
     if look.grain:
         frames += look.grain * _grain(num_frames, resolution, look.grain_px, generator)
-    return np.clip(frames, 0.0, 1.0).astype(np.float32)
+    return np.clip(frames, 0.0, 1.0, out=frames).astype(np.float32)
 
 
 def _grain(
@@ -103,7 +105,7 @@ def _grain(
     cells = int(np.ceil(ROOM_PX / grain_px))
     side = ((np.arange(resolution) + 0.5) * ROOM_PX / resolution / grain_px).astype(int)
     grain = generator.standard_normal((num_frames, 3, cells, cells))
-    return grain[:, :, side[:, None], side[None, :]]
+    return grain.take(side, axis=2).take(side, axis=3)
 
 
 def to_uint8(frames: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

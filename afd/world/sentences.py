@@ -103,9 +103,7 @@ def all_sentences() -> tuple[Sentence, ...]:
     two = [
         Sentence((Ball(a, left, "left"), Ball(b, right, "right")), height, motion)
         for motion in (*MEETING, FALLING)
-        for (left, right), a, b, height in product(
-            permutations(COLOURS, 2), SIZES, SIZES, HEIGHTS
-        )
+        for (left, right), a, b, height in product(permutations(COLOURS, 2), SIZES, SIZES, HEIGHTS)
     ]
     return (*one, *two)
 
