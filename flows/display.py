@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -57,7 +58,8 @@ class Screen:
         done = self._session.board.done
         for entry in done[self._num_told :]:
             if not entry.was_there:
-                self._console.print(self._line(entry), highlight=False)
+                line = self._line(entry)
+                self._console.print(line, highlight=False, no_wrap=True, overflow="ellipsis")
         self._num_told = len(done)
 
     def _line(self, done: Done) -> str:
@@ -94,10 +96,10 @@ def results_table(summary: Path) -> Table:
     content = json.loads(summary.read_bytes())
     seeds = ", ".join(map(str, content.get("noise_seeds", ())))
     title = f"held-out prompts: {content.get('num_prompts', '?')}   noise seeds: {seeds}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("metric", no_wrap=True)
     for name in ("teacher", "base", "student", "difference", "interval"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, row in content["metrics"].items():
         low, high = row.get("interval") or (None, None)
         interval = "not estimable" if low is None else f"[{_short(low)}, {_short(high)}]"
