@@ -26,6 +26,7 @@ FLOOR_SHARE = 0.2
 WINDOW_PX = 3.5  # around the strongest spot: the largest radius 2.2, an edge, and the smoothing
 LOST_SHARE = 0.15  # of the ball's own early mass: below, the ball is not seen
 _MARGIN = 2  # px of the wider canvas
+_CHUNK = 16  # clips worked on at a time: their arrays stay in cache, twice as fast as all at once
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,9 +56,14 @@ def track(clips: npt.NDArray[np.float32], rgb: Floats) -> Tracks:
     """
     _check(clips, rgb)
     named = ~np.isnan(rgb).any(axis=-1)
-    amplitudes = _amplitudes(clips, np.where(named[..., None], rgb, 0.0), named)
-    masses = amplitudes.sum(axis=(-2, -1))
-    centres = _centres(amplitudes)
+    colours = np.where(named[..., None], rgb, 0.0)
+    masses = np.empty((*clips.shape[:2], rgb.shape[1]))
+    centres = np.empty((*masses.shape, 2))
+    for start in range(0, len(clips), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        amplitudes = _amplitudes(clips[rows], colours[rows], named[rows])
+        masses[rows] = amplitudes.sum(axis=(-2, -1))
+        centres[rows] = _centres(amplitudes)
     early = early_mass(masses)
     seen = (masses > 0) & (masses >= LOST_SHARE * early[:, None]) & named[:, None]
     centres = _hold_last_seen(centres, seen)
@@ -89,14 +95,15 @@ def _amplitudes(
     clips: npt.NDArray[np.float32], rgb: Floats, named: npt.NDArray[np.bool_]
 ) -> Floats:
     """Non-negative amplitude of each named colour at each pixel: [N, F, B, H + 4, W + 4]."""
-    num_clips, num_frames, _, height, width = clips.shape
-    pixels = clips.transpose(0, 2, 1, 3, 4).reshape(num_clips, 3, -1).astype(np.float64)
+    num_clips = len(clips)
+    pixels = clips.swapaxes(1, 2).reshape(num_clips, 3, -1)
     ground = np.median(pixels, axis=2)
-    above = clips - ground[:, None, :, None, None]
-    smooth = _smooth(above)  # [N, F, 3, H+4, W+4]
+    above = clips - ground[:, None, :, None, None].astype(np.float64)
     # Columns of the mixing matrix: direction of each colour away from the clean ground.
     basis = (rgb - GROUND) * named[..., None]  # [N, B, 3]
-    signed = np.einsum("nfchw,nbc->nfbhw", smooth, basis)
+    # Smoothing is linear: two projections are smoothed in the place of three channels.
+    projected = np.matmul(basis[:, None], above.reshape(*above.shape[:3], -1))
+    signed = _smooth(projected.reshape(*projected.shape[:3], *clips.shape[-2:]))
     gram = np.einsum("nbc,ndc->nbd", basis, basis)
     amplitudes = _non_negative(signed, gram, named)
     # Robust spread of the ground's own amplitude, before the non-negative step, per clip and ball.
@@ -113,9 +120,13 @@ def _amplitudes(
 def _smooth(frames: Floats) -> Floats:
     """[..., H, W] -> [..., H + 4, W + 4]: [1 2 1] / 4 along both axes, nothing lost at the edge."""
     padded = np.pad(frames, [(0, 0)] * (frames.ndim - 2) + [(_MARGIN, _MARGIN)] * 2)
-    for axis in (-2, -1):
-        padded = 0.5 * padded + 0.25 * (np.roll(padded, 1, axis) + np.roll(padded, -1, axis))
-    return padded
+    down = 0.5 * padded
+    down[..., 1:, :] += 0.25 * padded[..., :-1, :]
+    down[..., :-1, :] += 0.25 * padded[..., 1:, :]
+    both = 0.5 * down
+    both[..., 1:] += 0.25 * down[..., :-1]
+    both[..., :-1] += 0.25 * down[..., 1:]
+    return both
 
 
 def _non_negative(signed: Floats, gram: Floats, named: npt.NDArray[np.bool_]) -> Floats:
@@ -145,20 +156,29 @@ def _non_negative(signed: Floats, gram: Floats, named: npt.NDArray[np.bool_]) ->
 def _centres(amplitudes: Floats) -> Floats:
     """Centroid (x, y) around the strongest 5x5 spot of each frame: [N, F, B, 2], px of the clip."""
     height, width = amplitudes.shape[-2:]
-    spots = amplitudes
-    for axis in (-2, -1):
-        spots = sum(np.roll(spots, shift, axis) for shift in range(-2, 3))
+    spots = _box_sums(_box_sums(amplitudes).swapaxes(-2, -1)).swapaxes(-2, -1)
     flat = spots.reshape(*spots.shape[:-2], -1).argmax(axis=-1)
     peak_y, peak_x = np.unravel_index(flat, (height, width))
-    y, x = np.arange(height)[:, None], np.arange(width)[None, :]
+    y, x = np.arange(height, dtype=np.float64)[:, None], np.arange(width, dtype=np.float64)
     for _ in range(2):  # the second pass centres the window on the first centroid
         near = (y - peak_y[..., None, None]) ** 2 + (x - peak_x[..., None, None]) ** 2
-        weight = amplitudes * (near <= WINDOW_PX**2)
-        total = np.maximum(weight.sum(axis=(-2, -1)), 1e-9)
-        found = weight.sum(axis=(-2, -1)) > 0
-        peak_x = np.where(found, (weight * x).sum(axis=(-2, -1)) / total, peak_x)
-        peak_y = np.where(found, (weight * y).sum(axis=(-2, -1)) / total, peak_y)
+        weight = np.where(near <= WINDOW_PX**2, amplitudes, 0.0)
+        rows, columns = weight.sum(axis=-1), weight.sum(axis=-2)
+        total = rows.sum(axis=-1)
+        found = total > 0
+        total = np.where(found, total, 1.0)
+        peak_x = np.where(found, (columns * x).sum(axis=-1) / total, peak_x)
+        peak_y = np.where(found, (rows * y[:, 0]).sum(axis=-1) / total, peak_y)
     return np.stack([peak_x, peak_y], axis=-1) - _MARGIN + 0.5
+
+
+def _box_sums(values: Floats) -> Floats:
+    """Sums over windows of 5 along the last axis, cut at its ends; same shape."""
+    sums = values.copy()
+    for shift in (1, 2):
+        sums[..., shift:] += values[..., :-shift]
+        sums[..., :-shift] += values[..., shift:]
+    return sums
 
 
 def _hold_last_seen(centres: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
