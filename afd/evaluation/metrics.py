@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from afd.evaluation import falling
 from afd.evaluation.tracking import Tracks, early_mass, track
-from afd.world.physics import simulate
+from afd.world.physics import simulate_many
 from afd.world.rendering import RGB
 from afd.world.scenes import (
     ROOM_PX,
@@ -29,10 +30,6 @@ VERSION = 2  # enters the evaluation card; raise it when a definition below chan
 
 MASS_BAND = (0.5, 1.6)  # of the clip's own early mass: a half vanished ball, most of a second one
 CLOSEST_SHARE = 0.6  # of the sum of radii: a discretely sampled, blurred contact stays above .7
-CONTACT_PX = 0.75  # nearer than this to floor or ceiling, a ball no longer falls freely
-MIN_REST_FRAMES = 4
-MIN_FALL_FRAMES = 6  # a free parabola through fewer has a spread of .03 px/frame^2 at .1 px noise
-MIN_REBOUND_FRAMES = 3
 
 Floats = npt.NDArray[np.float64]
 Clips = npt.NDArray[np.float32]
@@ -91,15 +88,18 @@ def valid_trajectories(
     lies inside a wall is moved to the nearest place inside the room.
     """
     law = ClipLaws(float(np.mean(laws.gravity)), float(np.mean(laws.restitution)), True)
-    paths = np.full((len(sentences), num_frames, starts.shape[1], 2), np.nan)
-    for path, start, sentence in zip(paths, starts, sentences, strict=True):
+    scenes: list[Scene] = []
+    for start, sentence in zip(starts, sentences, strict=True):
         bodies: list[Body] = []
         for place, velocity, radius in zip(
             start, nominal_velocity(sentence), radii(sentence), strict=False
         ):
             x, y = np.clip(place, radius, ROOM_PX - radius)
             bodies.append(Body((float(x), float(y)), velocity, radius))
-        path[:, : len(bodies)] = simulate(Scene(tuple(bodies)), law, num_frames)
+        scenes.append(Scene(tuple(bodies)))
+    paths = np.full((len(sentences), num_frames, starts.shape[1], 2), np.nan)
+    simulated = simulate_many(scenes, [law] * len(scenes), num_frames)
+    paths[:, :, : simulated.shape[2]] = simulated
     return paths
 
 
@@ -118,25 +118,31 @@ def gravity(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
     """Downward acceleration from rest before first contact, px/frame^2, mean over balls.
 
     Every sentence starts without vertical speed, so y - y0 = g t^2 / 2 is fitted, by least squares
-    through the origin, to the frames up to the first one in which the ball is lost or within
-    CONTACT_PX of floor or ceiling; nan below MIN_REST_FRAMES of them. Balls that meet do so at one
-    height: the impact is horizontal and leaves the fall as it is.
+    through the origin, to the frames up to the first one in which the ball is lost or near floor
+    or ceiling; nan below falling.MIN_REST_FRAMES of them. Balls that meet do so at one height: the
+    impact is horizontal and leaves the fall as it is.
     """
-    length = _free_frames(tracks, ball_radii(sentences))
-    acceleration = _fall_from_rest(tracks.centres[..., 1], length)
+    length = falling.free_frames(tracks, ball_radii(sentences))
+    acceleration = falling.from_rest(tracks.centres[..., 1], length)
     return _mean(acceleration, tracks.named & np.isfinite(acceleration))
 
 
 def gravity_free_fit(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
-    """`gravity` with a free vertical start speed; nan below MIN_FALL_FRAMES. A component.
+    """`gravity` with a free vertical start speed; nan below falling.MIN_FALL_FRAMES. A component.
 
     It tells a ball that accelerates from one that only moves. It is noisier, since in few frames it
     trades speed for acceleration: on teacher clips of the odd look the spread over clips is .020,
     from rest .007; of the clean look .003 and .001.
     """
-    length = _free_frames(tracks, ball_radii(sentences))
-    acceleration, _ = _fall(tracks.centres[..., 1], length)
+    length = falling.free_frames(tracks, ball_radii(sentences))
+    acceleration, _ = falling.free_fit(tracks.centres[..., 1], length)
     return _mean(acceleration, tracks.named & np.isfinite(acceleration))
+
+
+def bounce(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
+    """Speed after the first landing over speed before it, mean over the balls that show one."""
+    ratio = falling.rebound(tracks, ball_radii(sentences))
+    return _mean(ratio, tracks.named & np.isfinite(ratio))
 
 
 def object_permanence(tracks: Tracks) -> Floats:
@@ -171,35 +177,6 @@ def interpenetration(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
     return passed
 
 
-def bounce(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
-    """Speed after the first landing over speed before it (restitution as filmed), mean over balls.
-
-    Both speeds are those of the two parabolas of the ball's own gravity at the frame of lowest
-    place; nan without a free fall that reaches the floor or with fewer than MIN_REBOUND_FRAMES
-    frames after it.
-    """
-    height = tracks.centres[..., 1]
-    num_frames = height.shape[1]
-    acceleration, speed = _fall(height, _free_frames(tracks, ball_radii(sentences)))
-    floor = ROOM_PX - ball_radii(sentences)[:, None]
-    frames = np.arange(num_frames)[None, :, None]
-    landed = np.where(tracks.seen & (height > floor - CONTACT_PX), frames, num_frames)
-    first = landed.min(axis=1)  # [N, B]
-    window = (frames >= first[:, None]) & (frames <= first[:, None] + 2)
-    lowest = np.where(window, np.nan_to_num(height, nan=-np.inf), -np.inf).argmax(axis=1)
-    after = frames - lowest[:, None]
-    used = (after >= 1) & (after <= 4) & tracks.seen & (first < num_frames)[:, None]
-    # Speed upward just after the landing, with the fall's own acceleration taken out, from the
-    # frames after the lowest one: the landing itself falls between two frames.
-    upward = -(height - 0.5 * acceleration[:, None] * after**2)
-    rebound = _slope(after.astype(np.float64), upward, used)
-    impact = speed + acceleration * lowest
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = rebound / impact
-    fit = (used.sum(axis=1) >= MIN_REBOUND_FRAMES) & (impact > 0.3) & np.isfinite(ratio)
-    return _mean(ratio, tracks.named & fit)
-
-
 def motion(tracks: Tracks) -> Floats:
     """Mean speed of the tracked centres, px/frame; a lost ball stands still."""
     speed = np.linalg.norm(np.diff(tracks.centres, axis=1), axis=-1)
@@ -228,55 +205,6 @@ def flicker(clips: Clips) -> Floats:
     bend = np.abs(np.diff(grey, n=2, axis=1)).mean(axis=1)
     count = max(1, bend.shape[1] // 4)
     return np.partition(bend, count - 1, axis=1)[:, :count].mean(axis=1)
-
-
-def _free_frames(tracks: Tracks, sizes: Floats) -> npt.NDArray[np.int64]:
-    """Number of frames [N, B] from the start in which a ball is seen and touches nothing."""
-    height = tracks.centres[..., 1]
-    clearance = sizes[:, None] + CONTACT_PX
-    with np.errstate(invalid="ignore"):
-        # Near the ceiling only while rising: a high start lies close to it.
-        rising = np.diff(height, axis=1, prepend=height[:, :1]) < -0.05
-        touches = (height > ROOM_PX - clearance) | ((height < clearance) & rising)
-    bound = ~tracks.seen | touches
-    return np.where(bound.any(axis=1), bound.argmax(axis=1), bound.shape[1])
-
-
-def _fall_from_rest(height: Floats, length: npt.NDArray[np.int64]) -> Floats:
-    """Acceleration [N, B] of y - y[0] = g t^2 / 2 over the first `length` frames."""
-    num_frames = height.shape[1]
-    half_square = 0.5 * np.arange(num_frames, dtype=np.float64)[:, None] ** 2
-    used = np.arange(num_frames)[:, None] < length[:, None]  # [N, F, B]
-    fallen = np.where(used, height - height[:, :1], 0.0)
-    square = np.where(used, half_square**2, 0.0).sum(axis=1)
-    enough = length >= MIN_REST_FRAMES
-    shared = (half_square * fallen).sum(axis=1)
-    return np.where(enough, shared / np.where(enough, square, 1.0), np.nan)
-
-
-def _fall(height: Floats, length: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Acceleration and start speed [N, B] of parabolas through the first `length` frames."""
-    num_frames = height.shape[1]
-    acceleration, speed = np.full(length.shape, np.nan), np.full(length.shape, np.nan)
-    for frames in range(MIN_FALL_FRAMES, num_frames + 1):
-        rows = length == frames
-        if rows.any():
-            t = np.arange(frames, dtype=np.float64)
-            fit = np.linalg.pinv(np.stack([np.ones(frames), t, 0.5 * t**2], axis=1))
-            _, speed[rows], acceleration[rows] = fit @ height[:, :frames].swapaxes(1, 2)[rows].T
-    return acceleration, speed
-
-
-def _slope(x: Floats, y: Floats, used: npt.NDArray[np.bool_]) -> Floats:
-    """Least-squares slope along axis 1 of the used points; nan where fewer than two."""
-    weight = used.astype(np.float64)
-    count = np.maximum(weight.sum(axis=1), 1)
-    x_mean = (weight * x).sum(axis=1) / count
-    y = np.where(used, y, 0.0)
-    y_mean = y.sum(axis=1) / count
-    spread = (weight * (x - x_mean[:, None]) ** 2).sum(axis=1)
-    shared = (weight * (x - x_mean[:, None]) * (y - y_mean[:, None])).sum(axis=1)
-    return np.where(spread > 0, shared / np.where(spread > 0, spread, 1.0), np.nan)
 
 
 def _mean(values: Floats, used: npt.NDArray[np.bool_]) -> Floats:
