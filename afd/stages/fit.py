@@ -121,7 +121,8 @@ def read_rounds(inputs: dict[str, Artifact], store: Store) -> list[Pairs]:
         clips = inputs[f"teacher_clips_{len(rounds)}"]
         student_ref = rollouts.manifest.made_from["student"]
         codec = load_codec(store.path(student_ref))
-        teacher, table = read_clips(clips.path)
+        refuse_unpermitted(clips)
+        teacher, table = read_clips(clips.path, *shape_of(clips))
         who = pd.read_parquet(rollouts.file("rollouts.parquet"))
         prompts = who.groupby("group")["prompt"].first().tolist()
         if prompts != table["prompt"].tolist():
@@ -134,6 +135,22 @@ def read_rounds(inputs: dict[str, Artifact], store: Store) -> list[Pairs]:
         text = encode(prompts)
         rounds.append(Pairs(_through(codec, teacher), student, text))
     return rounds
+
+
+def refuse_unpermitted(clips: Artifact) -> None:
+    """Raise PermissionError unless the teacher's terms allow training; harvesting always may."""
+    permitted = clips.manifest.params["teacher"]["training_permitted"]
+    if permitted != "yes":
+        raise PermissionError(
+            f"teacher.training_permitted is {permitted!r}: training on clips "
+            f"{clips.manifest.fingerprint[:16]} is refused, the clips are kept; set it to yes once "
+            "the teacher's terms have been read and allow it"
+        )
+
+
+def shape_of(clips: Artifact) -> tuple[int, int]:
+    """(frame size, frames) of the clips as the student sees them."""
+    return clips.manifest.params["frame_size"], clips.manifest.params["num_frames"]
 
 
 def as_seen(clips: Tensor) -> Tensor:
@@ -154,9 +171,7 @@ def draw_pairs(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     sources = torch.zeros(own.batch_size, dtype=torch.long)
     if num_replayed:
-        sources[:num_replayed] = 1 + torch.randint(
-            len(rounds) - 1, (num_replayed,), generator=draw
-        )
+        sources[:num_replayed] = 1 + torch.randint(len(rounds) - 1, (num_replayed,), generator=draw)
     for source in sources.unique().tolist():
         count = int((sources == source).sum())
         pairs = rounds[source]

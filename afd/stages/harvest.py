@@ -4,12 +4,13 @@ A video is named by the hash of what was asked: teacher, prompt, sample number, 
 by another round, campaign or seed, it is read from the store; only what is missing is paid.
 """
 
+import hashlib
 from typing import Any
 
 from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import SimulatorTeacher
-from afd.data.clips import ClipError, decode
+from afd.data.clips import decode
 from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.data.shards import write_shard
 from afd.failpoints import failpoint
@@ -81,25 +82,28 @@ def pay(teacher: Teacher, prompt: Prompt, key: str) -> bytes:
 
 
 def keep(store: Store, key: str, clip: bytes) -> None:
-    """Into the append-only part of the store, whole or not at all."""
+    """Into the append-only part of the store, whole or not at all; its name carries its hash."""
     folder = store.clips / key[:2]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{key}.mp4", clip)
+    write_atomic(folder / f"{key}.{_digest(clip)}.mp4", clip)
 
 
 def kept(store: Store, key: str) -> bytes | None:
-    """The video already paid for, or None. Raises StoreError when its file is damaged."""
-    path = store.clips / key[:2] / f"{key}.mp4"
-    try:
+    """The video already paid for, or None. Raises StoreError when its bytes have changed."""
+    damaged: list[str] = []
+    for path in sorted((store.clips / key[:2]).glob(f"{key}.*.mp4")):
         clip = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        decode(clip)
-    except ClipError as error:
+        if path.name == f"{key}.{_digest(clip)}.mp4":
+            return clip
+        damaged.append(str(path))
+    if damaged:
         raise StoreError(
-            f"{path}: a paid teacher video is damaged: {error}. Restore it from a backup or "
-            f"`dvc pull`; only if it is lost for good, `rm {path}` and run the same command again "
-            "to pay for it once more"
-        ) from error
-    return clip
+            f"{damaged[0]}: a paid teacher video has changed on disk. Restore it from a backup; "
+            f"only if it is lost for good, `rm {damaged[0]}` and run the same command again to pay "
+            "for it once more"
+        )
+    return None
+
+
+def _digest(clip: bytes) -> str:
+    return hashlib.sha256(clip).hexdigest()[:16]

@@ -158,9 +158,7 @@ def _batch(num_rows: int, batch_size: int, step: int, seed: int, round_index: in
     size = min(batch_size, num_rows)
     per_pass = num_rows // size
     turn, place = divmod(step, per_pass)
-    order = torch.randperm(
-        num_rows, generator=seeds.generator(seed, "order", round_index, turn)
-    )
+    order = torch.randperm(num_rows, generator=seeds.generator(seed, "order", round_index, turn))
     return order[place * size : (place + 1) * size]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from afd import seeds
 from afd.artifacts import Artifact
-from afd.config import CausalWanParams, LawsParams, LookParams, WarmstartParams
+from afd.config import CausalWanParams, WarmstartParams
 from afd.data.prompts import Prompt, read_jsonl
 from afd.data.text import encode
 from afd.data.weights import module_tensors, optimiser_tensors, restore_module, restore_optimiser
@@ -27,9 +27,8 @@ from afd.students import codec as codecs
 from afd.students.averaging import average_into, frozen_copy
 from afd.students.causal_wan import build
 from afd.students.checkpoint import save_student
+from afd.world import build as world
 from afd.world.films import film_corpus
-from afd.world.rendering import Look
-from afd.world.scenes import Laws
 from afd.world.sentences import parse
 
 
@@ -43,11 +42,16 @@ def run(
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
     clips, texts = _corpus(prompts, own, seed, params["num_frames"])
 
-    codec = PatchCodec.fit(clips, wan.codec, latent_frames_per_block=wan.latent_frames_per_block)
+    patch = (wan.codec.frames, *clips.shape[3:])
+    draw = seeds.generator(seed, "codec")
+    codec = codecs.fit(clips, patch, wan.codec.components, wan.codec.whitening, draw)
     latents = torch.cat([codec.encode(part) for part in clips.split(256)])
-    student = build(wan, codec.geometry, seed=seeds.derive(seed, "student"))
+    geometry = codec.geometry(clips.shape, wan.latent_frames_per_block)
+    student = build(wan, geometry, seeds.generator(seed, "student"))
     average = frozen_copy(student)
-    optimiser = torch.optim.AdamW(student.parameters(), lr=0.0, weight_decay=own.weight_decay)
+    optimiser = torch.optim.AdamW(
+        student.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=own.weight_decay
+    )
     first = 0
     if kept := work.resume():
         last, tensors, _ = kept
@@ -104,8 +108,8 @@ def _corpus(
     sentences = [parse(prompt.text) for prompt in prompts if prompt.split == "train"]
     clips, chosen = film_corpus(
         sentences,
-        laws(own.laws),
-        look(own.look),
+        world.laws(own.laws),
+        world.look(own.look),
         seeds.derive(seed, "corpus"),
         own.num_clips,
         num_frames,
@@ -134,20 +138,3 @@ def _loss(
     velocity = student.velocity(noisy, t, texts[chosen], clean)
     loss, _ = sft_loss(velocity, clean=clean, noise=noise, t=t, scaling="adaptive_clean")
     return loss
-
-
-def laws(params: LawsParams) -> Laws:
-    return Laws(
-        gravity=(params.gravity.low, params.gravity.high),
-        restitution=(params.restitution.low, params.restitution.high),
-        collide=params.collide,
-        velocity_jitter=params.velocity_jitter,
-    )
-
-
-def look(params: LookParams) -> Look:
-    return Look(
-        contrast=(params.contrast.low, params.contrast.high),
-        background=(params.background.low, params.background.high),
-        grain=params.grain,
-    )

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from afd import seeds
 from afd.config import CausalWanParams
 from afd.latents import LatentGeometry
-from afd.students.causal_wan import CausalWan, build
 from afd.students import codec as codecs
+from afd.students.causal_wan import CausalWan, build
 from afd.students.codec import PatchCodec
 
 Which = Literal["student", "average"]
