@@ -45,21 +45,24 @@ class Parallel:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         size = query.shape[2] // (2 * self.num_blocks - 1)
         num_clean = (self.num_blocks - 1) * size
-        outputs: list[Tensor] = []
-        for end in range(size, num_clean + 1, size):
-            own = slice(end - size, end)
-            outputs.append(
-                scaled_dot_product_attention(query[:, :, own], key[:, :, :end], value[:, :, :end])
-            )
-        for seen in range(0, num_clean + 1, size):
-            own = slice(num_clean + seen, num_clean + seen + size)
-            outputs.append(
-                scaled_dot_product_attention(
-                    query[:, :, own],
-                    torch.cat([key[:, :, :seen], key[:, :, own]], dim=2),
-                    torch.cat([value[:, :, :seen], value[:, :, own]], dim=2),
-                )
-            )
+        # split, not slices: a slice's gradient is a zero-filled copy of the whole tensor, and in
+        # small passes filling those cost as much as attending
+        queries = _split(query, [size] * (2 * self.num_blocks - 1))
+        clean_keys, *noisy_keys = _split(key, [num_clean] + [size] * self.num_blocks)
+        clean_values, *noisy_values = _split(value, [num_clean] + [size] * self.num_blocks)
+        past: list[tuple[Tensor, Tensor]] = [
+            (clean_keys[:, :, :seen], clean_values[:, :, :seen])
+            for seen in range(0, num_clean + 1, size)
+        ]
+        outputs = [
+            scaled_dot_product_attention(queries[block], *past[block + 1])
+            for block in range(self.num_blocks - 1)
+        ]
+        for block in range(self.num_blocks):
+            keys = torch.cat([past[block][0], noisy_keys[block]], dim=2)
+            values = torch.cat([past[block][1], noisy_values[block]], dim=2)
+            own = queries[self.num_blocks - 1 + block]
+            outputs.append(scaled_dot_product_attention(own, keys, values))
         return torch.cat(outputs, dim=2)
 
 
@@ -220,6 +223,11 @@ def _angles(position: Tensor, size: int) -> Tensor:
 def _heads(states: Tensor, heads: int) -> Tensor:
     batch, tokens, _ = states.shape
     return states.reshape(batch, tokens, heads, -1).transpose(1, 2)
+
+
+def _split(states: Tensor, sizes: list[int]) -> list[Tensor]:
+    """Pieces of these sizes along the tokens."""
+    return list(cast("tuple[Tensor, ...]", torch.split(states, sizes, dim=2)))
 
 
 def _unfold(states: Tensor, num_frames: int) -> Tensor:

@@ -35,6 +35,7 @@ from afd.students.attention import (
 )
 
 Prediction: TypeAlias = Literal["velocity", "clean"]
+MISSING_GEOMETRY = "this CausalWan has no geometry: call adopt(geometry, prediction)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class CausalWan(WanTransformer3DModel):
     def geometry(self) -> LatentGeometry:
         """Shape and blocks of the latents; RuntimeError before `adopt`."""
         if self._geometry is None:
-            raise RuntimeError("this CausalWan has no geometry: call adopt(geometry, prediction)")
+            raise RuntimeError(MISSING_GEOMETRY)
         return self._geometry
 
     @property
@@ -175,7 +176,6 @@ class CausalWan(WanTransformer3DModel):
         """
         if encoder_hidden_states_image is not None or attention_kwargs is not None:
             raise ValueError("image conditioning and attention_kwargs are not supported")
-        geometry = self.geometry
         frames, num_frames = hidden_states, hidden_states.shape[2]
         if timestep.ndim == 1:
             timestep = timestep[:, None].expand(-1, num_frames)
@@ -187,20 +187,39 @@ class CausalWan(WanTransformer3DModel):
             reach = Cached(cache)
         elif clean is not None:
             # the last clean block is context to no block, so it never enters
-            num_clean = num_frames - geometry.latent_frames_per_block
+            num_clean = num_frames - self.geometry.latent_frames_per_block
             frames = torch.cat([clean[:, :, :num_clean], frames], dim=2)
             timestep = torch.cat([timestep.new_zeros(len(frames), num_clean), timestep], dim=1)
             positions = positions[:num_clean] + positions
-            reach = Parallel(geometry.num_blocks)
+            reach = Parallel(self.geometry.num_blocks)
+        text = encoder_hidden_states if cache is None else cache.texts
+        output = self.under(reach, frames, timestep, positions, text, num_frames)
+        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
+    def under(
+        self,
+        reach: Reach,
+        frames: Latents,
+        timestep: Tensor,
+        positions: list[int],
+        text: Text | list[TextContext] | None,
+        num_outputs: int,
+    ) -> Latents:
+        """The head's output for the last `num_outputs` frames when attention goes by `reach`.
+
+        timestep is 1000 t [batch, frames], `positions` the place of each frame in the clip; text
+        is encoded, or already projected for each layer. RuntimeError before `adopt`.
+        """
+        if self._geometry is None:
+            raise RuntimeError(MISSING_GEOMETRY)
         hidden = self._embed_patches(frames)
         time, modulation = self._embed_times(timestep, hidden)
         rotation = self._rotations(positions, frames)
-        if cache is None:
-            embedded = self.condition_embedder.text_embedder(encoder_hidden_states)
-            texts = [TextContext(len(positions), embedded)] * len(self.layers)
+        if isinstance(text, list):
+            texts = text
         else:
-            texts = cache.texts
+            embedded = self.condition_embedder.text_embedder(text)
+            texts = [TextContext(len(positions), embedded)] * len(self.layers)
         for layer, block in enumerate(self.layers):
             context = SelfContext(layer, len(positions), rotation, reach)
             inputs = (hidden, texts[layer], modulation, context)
@@ -209,8 +228,7 @@ class CausalWan(WanTransformer3DModel):
                 hidden = checkpoint(block, *inputs)
             else:
                 hidden = block(*inputs)
-        output = self._project(hidden, time, hidden_states)
-        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+        return self._project(hidden, time, frames[:, :, -num_outputs:])
 
     def _embed_patches(self, frames: Latents) -> Tensor:
         """[batch, channels, frames, height, width] -> [batch * frames, patches, width].
