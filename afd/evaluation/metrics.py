@@ -131,8 +131,8 @@ def gravity_free_fit(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
     """`gravity` with a free vertical start speed; nan below falling.MIN_FALL_FRAMES. A component.
 
     It tells a ball that accelerates from one that only moves. It is noisier, since in few frames it
-    trades speed for acceleration: on teacher clips of the odd look the spread over clips is .020,
-    from rest .007; of the clean look .003 and .001.
+    trades speed for acceleration: on teacher clips of the odd look the spread over clips is .017,
+    from rest .006; of the clean look .003 and .001.
     """
     length = falling.free_frames(tracks, ball_radii(sentences))
     acceleration, _ = falling.free_fit(tracks.centres[..., 1], length)
