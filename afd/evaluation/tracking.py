@@ -10,7 +10,8 @@ level. Three steps make it hold under another contrast, another ground and senso
    FLOOR_SHARE of the clip's own peak, are counted as nothing.
 
 Mass is the sum of the amplitudes that are left, in px of area times contrast: it is meaningful
-against the same clip's own mass only. The centroid is taken around the strongest spot, so that a
+against the same clip's own mass only. Only the named colours are unmixed: another colour counts by its
+projection (a ball that turns from green to blue keeps .6 of its mass, from green to yellow 1.1). The centroid is taken around the strongest spot, so that a
 ghost elsewhere moves mass and not place.
 """
 
@@ -29,6 +30,7 @@ _MARGIN = 2  # px of the wider canvas
 _CHUNK = 16  # clips worked on at a time: their arrays stay in cache, twice as fast as all at once
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Tracks:
 
     centres: Floats
     masses: Floats
-    seen: npt.NDArray[np.bool_]
-    named: npt.NDArray[np.bool_]
+    seen: Bools
+    named: Bools
 
 
 def track(clips: npt.NDArray[np.float32], rgb: Floats) -> Tracks:
@@ -55,7 +57,7 @@ def track(clips: npt.NDArray[np.float32], rgb: Floats) -> Tracks:
     clip. Errors: ValueError for other shapes or values that are not finite.
     """
     _check(clips, rgb)
-    named = ~np.isnan(rgb).any(axis=-1)
+    named: Bools = ~np.asarray(np.isnan(rgb).any(axis=-1))
     colours = np.where(named[..., None], rgb, 0.0)
     masses = np.empty((*clips.shape[:2], rgb.shape[1]))
     centres = np.empty((*masses.shape, 2))
@@ -65,7 +67,7 @@ def track(clips: npt.NDArray[np.float32], rgb: Floats) -> Tracks:
         masses[rows] = amplitudes.sum(axis=(-2, -1))
         centres[rows] = _centres(amplitudes)
     early = early_mass(masses)
-    seen = (masses > 0) & (masses >= LOST_SHARE * early[:, None]) & named[:, None]
+    seen: Bools = (masses > 0) & (masses >= LOST_SHARE * early[:, None]) & named[:, None]
     centres = _hold_last_seen(centres, seen)
     absent = ~named[:, None, :] & np.ones_like(seen)
     masses[absent] = np.nan
@@ -91,9 +93,7 @@ def _check(clips: npt.NDArray[np.float32], rgb: Floats) -> None:
         raise ValueError(f"{len(bad)} clips hold values that are not finite, first {bad[:5]}")
 
 
-def _amplitudes(
-    clips: npt.NDArray[np.float32], rgb: Floats, named: npt.NDArray[np.bool_]
-) -> Floats:
+def _amplitudes(clips: npt.NDArray[np.float32], rgb: Floats, named: Bools) -> Floats:
     """Non-negative amplitude of each named colour at each pixel: [N, F, B, H + 4, W + 4]."""
     num_clips = len(clips)
     pixels = clips.swapaxes(1, 2).reshape(num_clips, 3, -1)
@@ -129,7 +129,7 @@ def _smooth(frames: Floats) -> Floats:
     return both
 
 
-def _non_negative(signed: Floats, gram: Floats, named: npt.NDArray[np.bool_]) -> Floats:
+def _non_negative(signed: Floats, gram: Floats, named: Bools) -> Floats:
     """Least squares with amplitudes >= 0 for one or two columns, in closed form.
 
     signed = basis^T pixel [N, F, B, H, W]; gram = basis^T basis [N, B, B].
@@ -140,12 +140,12 @@ def _non_negative(signed: Floats, gram: Floats, named: npt.NDArray[np.bool_]) ->
         return alone
     a, b = signed[:, :, 0], signed[:, :, 1]
     off = gram[:, 0, 1][:, None, None, None]
-    both_named = named.all(axis=1)[:, None, None, None]
+    both_named: Bools = np.asarray(named.all(axis=1))[:, None, None, None]
     first, second = norm[:, :, 0], norm[:, :, 1]
     determinant = np.where(both_named, first * second - off**2, 1.0)
     both_a = (second * a - off * b) / determinant
     both_b = (first * b - off * a) / determinant
-    inside = both_named & (both_a > 0) & (both_b > 0)
+    inside: Bools = both_named & (both_a > 0) & (both_b > 0)
     # At the boundary the better single column wins: the larger drop of the residual, a^2 / |c|^2.
     first_wins = np.maximum(a, 0) ** 2 / first >= np.maximum(b, 0) ** 2 / second
     only_a = np.where(first_wins | ~both_named, alone[:, :, 0], 0.0)
@@ -158,10 +158,11 @@ def _centres(amplitudes: Floats) -> Floats:
     height, width = amplitudes.shape[-2:]
     spots = _box_sums(_box_sums(amplitudes).swapaxes(-2, -1)).swapaxes(-2, -1)
     flat = spots.reshape(*spots.shape[:-2], -1).argmax(axis=-1)
-    peak_y, peak_x = np.unravel_index(flat, (height, width))
+    peak_y: Floats = np.asarray(flat // width, dtype=np.float64)
+    peak_x: Floats = np.asarray(flat % width, dtype=np.float64)
     y, x = np.arange(height, dtype=np.float64)[:, None], np.arange(width, dtype=np.float64)
     for _ in range(2):  # the second pass centres the window on the first centroid
-        near = (y - peak_y[..., None, None]) ** 2 + (x - peak_x[..., None, None]) ** 2
+        near: Floats = (y - peak_y[..., None, None]) ** 2 + (x - peak_x[..., None, None]) ** 2
         weight = np.where(near <= WINDOW_PX**2, amplitudes, 0.0)
         rows, columns = weight.sum(axis=-1), weight.sum(axis=-2)
         total = rows.sum(axis=-1)
@@ -181,9 +182,9 @@ def _box_sums(values: Floats) -> Floats:
     return sums
 
 
-def _hold_last_seen(centres: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+def _hold_last_seen(centres: Floats, seen: Bools) -> Floats:
     """Replace the place of an unseen ball by where it was last seen (or will first be seen)."""
-    frames = np.arange(seen.shape[1])[None, :, None]
+    frames = np.arange(seen.shape[1], dtype=np.int64).reshape(1, -1, 1)
     last = np.maximum.accumulate(np.where(seen, frames, -1), axis=1)
     first = np.argmax(seen, axis=1)[:, None]  # 0 when never seen
     source = np.where(last >= 0, last, first)
