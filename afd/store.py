@@ -119,6 +119,16 @@ class Store:
             if self.have(ref):
                 shutil.rmtree(work, ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Remove work folders whose artifact was published just before a kill."""
+        for work in self.root.glob(".work/*-*"):
+            kind, _, name = work.name.rpartition("-")
+            if not (self.root / kind / name / MANIFEST).is_file():
+                continue
+            with (work / "lock").open("a+b") as lock, contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(work, ignore_errors=True)
+
     def all(self) -> Iterator[Artifact]:
         """Every finished artifact."""
         for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}")):

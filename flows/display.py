@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -96,13 +95,13 @@ def results_table(summary: Path) -> Table:
     content = json.loads(summary.read_bytes())
     seeds = ", ".join(map(str, content.get("noise_seeds", ())))
     title = f"held-out prompts: {content.get('num_prompts', '?')}   noise seeds: {seeds}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("metric", no_wrap=True)
     for name in ("teacher", "base", "student", "difference", "interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in content["metrics"].items():
         low, high = row.get("interval") or (None, None)
-        interval = "not estimable" if low is None else f"[{_short(low)}, {_short(high)}]"
+        interval = "not estimable" if low is None else f"[{low:.2g}, {high:.2g}]"
         cells = [_short(row.get(key)) for key in ("teacher", "base", "student", "difference")]
         table.add_row(name, *cells, interval.replace("[", r"\["))
     return table

@@ -3,7 +3,11 @@
 MLflow holds pointers (fingerprint, folder in the store, DVC digest); the bytes stay with the store.
 """
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
 
 from afd.artifacts import ArtifactRef, Manifest
 from flows.champion import choose_champion
@@ -56,6 +60,7 @@ class Registry:
         outputs = client.get_run(run_id).outputs
         if outputs is None or model_id not in {m.model_id for m in outputs.model_outputs}:
             client.log_outputs(run_id, [LoggedModelOutput(model_id, round_index or 0)])
+        self._point(str(model_id), tags)
         client.finalize_logged_model(model_id, "READY")
         self._ids.write(key, version=self._version(run_id, str(model_id), tags))
 
@@ -74,6 +79,14 @@ class Registry:
         if best is not None and best != self._ids.read(CAMPAIGN).get("champion"):
             self._tracking.client.set_registered_model_alias(self.name, CHAMPION, str(best))
             self._ids.write(CAMPAIGN, champion=best)
+
+    def _point(self, model_id: str, tags: Mapping[str, str]) -> None:
+        """The file that MLflow expects beside a model: here it says where the bytes are."""
+        content = {"model_id": model_id, "flavors": {"afd": dict(tags)}}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "MLmodel"
+            file.write_text(yaml.safe_dump(content))
+            self._tracking.client.log_model_artifact(model_id, str(file))
 
     def _version(self, run_id: str, model_id: str, tags: Mapping[str, str]) -> int:
         import mlflow

@@ -221,8 +221,9 @@ class Campaign:
         if event.round_index is None:
             self._tracking.show_files(run_id, artifact.path, shown.files(artifact))
         elif SHEET in artifact.manifest.files:
-            picture = artifact.file(SHEET)
-            self._tracking.show_picture(run_id, "students", event.round_index, picture, at_ms)
+            picture, step = artifact.file(SHEET), event.round_index
+            for shown_on in (run_id, self._round_run(step, at_ms)):
+                self._tracking.show_picture(shown_on, "students", step, picture, at_ms)
 
     def _fail(self, event: StageFailed) -> None:
         key = stage_key(event.request.output)

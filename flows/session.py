@@ -117,6 +117,8 @@ def opened(
     with _locked(folder, name):
         _keep_params(folder, params)
         site = Site(Store(places.store.resolve()), folder, cluster)
+        with told(site.store.root):
+            site.store.tidy()
         lineage = Lineage(places.tracking_uri, folder)
         session = Session(name, params, site, build(site), lineage, with_prefect=with_prefect)
         _held[folder] = session

@@ -1,0 +1,69 @@
+"""A preloaded parent that forks `afd` commands: real processes to kill, without paying imports.
+
+    echo '{"arguments": [...], "environment": {...}, "log": "file"}' | python tests/flows/forge.py
+
+Every line answers with the exit code of its child; negative is the signal that killed it.
+"""
+
+import json
+import os
+import sys
+import traceback
+from typing import Any, NoReturn, get_args
+
+from afd.stages.door import limit_threads
+
+
+def preload() -> None:
+    """Import what a campaign imports, and stay single-threaded."""
+    limit_threads(1)
+    import dvc.repo  # noqa: F401
+    import mlflow.tracking  # noqa: F401
+
+    import flows.launch  # noqa: F401
+    from afd.stages import worker
+    from afd.stages.request import StageName
+    from flows.quiet import be_quiet
+
+    be_quiet()
+    assert get_args(StageName)
+    worker.preload()
+
+
+def run(asked: dict[str, Any]) -> NoReturn:
+    """The child: one command line, its output in a file."""
+    code = 1
+    try:
+        os.environ.update(asked["environment"])
+        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = ["afd", *asked["arguments"]]
+        from flows.cli import main
+
+        main()
+    except SystemExit as left:
+        code = int(left.code or 0)
+    except BaseException:  # noqa: BLE001 (a test reads it in the log)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve() -> None:
+    """Fork for every line of stdin until it ends."""
+    preload()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            run(asked)
+        _, status = os.waitpid(pid, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,268 @@
+"""kill -9 of anything at any moment, the same command again: the same student, bit for bit.
+
+Every named failpoint kills a real process running the real stages of params/tiny.yaml. What each
+test also proves: the process did die of signal 9 (so it would fail if nothing were killed), nothing
+finished before the kill was made again, and a stage killed between its steps went on from a
+checkpoint (so it would fail if resume started afresh).
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from afd.failpoints import FAILPOINTS
+from afd.stages.mailbox import Heartbeat, Mailbox
+from afd.store import Store
+
+PROJECT = Path(__file__).resolve().parents[2]
+PARAMS = PROJECT / "params" / "tiny.yaml"
+CLUSTER = PROJECT / "params" / "cluster" / "local.yaml"
+LAST_ROUND = 1
+PATIENCE_S = 240.0
+# name:count, and whether the killed stage must go on from a checkpoint of its own. One process
+# computes all stages here, so counts reach into later rounds.
+KILLS: tuple[tuple[str, bool], ...] = (
+    ("store.file_synced:3", False),
+    ("store.before_manifest:9", False),
+    ("store.before_publish:10", False),
+    ("store.after_publish:6", False),
+    ("checkpoint.before_rename:4", True),
+    ("checkpoint.after_rename:9", True),
+    ("harvest.clip_paid:7", False),
+    ("warmstart.step:4", True),
+    ("fit.step:7", True),
+    ("update.step:6", True),
+    ("flow.request_written:8", False),
+    ("flow.stage_done:5", False),
+    ("flow.before_lineage:4", False),
+    ("flow.after_lineage:12", False),
+    ("flow.before_versions:2", False),
+    ("flow.after_versions:2", False),
+)
+
+
+@dataclass
+class Forge:
+    """Runs `afd` commands as real processes that share their imports."""
+
+    process: "subprocess.Popen[str]"
+    runs: Path
+
+    def afd(self, *arguments: str, log: Path, failpoint: str = "") -> int:
+        """The exit code of one command; negative: the signal that killed it."""
+        environment = {"AFD_FAILPOINT": failpoint, "AFD_CHECKPOINT_PERIOD_S": "0"}
+        asked = {"arguments": arguments, "environment": environment, "log": str(log)}
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps(asked) + "\n")
+        stdin.flush()
+        answer = stdout.readline()
+        assert answer, "the forge died: see its stderr"
+        return int(answer)
+
+    def play(self, name: str, store: Path, log: Path, failpoint: str = "") -> int:
+        """All rounds of the tiny campaign, in one process, without Prefect."""
+        return self.afd(
+            *("round", "--name", name, "--index", str(LAST_ROUND), "--no-prefect"),
+            *("--params", str(PARAMS), "--cluster", str(CLUSTER)),
+            *("--set-cluster", "executor=in_process"),
+            *("--runs", str(self.runs), "--store", str(store)),
+            log=log,
+            failpoint=failpoint,
+        )
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forge.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+    )
+    yield Forge(process, tmp_path_factory.mktemp("runs"))
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(30)
+
+
+@dataclass
+class Whole:
+    """The campaign that nobody killed."""
+
+    store: Path
+    students: dict[str, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def whole(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    log = folder / "log"
+    assert forge.play("whole", folder / "store", log) == 0, log.read_text()
+    found = contents(folder / "store")
+    assert sum(kind == "student_weights" for kind, _ in found) == 1 + 2  # warm start, two rounds
+    return Whole(folder / "store", {f"{kind}/{fp}": files for (kind, fp), files in found.items()})
+
+
+def contents(store: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """The content digest of every file of every artifact."""
+    return {
+        (one.manifest.kind, one.manifest.fingerprint): {
+            name: entry.sha256 for name, entry in one.manifest.files.items()
+        }
+        for one in Store(store).all()
+    }
+
+
+def made_at(store: Path) -> dict[str, int]:
+    """When each finished artifact's manifest was written."""
+    return {
+        one.manifest.fingerprint: (one.path / "manifest.json").stat().st_mtime_ns
+        for one in Store(store).all()
+    }
+
+
+def test_every_failpoint_is_killed_somewhere() -> None:
+    assert {name.split(":")[0] for name, _ in KILLS} == set(FAILPOINTS)
+
+
+@pytest.mark.parametrize(("failpoint", "resumes"), KILLS)
+def test_killed_and_run_again_it_ends_bit_identical(
+    forge: Forge, whole: Whole, tmp_path: Path, failpoint: str, resumes: bool
+) -> None:
+    name = re.sub(r"[^a-z0-9]", "-", failpoint)
+    store = tmp_path / "store"
+    killed = forge.play(name, store, tmp_path / "killed.log", failpoint)
+    assert killed == -signal.SIGKILL, (tmp_path / "killed.log").read_text()
+    before = made_at(store)
+    assert len(before) < len(whole.students)
+
+    assert forge.play(name, store, tmp_path / "again.log") == 0, (
+        tmp_path / "again.log"
+    ).read_text()
+    again = {f"{kind}/{fp}": files for (kind, fp), files in contents(store).items()}
+    assert again == whole.students
+    after = made_at(store)
+    assert {fp: after[fp] for fp in before} == before, "something finished was made again"
+    resumed = re.findall(r"resumed from step (\d+)", (tmp_path / "again.log").read_text())
+    assert [step for step in resumed if int(step) > 0] == resumed
+    assert bool(resumed) or not resumes
+    assert not any((store / ".work").iterdir())
+    shutil.rmtree(store)
+
+
+@dataclass
+class Stack:
+    """The real command line in a process of its own: submitit, worker, Prefect if asked for."""
+
+    folder: Path
+    runs: Path
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "flows.cli", "round", "--name", "stack"]
+        command += ["--index", str(LAST_ROUND), "--params", str(PARAMS), "--cluster", str(CLUSTER)]
+        command += ["--runs", str(self.runs), "--store", str(self.store), *arguments]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env={**os.environ, "AFD_CHECKPOINT_PERIOD_S": "0", **environment},
+                stdout=log,
+                stderr=log,
+                cwd=PROJECT,
+                start_new_session=True,
+            )
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def heartbeat(self) -> Heartbeat | None:
+        """Of the newest worker."""
+        boxes = sorted(
+            (self.runs / "stack" / "workers").glob("*"), key=lambda box: box.stat().st_mtime_ns
+        )
+        return Mailbox(boxes[-1]).heartbeat() if boxes else None
+
+    def wait_for(self, stage: str) -> Heartbeat:
+        """Until the worker computes `stage`."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            beat = self.heartbeat()
+            if beat is not None and any(name.startswith(stage) for name in beat.running):
+                return beat
+            time.sleep(0.005)
+        raise AssertionError(f"no {stage} was ever computed:\n{self.log.read_text()}")
+
+    def students(self) -> dict[str, dict[str, str]]:
+        return {f"{kind}/{fp}": files for (kind, fp), files in contents(self.store).items()}
+
+
+@pytest.fixture
+def stack(tmp_path: Path, forge: Forge) -> Stack:
+    return Stack(tmp_path, forge.runs)
+
+
+@pytest.mark.campaign
+def test_a_stage_killed_again_and_again_stops_the_campaign_and_loses_nothing(
+    stack: Stack, whole: Whole
+) -> None:
+    killed = stack.start("--no-prefect", AFD_FAILPOINT="update.step:2")
+    assert killed.wait(PATIENCE_S) == 2
+    told = stack.log.read_text()
+    assert "SIGKILL" in told
+    assert "run the same command again" in told
+    assert "Traceback" not in told
+    (update_log,) = (stack.runs / "stack" / "logs").glob("update-*.log")
+    assert "resumed from step" in update_log.read_text()  # tried twice, each a step further
+    before = made_at(stack.store)
+
+    again = stack.start("--no-prefect")
+    assert again.wait(PATIENCE_S) == 0, stack.log.read_text()
+    assert stack.students() == whole.students
+    after = made_at(stack.store)
+    assert {fingerprint: after[fingerprint] for fingerprint in before} == before
+    shutil.rmtree(stack.runs / "stack")
+
+
+@pytest.mark.campaign
+def test_flow_then_worker_killed_under_prefect(stack: Stack, whole: Whole) -> None:
+    flow = stack.start()
+    stack.wait_for("warmstart")
+    flow.kill()
+    assert flow.wait() == -signal.SIGKILL
+
+    again = stack.start()
+    beat = stack.wait_for("fit")
+    os.kill(beat.pid, signal.SIGKILL)
+    assert again.wait(PATIENCE_S) == 0, stack.log.read_text()  # another worker went on
+    assert stack.students() == whole.students
+    last = stack.heartbeat()
+    assert last is not None
+    assert last.pid != beat.pid
+    shutil.rmtree(stack.runs / "stack")
+
+
+def test_nothing_stays_running_in_mlflow(forge: Forge, whole: Whole) -> None:
+    del whole
+    database = forge.runs / ".services" / "mlflow" / "mlflow.db"
+    with sqlite3.connect(database) as connection:
+        found = connection.execute("select status, count(*) from runs group by status").fetchall()
+    assert dict(found).get("RUNNING", 0) == 0
+    assert dict(found)["FINISHED"] > 0
