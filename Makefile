@@ -1,5 +1,5 @@
 # Two commands: `make demo` runs a complete pocket campaign, `make test` the whole suite.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # Quiet: pip tells about every index it was given, on every call.
@@ -44,7 +44,8 @@ $(VENV)/.ready-test: $(VENV)/.ready requirements-test.lock
 browser:
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
 	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-	    apt-get install -y -qq chromium >/dev/null 2>&1; } || \
+	    apt-get update -qq >/dev/null 2>&1 && \
+	    apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; } || \
 	  echo "no Chromium: the tests that need one will skip"
 
 clean:
