@@ -69,7 +69,7 @@ def decode(source: bytes | BinaryIO, limits: ClipLimits = LIMITS) -> Clip:
     frames. Sound tracks are ignored.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    _check_start(file, limits)
+    _check_boxes(file, limits)
     try:
         with av.open(
             file, "r", format="mov", options={"err_detect": "explode"}, metadata_errors="replace"
@@ -78,7 +78,7 @@ def decode(source: bytes | BinaryIO, limits: ClipLimits = LIMITS) -> Clip:
             declared = _check_header(stream, limits)
             return _decode_frames(container, stream, declared, limits)
     except (av.error.FFmpegError, EOFError, OverflowError, MemoryError) as error:
-        raise ClipError(f"damaged video: {str(error) or type(error).__name__}") from error
+        raise ClipError(f"damaged: {str(error) or type(error).__name__}") from error
 
 
 def frames_sha256(frames: Frames) -> str:
@@ -121,18 +121,36 @@ def _area_weights(source: int, target: int) -> npt.NDArray[np.float64]:
     return np.clip(overlap, 0.0, None) * (target / source)
 
 
-def _check_start(file: BinaryIO, limits: ClipLimits) -> None:
-    """Size and signature, before a demuxer sees anything."""
+def _check_boxes(file: BinaryIO, limits: ClipLimits) -> None:
+    """Size, signature, and whether every top-level box ends inside the file, before any demuxer.
+
+    A demuxer reads what is there and keeps quiet about the rest of a file that was cut.
+    """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    head = file.read(64)
-    file.seek(0)
+    head = file.read(32)
     if not size:
         raise ClipError("empty: 0 bytes")
     if size > limits.max_bytes:
         raise ClipError(f"{size} bytes, at most {limits.max_bytes}")
-    if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-        raise ClipError(f"not an mp4: it begins with {head[:32]!r}")
+    if head[4:8] != b"ftyp":
+        raise ClipError(f"not an mp4: it begins with {head!r}")
+    place = 0
+    while place < size:
+        file.seek(place)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:  # a 64-bit length follows the name
+            length = int.from_bytes(head[8:16], "big")
+        elif length == 0:  # up to the end
+            length = size - place
+        if length < 8 or place + length > size:
+            raise ClipError(
+                f"damaged: box {head[4:8]!r} at byte {place} claims {length} bytes, the file has "
+                f"{size - place} left; cut short?"
+            )
+        place += length
+    file.seek(0)
 
 
 def _only_video(container: av.container.InputContainer) -> av.VideoStream:
@@ -146,6 +164,8 @@ def _only_video(container: av.container.InputContainer) -> av.VideoStream:
 def _check_header(stream: av.VideoStream, limits: ClipLimits) -> int:
     """The number of frames that the file declares, once its header is inside the policy."""
     context = stream.codec_context
+    if context is None:  # PyAV has no context for a codec that it does not know
+        raise ClipError(f"unknown codec; known are {', '.join(CODECS)}")
     problems: list[str] = []
     if context.name not in CODECS:
         problems.append(f"codec {context.name}, known are {', '.join(CODECS)}")
