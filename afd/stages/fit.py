@@ -87,7 +87,7 @@ def run(
         total.backward()
         optimiser.step()
         metrics = {f"fit/{name}": float(value) for name, value in told.items()}
-        work.record(step, metrics | {"fit/r1": float(penalty)})
+        work.record(step, metrics | {"fit/r1": float(penalty.detach())})
         work.progress(step + 1, num_steps)
         if step + 1 < num_steps and work.checkpoint_due():
             tensors = module_tensors("discriminator", model)

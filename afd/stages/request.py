@@ -10,7 +10,9 @@ from afd.artifacts import ArtifactKind, ArtifactRef
 from afd.config import Frozen, Params
 from afd.fingerprint import fingerprint
 
-StageName = Literal["prompts", "harvest", "warmstart", "rollout", "fit", "update", "evaluate", "report"]
+StageName = Literal[
+    "prompts", "harvest", "warmstart", "rollout", "fit", "update", "evaluate", "report"
+]
 OUTPUT: dict[StageName, ArtifactKind] = {
     "prompts": "prompt_set",
     "harvest": "teacher_clips",
@@ -133,6 +135,7 @@ def update(
             "student": student,
             "reference": reference,
         },
+        refresh=params.rollout.refresh,
         round_index=round_index,
     )
 

@@ -40,12 +40,14 @@ def run(
     """Leaves the updated student, its average and its optimiser."""
     own = UpdateParams.model_validate(params["update"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
-    refuse_off_policy(inputs["rollouts"], inputs["student"])
+    off_policy = params["refresh"] == "never"  # the ablation: the first student's, for ever
+    behaved = inputs["reference" if off_policy else "student"]
+    refuse_off_policy(inputs["rollouts"], behaved)
     loaded = load_student(inputs["student"].path, "student")
     wan, codec = loaded.params, loaded.codec
     student = loaded.student.train()
     average = load_student(inputs["student"].path, "average").student
-    behaviour = frozen_copy(student)
+    behaviour = frozen_copy(load_student(behaved.path, "student").student)
     reference = load_student(inputs["reference"].path, "average").student.requires_grad_(False)
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=0.0, betas=own.betas, weight_decay=own.weight_decay
@@ -136,10 +138,10 @@ def run(
     }
 
 
-def refuse_off_policy(rollouts: Artifact, student: Artifact) -> None:
-    """Raise OffPolicyError unless `student` made `rollouts`."""
+def refuse_off_policy(rollouts: Artifact, behaviour: Artifact) -> None:
+    """Raise OffPolicyError unless `behaviour` made `rollouts`."""
     maker = rollouts.manifest.made_from["student"].fingerprint
-    given = student.manifest.fingerprint
+    given = behaviour.manifest.fingerprint
     if maker != given:
         raise OffPolicyError(
             f"rollouts {rollouts.manifest.fingerprint[:16]} were made by student {maker[:16]}, but "

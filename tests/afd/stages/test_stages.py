@@ -1,0 +1,169 @@
+"""The stages on the smallest real campaign: what they leave, what they refuse, that they agree."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from afd.artifacts import Artifact
+from afd.config import Params
+from afd.data.shards import ShardError
+from afd.params import load_params
+from afd.stages import request
+from afd.stages.door import execute
+from afd.stages.fit import refuse_unpermitted
+from afd.stages.request import StageRequest
+from afd.stages.update import OffPolicyError, refuse_off_policy
+from afd.store import Store, StoreError
+from afd.students.checkpoint import CheckpointError, load_student
+
+TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
+
+
+class Played:
+    """One tiny round, stage by stage, in this process."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+        self.params = load_params(Params, TINY)
+        self.prompt_set = self.make(request.prompts(self.params))
+        base = self.prompt_set.ref
+        self.student = self.make(request.warmstart(self.params, base))
+        self.clips = self.make(request.harvest_round(self.params, base, 0))
+        self.held_out = self.make(request.harvest_held_out(self.params, base))
+        self.rollouts = self.make(request.rollout(self.params, base, self.student.ref, 0))
+        self.judge = self.make(
+            request.fit(self.params, [self.clips.ref], [self.rollouts.ref], None, 0)
+        )
+        self.updated = self.make(self.update())
+        self.final = self.make(
+            request.evaluate_final(
+                self.params, base, self.updated.ref, self.student.ref, self.held_out.ref
+            )
+        )
+
+    def make(self, asked: StageRequest) -> Artifact:
+        return execute(asked, self.store)
+
+    def update(self, **changed: Artifact) -> StageRequest:
+        made = {"rollouts": self.rollouts, "discriminator": self.judge, "student": self.student}
+        made |= changed
+        refs = {role: artifact.ref for role, artifact in made.items()}
+        return request.update(self.params, **refs, reference=self.student.ref, round_index=0)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    return Played(tmp_path_factory.mktemp("store"))
+
+
+def test_update_refuses_rollouts_of_another_student(played: Played) -> None:
+    with pytest.raises(OffPolicyError) as told:
+        played.make(played.update(student=played.updated))
+    assert played.student.manifest.fingerprint[:16] in str(told.value)
+    assert played.updated.manifest.fingerprint[:16] in str(told.value)
+    refuse_off_policy(played.rollouts, played.student)  # the maker itself is fine
+
+
+def test_update_changes_the_student_and_not_the_behaviour(played: Played) -> None:
+    before = load_file(played.student.file("student.safetensors"))
+    after = load_file(played.updated.file("student.safetensors"))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_and_rollout_share_one_step_list(played: Played) -> None:
+    told = {played.rollouts.manifest.summary["steps"], played.updated.manifest.summary["steps"]}
+    assert len(told) == 1
+
+
+def test_rollouts_do_not_depend_on_batching(played: Played, tmp_path: Path) -> None:
+    small = played.params.rollout.model_copy(update={"batch_size": 3})
+    params = played.params.model_copy(update={"rollout": small})
+    asked = request.rollout(params, played.prompt_set.ref, played.student.ref, 0)
+    again = played.make(asked)
+    ours = load_file(again.file("rollouts.safetensors"))["latents"]
+    theirs = load_file(played.rollouts.file("rollouts.safetensors"))["latents"]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_harvest_and_rollout_agree_on_the_prompts(played: Played) -> None:
+    asked = pd.read_parquet(played.clips.file("clips.parquet"))["prompt"].tolist()
+    answered = pd.read_parquet(played.rollouts.file("rollouts.parquet"))
+    assert answered.groupby("group")["prompt"].first().tolist() == asked
+    held_out = pd.read_parquet(played.held_out.file("clips.parquet"))["prompt"]
+    assert not set(asked) & set(held_out)
+
+
+def test_a_second_campaign_pays_for_nothing_it_can_read(played: Played) -> None:
+    other = played.params.model_copy(update={"seed": 2})
+    prompt_set = played.make(request.prompts(other))
+    again = played.make(request.harvest_held_out(other, prompt_set.ref))
+    assert played.held_out.manifest.summary["num_paid"] == 4
+    assert again.manifest.summary["num_paid"] == 0
+
+
+def test_a_changed_paid_video_is_named(played: Played) -> None:
+    path = next(played.store.clips.rglob("*.mp4"))
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    other = played.params.model_copy(update={"seed": 3, "num_rounds": 1})
+    try:
+        with pytest.raises(StoreError, match=path.name):
+            prompt_set = played.make(request.prompts(other))
+            every = other.rollout.model_copy(update={"num_prompts": 428})
+            wide = other.model_copy(update={"rollout": every})
+            played.make(request.harvest_held_out(wide, prompt_set.ref))
+            played.make(request.harvest_round(wide, prompt_set.ref, 0))
+    finally:
+        path.write_bytes(sound)
+
+
+def test_a_corrupt_shard_is_named_with_its_cure(played: Played) -> None:
+    tar = played.clips.file("clips.tar")
+    sound = tar.read_bytes()
+    middle = 700
+    tar.write_bytes(sound[:middle] + bytes([sound[middle] ^ 255]) + sound[middle + 1 :])
+    try:
+        with pytest.raises((StoreError, ShardError), match=r"clips\.tar.*dvc pull"):
+            params = played.params.model_copy(update={"seed": 9})
+            played.make(request.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0))
+    finally:
+        tar.write_bytes(sound)
+
+
+def test_training_needs_permission(played: Played) -> None:
+    manifest = played.clips.manifest
+    teacher = manifest.params["teacher"] | {"training_permitted": "unknown"}
+    doubtful = manifest.model_copy(update={"params": manifest.params | {"teacher": teacher}})
+    with pytest.raises(PermissionError, match=r"teacher\.training_permitted is 'unknown'"):
+        refuse_unpermitted(replace(played.clips, manifest=doubtful))
+
+
+def test_the_final_evaluation_says_everything(played: Played) -> None:
+    summary = json.loads(played.final.file("summary.json").read_bytes())
+    assert summary["num_prompts"] == 4
+    wanted = {"trajectory_error_px", "gravity", "object_permanence", "interpenetration"}
+    assert wanted | {"frechet_distance"} <= summary["metrics"].keys()
+    for row in summary["metrics"].values():
+        assert {"teacher", "base", "student", "difference", "interval"} <= row.keys()
+    table = pd.read_parquet(played.final.file("per_prompt.parquet"))
+    sides = table.groupby("side")["trajectory_error_px"].mean()
+    row = summary["metrics"]["trajectory_error_px"]
+    assert sides["student"] == pytest.approx(row["student"])
+    assert sides["base"] == pytest.approx(row["base"])
+    assert row["difference"] == pytest.approx(row["student"] - row["base"])
+
+
+def test_weights_of_another_architecture_are_refused(played: Played, tmp_path: Path) -> None:
+    for name in played.student.manifest.files:
+        (tmp_path / name).write_bytes(played.student.file(name).read_bytes())
+    described = json.loads((tmp_path / "student.json").read_text())
+    described["params"]["ffn_dim"] *= 2
+    (tmp_path / "student.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=r"ffn\.net"):
+        load_student(tmp_path, "student")
