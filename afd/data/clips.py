@@ -236,6 +236,8 @@ def _decode_frames(
 
 
 def _to_rgb(frame: av.VideoFrame) -> Frames:
+    if frame.colorspace not in MATRICES:  # the stream may say another than the header
+        raise ClipError(f"colour matrix {frame.colorspace} (H.273), only BT.709 and BT.601")
     full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
     return frame.reformat(
         format="rgb24",

@@ -78,5 +78,5 @@ def test_equal_frames_give_equal_bytes() -> None:
     ],
 )
 def test_what_cannot_be_written_is_refused(frames: np.ndarray, fps: int) -> None:
-    with pytest.raises(ValueError, match="must|needs"):
+    with pytest.raises(ValueError, match=r"must|needs"):
         encode(frames, fps)

@@ -146,7 +146,7 @@ def test_bit_flips_are_refused_or_change_the_hash() -> None:
 
 def test_declared_and_decoded_frames_must_agree() -> None:
     # stsz: version and flags, one size for all (0), number of samples.
-    with pytest.raises(ClipError, match="declared|damaged"):
+    with pytest.raises(ClipError, match=r"declared|damaged"):
         decode(patched(SOUND, b"stsz", 8, 12))
 
 
