@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_CHANCE = 0.05  # of Holm's adjusted p; a clear interval of one metric in ten is no finding
 Goal = Literal["low", "high", "teacher", "base", "none"]
 
 
@@ -16,6 +17,7 @@ class Meaning:
     unit: str
     goal: Goal
     says: str
+    of_look: bool = False  # the teacher looks different by construction: no level to reach
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,12 @@ MEANINGS: Mapping[str, Meaning] = {
     "trajectory_error_px": Meaning(
         "Trajectory error", "px", "low", "distance from where the teacher's laws take the balls"
     ),
-    "gravity": Meaning("Gravity", "px/frame²", "teacher", "downward acceleration in free flight"),
+    "gravity": Meaning(
+        "Gravity", "px/frame²", "teacher", "downward acceleration before the first contact"
+    ),
+    "gravity_free_fit": Meaning(
+        "Gravity, free fit", "px/frame²", "teacher", "the same with the start speed fitted too"
+    ),
     "object_permanence": Meaning(
         "Object permanence", "", "high", "share of frames in which every ball is still there"
     ),
@@ -49,10 +56,12 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "bounce": Meaning("Bounce", "", "teacher", "speed after a bounce over speed before it"),
     "motion": Meaning("Motion", "px/frame", "teacher", "mean speed of the balls"),
-    "sharpness": Meaning("Sharpness", "", "base", "edge strength; the look should stay the base's"),
-    "flicker": Meaning("Flicker", "", "low", "change between frames that no motion explains"),
+    "sharpness": Meaning(
+        "Sharpness", "", "base", "edge strength; the look should stay the base's", True
+    ),
+    "flicker": Meaning("Flicker", "", "low", "grain and pumping brightness of the ground", True),
     "frechet_distance": Meaning(
-        "Fréchet distance", "", "low", "distance from the base's own look; small means kept"
+        "Fréchet distance", "", "low", "distance from the base's own look; small means kept", True
     ),
     "pair_accuracy": Meaning(
         "Pair accuracy", "", "none", "share of pairs in which the teacher outscores the student"
@@ -114,9 +123,13 @@ def read(row: Row) -> str:
     if row.margin is not None:
         kept = change <= row.margin  # all guards so far are distances: less is better
         return f"{'kept: within' if kept else 'lost: outside'} the margin of {show(row.margin)}"
-    if row.interval is not None and row.interval[0] <= 0 <= row.interval[1]:
+    if row.interval is None:
+        return "no interval can be given, so nothing is claimed"
+    if row.interval[0] <= 0 <= row.interval[1]:
         return "no clear change: the interval contains 0"
-    return _change(row.base, change, row.teacher, meaning(row.name).goal)
+    said = _change(row.base, change, row.teacher, meaning(row.name).goal)
+    chance = row.p_holm is not None and row.p_holm > MAX_CHANCE
+    return said + (", but not beyond chance over all metrics" if chance else "")
 
 
 def _change(base: float, change: float, teacher: float | None, goal: Goal) -> str:

@@ -87,7 +87,13 @@ def by_round(inputs: Mapping[str, Artifact]) -> list[dict[str, Artifact]]:
 
 def metric_curves(rows: list[Row], rounds: list[dict[str, Artifact]]) -> list[Curve]:
     """Every number that the evaluations of the rounds share, the table's metrics first."""
-    levels = {row.name: {"teacher": row.teacher, "base": row.base} for row in rows}
+    levels = {
+        row.name: {
+            "teacher": None if readings.meaning(row.name).of_look else row.teacher,
+            "base": row.base,
+        }
+        for row in rows
+    }
     series = _series(rounds, "evaluation")
     names = [name for name in levels if name in series]
     names += [name for name in series if name not in levels and not name.startswith("num_")]

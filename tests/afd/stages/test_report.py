@@ -1,0 +1,133 @@
+"""The report stage on a small campaign: complete, self-contained, escaped, the same every time."""
+
+import io
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from afd.artifacts import Artifact
+from afd.stages import report, request
+from afd.stages.door import execute
+from afd.stages.workspace import Workspace
+from tests.flows import campaign_on_disk
+from tests.flows.campaign_on_disk import METRICS, CampaignOnDisk, make_campaign, small_params
+
+HOSTILE = '<script>alert(1)</script> "quoted" & {{ 7 * 7 }} ${HOME}'
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> CampaignOnDisk:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(campaign_on_disk, "SENTENCES", (HOSTILE, *campaign_on_disk.SENTENCES[1:]))
+        return make_campaign(tmp_path_factory.mktemp("report"), small_params(), num_rounds=3)
+
+
+@pytest.fixture(scope="module")
+def made(campaign: CampaignOnDisk) -> Artifact:
+    assert campaign.evaluation is not None
+    asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    return execute(asked, campaign.store)
+
+
+@pytest.fixture(scope="module")
+def page(made: Artifact) -> str:
+    return made.file("report.html").read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes; complains about an end without a start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_beside_it(page: str) -> None:
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    names = [tag for tag, _ in tags.found]
+    assert "script" not in names and "iframe" not in names
+    for _, attributes in tags.found:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert "http" not in re.sub(r"data:[^\"']*", "", page)
+    assert "url(" not in page
+
+
+def test_hostile_prompts_stay_text(page: str) -> None:
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "{{ 7 * 7 }}" in page and "${HOME}" in page
+
+
+def test_every_metric_and_every_filmstrip_and_every_round_is_there(
+    page: str, campaign: CampaignOnDisk, made: Artifact
+) -> None:
+    for name, (teacher, _, student) in METRICS.items():
+        assert report.readings.meaning(name).title in page
+        assert report.readings.show(student) in page and report.readings.show(teacher) in page
+    assert page.count('class="strip"') == 3
+    assert page.count("<video") == 1
+    for one in campaign.rounds:
+        for ref in one.values():
+            assert ref.fingerprint[:16] in page
+    assert "student.codec.frames" in page
+    assert campaign.evaluation is not None
+    assert campaign.evaluation.manifest.made_by.revision in page
+    assert made.manifest.summary == {"num_rounds": 3, "num_metrics": 5, "num_filmstrips": 3}
+
+
+def test_the_plots_are_pictures_of_every_curve(made: Artifact) -> None:
+    for name in ("learning_curves.png", "discriminator_health.png"):
+        image = Image.open(io.BytesIO(made.file(name).read_bytes()))
+        assert image.width > 1000 and len(image.convert("RGB").getcolors(1 << 24) or []) > 10
+
+
+def test_the_same_inputs_give_the_same_bytes(
+    campaign: CampaignOnDisk, made: Artifact, tmp_path: Path
+) -> None:
+    assert campaign.evaluation is not None
+    asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    inputs = {role: campaign.store.load(ref) for role, ref in asked.inputs.items()}
+    work = Workspace(tmp_path / "work")
+    work.prepare()
+    report.run(asked.params, inputs, campaign.store, work)
+    for name in made.manifest.files:
+        assert (work.out / name).read_bytes() == made.file(name).read_bytes(), name
+
+
+def test_costs_count_each_stage_once(campaign: CampaignOnDisk) -> None:
+    assert campaign.evaluation is not None
+    asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    inputs = {role: campaign.store.load(ref) for role, ref in asked.inputs.items()}
+    counted = {stage: count for stage, count, _, _ in report.spent(inputs, campaign.store)}
+    made = [r.stage for _, r, _ in campaign.made]
+    assert counted == {stage: made.count(stage) for stage in set(made) - {"report"}}
+
+
+def test_a_promised_file_that_is_missing_is_named(campaign: CampaignOnDisk, tmp_path: Path) -> None:
+    assert campaign.evaluation is not None
+    copy = tmp_path / "copy"
+    shutil.copytree(campaign.evaluation.path, copy)
+    files = {n: e for n, e in campaign.evaluation.manifest.files.items() if n != "card.json"}
+    broken = Artifact(copy, campaign.evaluation.manifest.model_copy(update={"files": files}))
+    asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    inputs = {role: campaign.store.load(ref) for role, ref in asked.inputs.items()}
+    work = Workspace(tmp_path / "work")
+    work.prepare()
+    with pytest.raises(KeyError, match=r"card\.json"):
+        report.run(asked.params, inputs | {"evaluation": broken}, campaign.store, work)
