@@ -139,7 +139,7 @@ def test_cut_tar(shard: Path, keep: float) -> None:
 
 def test_missing_tar(shard: Path) -> None:
     (shard / TAR).unlink()
-    with pytest.raises(ShardError, match="cannot be read.*dvc pull"):
+    with pytest.raises(ShardError, match=r"cannot be read.*dvc pull"):
         read_shard(shard)
 
 
