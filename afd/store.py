@@ -175,6 +175,7 @@ def told(root: Path) -> Iterator[None]:
         reasons = {
             errno.ENOSPC: "the disk is full; free some space",
             errno.EDQUOT: "the quota is used up; free some space",
+            errno.ENOTDIR: "a file stands where a folder is needed; move it or choose another place",
             errno.EROFS: "the file system is read-only; mount it writable or choose another store",
             errno.EACCES: "permission denied; make it writable for this user or choose another store",
             errno.EPERM: "permission denied; make it writable for this user or choose another store",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from afd.artifacts import Artifact, ArtifactRef
 from afd.stages import request
+from afd.stages.outcome import RefusedError
 from afd.store import told, write_atomic, write_json
 from flows.round import Standing, run_round, run_start
 from flows.session import Session, read_round
@@ -53,15 +54,22 @@ def next_round(session: Session) -> int:
     return index
 
 
-def run_one_round(session: Session, index: int | None = None) -> Standing:
-    """Round `index` (default: the next one), with whatever it needs from before it."""
+def chosen_round(session: Session, index: int | None) -> int:
+    """`index`, or the next round; raises RefusedError when there is no such round."""
     last = session.params.num_rounds - 1
     chosen = next_round(session) if index is None else index
     if not 0 <= chosen <= last:
-        raise ValueError(
+        raise RefusedError(
             f"round {chosen}: campaign {session.name!r} has rounds 0 to {last}"
             + ("; all of them are finished" if index is None else "")
+            + f"\n  afd campaign --name {session.name}    goes on with what is left"
         )
+    return chosen
+
+
+def run_one_round(session: Session, index: int | None = None) -> Standing:
+    """Round `index` (default: the next one), with whatever it needs from before it."""
+    chosen = chosen_round(session, index)
     standing = run_start(session)
     for _ in range(chosen):  # finished ones cost a look at the store
         standing = run_round(session, standing)

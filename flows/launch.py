@@ -1,5 +1,6 @@
 """Running a campaign or a round for a person at a terminal: services, progress, results."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from afd.stages.outcome import RefusedError
 from flows.campaign import (
     REPORT_PAGE,
     SUMMARY,
+    chosen_round,
     is_complete,
-    next_round,
     run_campaign,
     run_one_round,
 )
@@ -86,10 +87,15 @@ def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> No
             run_one_round(session, chosen)
 
     with opened(launch.name, launch.places, launch.params, launch.cluster) as session:
-        chosen = next_round(session) if index is None else index
+        chosen = chosen_round(session, index)
     _run(launch, play, with_prefect=with_prefect)
     student = standing_before(launch.params, chosen + 1).student.fingerprint
     Console().print(f"student {student[:16]}\n  afd show {student[:8]}", highlight=False)
+
+
+def results_console() -> Console:
+    """Wide enough for the table where the output is a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 100)
 
 
 def print_results(name: str, runs: Path) -> None:
@@ -101,7 +107,7 @@ def print_results(name: str, runs: Path) -> None:
             f"{folder}: no {SUMMARY}: the campaign is not finished\n"
             f"  afd campaign --name {name}    goes on with it"
         )
-    console = Console()
+    console = results_console()
     console.print(results_table(summary))
     console.print(f"report   {_near(page)}", soft_wrap=True, highlight=False)
     console.print(f"MLflow   afd ui --name {name}", soft_wrap=True, highlight=False)

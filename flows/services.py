@@ -1,8 +1,9 @@
 """The services a campaign starts for itself: Prefect's server, offline, without analytics."""
 
 import contextlib
+import fcntl
+import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from afd.stages.mailbox import Owner
+from afd.store import write_atomic
 from flows.quiet import QUIET
 from flows.run_ids import CAMPAIGN, RunIds
 from flows.session import Places, campaign_folder
@@ -37,47 +40,63 @@ def configured_api() -> str | None:
 
 
 class OwnPrefect:
-    """A Prefect server that lives as long as this process wants it."""
+    """A Prefect server for the campaigns of one folder, kept while any of them runs (keeper.py)."""
 
     def __init__(self, places: Places) -> None:
         self._home = (places.runs / ".services" / "prefect").resolve()
         self._home.mkdir(parents=True, exist_ok=True)
         self._log = self._home / "server.log"
-        self.port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._users = (self._home / "users").open("a+b")
+        self._port = 0
 
     @property
     def api(self) -> str:
-        return f"http://127.0.0.1:{self.port}/api"
+        return f"http://127.0.0.1:{self._port}/api"
 
     def start(self) -> None:
-        """Start it; it answers some seconds later (`wait`)."""
+        """Use the server that runs already, or start one; it answers some seconds later."""
+        fcntl.flock(self._users, fcntl.LOCK_SH)
+        with (self._home / "starting").open("a+b") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            port = self._known_port()
+            if port is None:
+                port = _free_port()
+                keeper = self._start_keeper(port)
+                entry = {"port": port, "keeper": keeper.model_dump()}
+                write_atomic(self._home / "server.json", json.dumps(entry).encode())
+        self._port = port
+        os.environ["PREFECT_HOME"] = str(self._home)
+        os.environ["PREFECT_API_URL"] = self.api
+
+    def _known_port(self) -> int | None:
+        """The port of a server whose keeper lives."""
+        try:
+            entry = json.loads((self._home / "server.json").read_bytes())
+            self._keeper = Owner.model_validate(entry["keeper"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+        return int(entry["port"]) if self._keeper.is_alive() else None
+
+    def _start_keeper(self, port: int) -> Owner:
         environment = {
             **os.environ,
             "PREFECT_HOME": str(self._home),
-            "PREFECT_UI_ENABLED": "true",
             "PREFECT_LOGGING_LEVEL": "WARNING",
         }
         environment.pop("PREFECT_API_URL", None)
-        command = [sys.executable, "-m", "prefect", "server", "start"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command = [sys.executable, "-m", "flows.keeper", str(self._home), str(port)]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the flow, which then stops the server
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        os.environ["PREFECT_HOME"] = str(self._home)
-        os.environ["PREFECT_API_URL"] = self.api
+        self._keeper = Owner.of(process.pid)
+        return self._keeper
 
     def wait(self) -> None:
         """Until it answers; raises ServiceError with its last words."""
         deadline = time.monotonic() + START_PATIENCE_S
         while not answers(self.api):
-            died = self._process is None or self._process.poll() is not None
+            died = not self._keeper.is_alive()
             if died or time.monotonic() > deadline:
                 raise ServiceError(
                     f"Prefect's server {'ended' if died else 'does not answer'}; "
@@ -86,17 +105,10 @@ class OwnPrefect:
                 )
             time.sleep(0.1)
 
-    def stop(self) -> None:
-        if self._process is None or self._process.poll() is not None:
-            return
+    def let_go(self) -> None:
+        """It ends when its last user has let go."""
         _drain()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._users.close()
 
 
 @contextlib.contextmanager
@@ -117,7 +129,7 @@ def prefect_server(places: Places) -> Iterator["OwnPrefect | None"]:
     try:
         yield own
     finally:
-        own.stop()
+        own.let_go()
 
 
 def _drain() -> None:

@@ -6,7 +6,6 @@ finished before the kill was made again, and a stage killed between its steps we
 checkpoint (so it would fail if resume started afresh).
 """
 
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +22,8 @@ import pytest
 from afd.failpoints import FAILPOINTS
 from afd.stages.mailbox import Heartbeat, Mailbox
 from afd.store import Store
+from tests.flows.conftest import CLUSTER, PARAMS, PROJECT, Forge
 
-PROJECT = Path(__file__).resolve().parents[2]
-PARAMS = PROJECT / "params" / "tiny.yaml"
-CLUSTER = PROJECT / "params" / "cluster" / "local.yaml"
 LAST_ROUND = 1
 PATIENCE_S = 240.0
 # name:count, and whether the killed stage must go on from a checkpoint of its own. One process
@@ -53,53 +49,6 @@ KILLS: tuple[tuple[str, bool], ...] = (
 
 
 @dataclass
-class Forge:
-    """Runs `afd` commands as real processes that share their imports."""
-
-    process: "subprocess.Popen[str]"
-    runs: Path
-
-    def afd(self, *arguments: str, log: Path, failpoint: str = "") -> int:
-        """The exit code of one command; negative: the signal that killed it."""
-        environment = {"AFD_FAILPOINT": failpoint, "AFD_CHECKPOINT_PERIOD_S": "0"}
-        asked = {"arguments": arguments, "environment": environment, "log": str(log)}
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps(asked) + "\n")
-        stdin.flush()
-        answer = stdout.readline()
-        assert answer, "the forge died: see its stderr"
-        return int(answer)
-
-    def play(self, name: str, store: Path, log: Path, failpoint: str = "") -> int:
-        """All rounds of the tiny campaign, in one process, without Prefect."""
-        return self.afd(
-            *("round", "--name", name, "--index", str(LAST_ROUND), "--no-prefect"),
-            *("--params", str(PARAMS), "--cluster", str(CLUSTER)),
-            *("--set-cluster", "executor=in_process"),
-            *("--runs", str(self.runs), "--store", str(store)),
-            log=log,
-            failpoint=failpoint,
-        )
-
-
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("forge.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-    )
-    yield Forge(process, tmp_path_factory.mktemp("runs"))
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(30)
-
-
-@dataclass
 class Whole:
     """The campaign that nobody killed."""
 
@@ -107,11 +56,17 @@ class Whole:
     students: dict[str, dict[str, str]]
 
 
+def play(forge: Forge, name: str, store: Path, log: Path, failpoint: str = "") -> int:
+    """All rounds of the tiny campaign, in one process, without Prefect."""
+    arguments = ("round", "--name", name, "--index", str(LAST_ROUND))
+    return forge.afd(*arguments, store=store, log=log, failpoint=failpoint)
+
+
 @pytest.fixture(scope="module")
 def whole(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     log = folder / "log"
-    assert forge.play("whole", folder / "store", log) == 0, log.read_text()
+    assert play(forge, "whole", folder / "store", log) == 0, log.read_text()
     found = contents(folder / "store")
     assert sum(kind == "student_weights" for kind, _ in found) == 1 + 2  # warm start, two rounds
     return Whole(folder / "store", {f"{kind}/{fp}": files for (kind, fp), files in found.items()})
@@ -145,12 +100,12 @@ def test_killed_and_run_again_it_ends_bit_identical(
 ) -> None:
     name = re.sub(r"[^a-z0-9]", "-", failpoint)
     store = tmp_path / "store"
-    killed = forge.play(name, store, tmp_path / "killed.log", failpoint)
+    killed = play(forge, name, store, tmp_path / "killed.log", failpoint)
     assert killed == -signal.SIGKILL, (tmp_path / "killed.log").read_text()
     before = made_at(store)
     assert len(before) < len(whole.students)
 
-    assert forge.play(name, store, tmp_path / "again.log") == 0, (
+    assert play(forge, name, store, tmp_path / "again.log") == 0, (
         tmp_path / "again.log"
     ).read_text()
     again = {f"{kind}/{fp}": files for (kind, fp), files in contents(store).items()}

@@ -1,0 +1,59 @@
+"""What tests of whole campaigns share: the tiny params and preloaded processes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+PARAMS = PROJECT / "params" / "tiny.yaml"
+CLUSTER = PROJECT / "params" / "cluster" / "local.yaml"
+
+
+@dataclass
+class Forge:
+    """Runs `afd` commands as real processes that share their imports (forge.py)."""
+
+    process: "subprocess.Popen[str]"
+    runs: Path
+
+    def afd(self, *arguments: str, store: Path, log: Path, failpoint: str = "") -> int:
+        """The exit code of one command on the tiny params, computed in its own process, without
+        Prefect; negative: the signal that killed it."""
+        asked = {
+            "arguments": [
+                *arguments,
+                *("--no-prefect", "--params", str(PARAMS), "--cluster", str(CLUSTER)),
+                *("--set-cluster", "executor=in_process"),
+                *("--runs", str(self.runs), "--store", str(store)),
+            ],
+            "environment": {"AFD_FAILPOINT": failpoint, "AFD_CHECKPOINT_PERIOD_S": "0"},
+            "log": str(log),
+        }
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps(asked) + "\n")
+        stdin.flush()
+        answer = stdout.readline()
+        assert answer, "the forge died: see its stderr"
+        return int(answer)
+
+
+@pytest.fixture(scope="session")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forge.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+    )
+    yield Forge(process, tmp_path_factory.mktemp("runs"))
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(30)

@@ -1,0 +1,101 @@
+"""The command line: quick to answer, and what is wrong is said without a traceback, exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flows.conftest import PARAMS, PROJECT
+
+HEAVY = ("torch", "prefect", "mlflow", "dvc", "submitit", "pydantic", "numpy", "yaml")
+LOOK = f"""
+import sys
+from flows.cli import main
+sys.argv = ["afd", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+print("heavy:", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+
+
+def afd(*arguments: str, cwd: Path = PROJECT) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", LOOK], capture_output=True, text=True, check=True, cwd=PROJECT
+    ).stdout
+    assert "heavy: []" in said
+    for command in ("campaign", "round", "show", "report", "ui", "doctor"):
+        assert command in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("campaign", "--name", "x"), ("--params params/pocket.yaml",)),
+        (("campaign", "--name", "x", "--params", "nope.yaml"), ("nope.yaml", "no such file")),
+        (("campaign", "--name", "a/b", "--params", str(PARAMS)), ("a/b", "letters, digits")),
+        (
+            (
+                *("campaign", "--name", "x", "--params", str(PARAMS)),
+                *("--set", "sed=1", "--set", "update.beta=-1", "--set", "fps=.nan"),
+            ),
+            ("did you mean 'seed'", "update.beta", "fps", "3 problem"),
+        ),
+        (
+            ("campaign", "--name", "x", "--params", str(PARAMS), "--set", "seed=${oc.env:HOME}"),
+            ("interpolation is not allowed",),
+        ),
+        (
+            ("round", "--name", "x", "--params", str(PARAMS), "--set-cluster", "executor=slrm"),
+            ("executor", "slrm"),
+        ),
+        (("report", "--name", "x"), ("not finished", "afd campaign --name x")),
+        (("show", "doesnotexist"), ("doesnotexist",)),
+    ],
+)
+def test_what_a_person_can_mend_is_said_in_words(
+    tmp_path: Path, arguments: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    places = ("--runs", str(tmp_path / "runs"))
+    store = () if arguments[0] == "report" else ("--store", str(tmp_path / "store"))
+    done = afd(*arguments, *places, *store)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for words in said:
+        assert words in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_index_beyond_the_last_round(tmp_path: Path) -> None:
+    places = ("--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store"))
+    done = afd("round", "--name", "x", "--params", str(PARAMS), "--index", "9", *places)
+    assert done.returncode == 2
+    assert "rounds 0 to 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_says_what_is_there(tmp_path: Path) -> None:
+    places = ("--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store"))
+    done = afd("doctor", *places)
+    assert done.returncode in (0, 2), done.stderr
+    for what in ("python", "packages", "git", "dvc", "mlflow", "prefect"):
+        assert what in done.stdout
+
+
+def test_the_ui_command_is_said() -> None:
+    done = afd("ui", "--dry")
+    assert done.returncode == 0
+    assert "mlflow server" in done.stdout
