@@ -110,6 +110,7 @@ def _estimate(values: Floats, seed: int, num_resamples: int, confidence: float) 
     if mean is None or len(kept) < 2:
         return Estimate(mean, None, None, len(kept), dropped, "not estimable", None)
     if np.ptp(kept) == 0:
+        mean = float(kept[0])  # the mean of equal numbers is them, but for rounding
         p_value = 1.0 if mean == 0 else max(2.0 ** (1 - len(kept)), 1 / (num_resamples + 1))
         return Estimate(mean, mean, mean, len(kept), dropped, "exact", p_value)
     low, high, method, resampled = _bootstrap(kept, seed, num_resamples, confidence)
