@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 
-from afd.artifacts import Artifact
+from afd.artifacts import MANIFEST, Artifact
 from afd.config import Params
 from afd.params import load_params
 from afd.store import StoreError, write_json
@@ -58,8 +58,8 @@ def track(campaign_dir: Path, name: str, artifacts: Sequence[Artifact]) -> Path 
         others = sorted(file.parent.parent.parent.glob("*/rounds/*.dvc"))
         taken = {path for other in others if other != file for path in _tracked_by(other)}
         outs = sorted(wanted - taken)
-        if not outs or (file.exists() and _tracked_by(file) == set(outs)):
-            return file if outs else None  # artifacts never change: same names, same bytes
+        if not outs or (file.exists() and _is_current(file, outs)):
+            return file if outs else None
         file.parent.mkdir(parents=True, exist_ok=True)
         with _writing(root) as repo:
             stage: Any = repo.stage.create(
@@ -72,6 +72,7 @@ def track(campaign_dir: Path, name: str, artifacts: Sequence[Artifact]) -> Path 
             )
             stage.add_outs(relink=False)
             stage.dump()
+        os.utime(file)  # dvc leaves a file of the same content alone; it was looked at now
     return file
 
 
@@ -195,6 +196,14 @@ def _writing(root: Path) -> Iterator["Repo"]:
             f"dvc could not keep this round in {root / '.dvc'}: {error}. The artifacts themselves "
             "are finished and kept in the store; run the same command again to go on"
         ) from error
+
+
+def _is_current(file: Path, outs: Sequence[Path]) -> bool:
+    """Whether the .dvc file names exactly these artifacts and none was made anew since."""
+    looked_at = file.stat().st_mtime_ns
+    return _tracked_by(file) == set(outs) and all(
+        (out / MANIFEST).stat().st_mtime_ns <= looked_at for out in outs
+    )
 
 
 def _tracked_by(file: Path) -> frozenset[Path]:

@@ -78,6 +78,19 @@ def test_tracking_again_leaves_every_byte_and_time_alone(campaign: CampaignOnDis
     assert {f: (f.read_bytes(), f.stat().st_mtime_ns) for f in track_all(campaign) if f} == first
 
 
+def test_an_artifact_that_was_made_anew_is_tracked_anew(campaign: CampaignOnDisk) -> None:
+    """Its numbers are the same, the times in its manifest are not."""
+    track_all(campaign)
+    index, request, artifact = campaign.made[-1]
+    shutil.rmtree(artifact.path)
+    again = campaign.save(index, request, seed=1)
+    file = versions.track(campaign.folder, "start", campaign.of_round(None))
+    assert file is not None
+    digests = {out["md5"] for out in yaml.safe_load(file.read_text())["outs"]}
+    assert versions.digest(again) in digests
+    assert "up to date" in run(campaign.root, DVC, "status")
+
+
 def test_an_artifact_stays_with_the_campaign_that_tracked_it_first(
     campaign: CampaignOnDisk,
 ) -> None:

@@ -1,0 +1,69 @@
+"""A finished campaign goes to another clone by git and dvc, and is the same campaign there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afd.artifacts import Artifact
+from afd.store import Store
+from tests.flows.conftest import PROJECT, Forge
+
+DVC = str(Path(sys.executable).with_name("dvc"))
+QUIET = {**os.environ, "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@t")
+
+
+def call(folder: Path, *command: str) -> None:
+    subprocess.run(command, cwd=folder, env=QUIET, check=True, capture_output=True)
+
+
+def play(forge: Forge, clone: Path) -> dict[str, Artifact]:
+    """Run the campaign in a clone; everything that is then in its store."""
+    here = Forge(forge.process, clone / "runs")
+    log = clone.parent / f"{clone.name}.log"
+    code = here.afd("campaign", "--name", "tiny", store=clone / "store", log=log)
+    assert code == 0, log.read_text()
+    return {a.manifest.fingerprint: a for a in Store(clone / "store").all()}
+
+
+@pytest.mark.campaign
+def test_another_clone_pulls_a_campaign_that_is_finished_and_evaluates_to_the_same_numbers(
+    forge: Forge, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    call(first, "git", "init", "-q")
+    call(first, DVC, "init", "-q")
+    for name in (".dvc/config", ".dvcignore", ".gitignore"):
+        shutil.copy(PROJECT / name, first / name)
+    made = play(forge, first)
+    summary = (first / "runs" / "tiny" / "summary.json").read_bytes()
+    call(first, "git", "add", "-A")
+    call(first, "git", *AUTHOR, "commit", "-qm", "a campaign")
+    call(first, DVC, "push", "-q")
+    shutil.rmtree(first / "store")  # nothing but the remote is left of it
+
+    call(tmp_path, "git", "clone", "-q", str(first), str(second))
+    remote = str(first / "dvc-remote")
+    call(second, DVC, "remote", "modify", "--local", "local", "url", remote)
+    call(second, DVC, "pull", "-q")
+    pulled = play(forge, second)
+    assert pulled.keys() == made.keys()
+    for fingerprint, artifact in pulled.items():  # the very same, so nothing was computed again
+        assert artifact.manifest == made[fingerprint].manifest
+    assert (second / "runs" / "tiny" / "summary.json").read_bytes() == summary
+
+    final = next(a for a in pulled.values() if _is_final(a))
+    before = {name: final.file(name).read_bytes() for name in final.manifest.files}
+    shutil.rmtree(final.path)
+    again = play(forge, second)[final.manifest.fingerprint]
+    assert again.manifest.created_at >= final.manifest.created_at
+    assert {name: again.file(name).read_bytes() for name in again.manifest.files} == before
+
+
+def _is_final(artifact: Artifact) -> bool:
+    return artifact.manifest.stage == "evaluate" and "teacher_clips" in artifact.manifest.made_from
