@@ -11,6 +11,7 @@ from afd.evaluation.tracking import Tracks
 from afd.world.scenes import ROOM_PX
 
 CONTACT_PX = 0.75  # nearer than this to floor or ceiling, a ball no longer falls freely
+STRUCK = -1.2  # px/frame^2: a bend upward that is an impact; grain bends a track by .5
 MIN_REST_FRAMES = 4
 MIN_FALL_FRAMES = 6  # a free parabola through fewer has a spread of .03 px/frame^2 at .1 px noise
 MIN_REBOUND_FRAMES = 3
@@ -21,15 +22,20 @@ Floats = npt.NDArray[np.float64]
 
 
 def free_frames(tracks: Tracks, sizes: Floats) -> npt.NDArray[np.int64]:
-    """Number of frames [N, B] from the start in which a ball is seen and touches neither floor nor
-    ceiling; sizes are radii [N, B]."""
+    """Number of frames [N, B] from the start in which a ball is seen and nothing stops its fall.
+
+    It ends near floor or ceiling, and at a bend that only an impact explains: faster than 2
+    px/frame, a ball can land and leave between two frames. Sizes are radii [N, B].
+    """
     height = tracks.centres[..., 1]
     clearance = sizes[:, None] + CONTACT_PX
     with np.errstate(invalid="ignore"):
         # Near the ceiling only while rising: a high start lies close to it.
         rising = np.diff(height, axis=1, prepend=height[:, :1]) < -0.05
-        touches = (height > ROOM_PX - clearance) | ((height < clearance) & rising)
-    bound = ~tracks.seen | touches
+        bound = (height > ROOM_PX - clearance) | ((height < clearance) & rising)
+        bend = np.diff(height, n=2, axis=1)  # around frames 1 to F - 2
+        bound[:, 1:-1] |= (bend < STRUCK) & (height[:, 1:-1] > 0.5 * ROOM_PX)
+    bound |= ~tracks.seen
     return np.where(bound.any(axis=1), bound.argmax(axis=1), bound.shape[1])
 
 
@@ -67,7 +73,8 @@ def rebound(tracks: Tracks, sizes: Floats) -> Floats:
     """
     height = tracks.centres[..., 1]
     num_frames = height.shape[1]
-    acceleration, speed = free_fit(height, free_frames(tracks, sizes))
+    length = free_frames(tracks, sizes)
+    acceleration, speed = free_fit(height, length)
     frames = np.arange(num_frames)[None, :, None]
     with np.errstate(invalid="ignore"):
         on_floor = height > ROOM_PX - sizes[:, None] - CONTACT_PX
@@ -83,7 +90,9 @@ def rebound(tracks: Tracks, sizes: Floats) -> Floats:
     impact = speed + acceleration * lowest
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = away / impact
-        fit = (used.sum(axis=1) >= MIN_REBOUND_FRAMES) & (impact > MIN_IMPACT)
+        fit = (
+            (first <= length + 1) & (used.sum(axis=1) >= MIN_REBOUND_FRAMES) & (impact > MIN_IMPACT)
+        )
     return np.where(fit, ratio, np.nan)
 
 

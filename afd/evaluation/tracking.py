@@ -10,9 +10,10 @@ level. Three steps make it hold under another contrast, another ground and senso
    FLOOR_SHARE of the clip's own peak, are counted as nothing.
 
 Mass is the sum of the amplitudes that are left, in px of area times contrast: it is meaningful
-against the same clip's own mass only. Only the named colours are unmixed: another colour counts by its
-projection (a ball that turns from green to blue keeps .6 of its mass, from green to yellow 1.1). The centroid is taken around the strongest spot, so that a
-ghost elsewhere moves mass and not place.
+against the same clip's own mass only. Only the named colours are unmixed: another colour counts by
+its projection (a ball that turns from green to blue keeps .6 of its mass, from green to yellow
+1.1). The centroid is taken around the strongest spot, so that a ghost elsewhere moves mass and not
+place.
 """
 
 from dataclasses import dataclass
