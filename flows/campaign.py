@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afd.artifacts import Artifact, ArtifactRef
+from afd.config import Params
 from afd.stages import request
 from afd.stages.outcome import RefusedError
 from afd.store import told, write_atomic, write_json
+from flows import versions
 from flows.round import Standing, run_round, run_start
 from flows.session import Session, read_round
-from flows.tasks import Played
+from flows.tasks import Played, Stages
 
 SUMMARY, REPORT_PAGE = "summary.json", "report.html"
 
@@ -33,12 +35,16 @@ def run_campaign(
 ) -> Finished:
     """Everything from prompts to report; `play` runs one round (Prefect runs it as a flow)."""
     params = session.params
+    was_complete = is_complete(session)
     standing = run_start(session)
     while len(standing.rounds) < params.num_rounds:
         standing = play(session, standing)
-    final, page = _final(session, standing)
+    final, page = play_final(Played(session, None), params, standing)
     session.close_round("final", {"evaluation": final, "report": page})
-    return _leave(session, standing, final, page)
+    left = _leave(session, standing, final, page)
+    if not was_complete:  # a killed one costs `dvc repro` a look at the store, not a computation
+        versions.commit_pipeline(session.site.folder, params)
+    return left
 
 
 def is_complete(session: Session) -> bool:
@@ -81,19 +87,20 @@ def _is_finished(session: Session, name: str) -> bool:
     return made is not None and all(session.site.store.have(ref) for ref in made.values())
 
 
-def _final(session: Session, standing: Standing) -> tuple[ArtifactRef, ArtifactRef]:
-    """The final evaluation and the report on it."""
-    stages = Played(session, None)
+def play_final(
+    stages: Stages, params: Params, standing: Standing
+) -> tuple[ArtifactRef, ArtifactRef]:
+    """After the last round: evaluation on all held-out prompts, and the report on everything."""
     final = stages.make(
         request.evaluate_final(
-            session.params,
+            params,
             standing.prompt_set,
             standing.student,
             standing.reference,
             standing.held_out_clips,
         )
     )
-    page = stages.make(request.report(session.params, final, [dict(m) for m in standing.rounds]))
+    page = stages.make(request.report(params, final, [dict(made) for made in standing.rounds]))
     return final, page
 
 
