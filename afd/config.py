@@ -163,6 +163,7 @@ class FitParams(Frozen):
     betas: tuple[Share, Share]
     weight_decay: NonNegative
     r1: NonNegative
+    mismatch: NonNegative  # weight of teacher clips under a wrong prompt; 0 is the paper's loss
     replay_rounds: Annotated[int, Field(ge=0)]
     replay_share: Share
 
