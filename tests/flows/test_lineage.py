@@ -13,11 +13,13 @@ from mlflow.entities import Run
 
 from afd.artifacts import Artifact
 from afd.stages.request import StageRequest
+from afd.store import Store
 from flows import versions
 from flows.champion import choose_champion
 from flows.lineage import Lineage
 from flows.run_ids import RunIds
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
+from tests.flows.conftest import Forge
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,6 +191,7 @@ from flows.lineage import Lineage
 from tests.flows.campaign_on_disk import small_params
 import json
 from afd.stages.request import StageRequest
+from afd.store import Store
 root, uri, request = Path(sys.argv[1]), sys.argv[2], StageRequest.model_validate_json(sys.argv[3])
 lineage = Lineage(uri, root / "runs" / "demo")
 lineage.start_campaign(small_params().model_dump(mode="json"))
@@ -325,3 +328,37 @@ def test_the_champion_has_the_lowest_error_and_ties_go_to_the_earliest() -> None
     assert choose_champion({1: {key: None}, 2: {key: float("nan")}, 3: {key: 9}}) == 3
     assert choose_champion({1: {"gravity": 1.0}}) is None
     assert choose_champion({}) is None
+
+
+@pytest.mark.campaign
+def test_a_real_campaign_killed_three_times_ends_with_every_run_once_and_finished(
+    forge: Forge, tmp_path: Path
+) -> None:
+    here = Forge(forge.process, tmp_path / "runs")
+
+    def play(failpoint: str = "") -> int:
+        log = tmp_path / "log"
+        arguments = ("campaign", "--name", "tiny")
+        return here.afd(*arguments, store=tmp_path / "store", log=log, failpoint=failpoint)
+
+    database = f"sqlite:///{tmp_path / 'runs' / '.services' / 'mlflow' / 'mlflow.db'}"
+    ids = RunIds(tmp_path / "runs" / "tiny")
+    seen: dict[str, str] = {}
+    for failpoint in ("flow.after_lineage:2", "flow.before_versions:2", "update.step:1"):
+        assert play(failpoint) == -signal.SIGKILL, failpoint
+        now = {key: entry["run_id"] for key, entry in ids.entries().items()}
+        assert seen.items() <= now.items()  # what was begun goes on in its own run
+        seen = now
+    assert play() == 0
+    client = MlflowClient(database, database)
+    found = client.get_experiment_by_name("afd")
+    assert found is not None
+    runs = client.search_runs([found.experiment_id], max_results=1000)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    keys = Counter(run.data.tags["afd.key"] for run in runs)
+    assert set(keys.values()) == {1}
+    made = {a.manifest.fingerprint[:16] for a in Store(tmp_path / "store").all()}
+    assert keys.keys() == made | {"campaign", "round_000", "round_001"}
+    assert seen.items() <= {key: entry["run_id"] for key, entry in ids.entries().items()}.items()
+    best = client.get_model_version_by_alias("tiny-student", "champion")
+    assert best.tags["afd.fingerprint"][:16] in made
