@@ -18,6 +18,7 @@ import av
 import av.error
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace
 
 from afd.encoding import SCALER
@@ -153,7 +154,7 @@ def _check_boxes(file: BinaryIO, limits: ClipLimits) -> None:
     file.seek(0)
 
 
-def _only_video(container: av.container.InputContainer) -> av.VideoStream:
+def _only_video(container: InputContainer) -> av.VideoStream:
     streams = list(container.streams.video)
     if len(streams) != 1:
         others = ", ".join(s.type for s in container.streams if s.type != "video") or "nothing"
@@ -163,9 +164,9 @@ def _only_video(container: av.container.InputContainer) -> av.VideoStream:
 
 def _check_header(stream: av.VideoStream, limits: ClipLimits) -> int:
     """The number of frames that the file declares, once its header is inside the policy."""
-    context = stream.codec_context
-    if context is None:  # PyAV has no context for a codec that it does not know
+    if not stream.codec_context:  # PyAV makes none for a codec that it does not know
         raise ClipError(f"unknown codec; known are {', '.join(CODECS)}")
+    context = stream.codec_context
     problems: list[str] = []
     if context.name not in CODECS:
         problems.append(f"codec {context.name}, known are {', '.join(CODECS)}")
@@ -197,7 +198,7 @@ def _check_header(stream: av.VideoStream, limits: ClipLimits) -> int:
 
 
 def _decode_frames(
-    container: av.container.InputContainer,
+    container: InputContainer,
     stream: av.VideoStream,
     declared: int,
     limits: ClipLimits,
@@ -239,7 +240,7 @@ def _to_rgb(frame: av.VideoFrame) -> Frames:
     if frame.colorspace not in MATRICES:  # the stream may say another than the header
         raise ClipError(f"colour matrix {frame.colorspace} (H.273), only BT.709 and BT.601")
     full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-    return frame.reformat(
+    shown = frame.reformat(
         format="rgb24",
         src_colorspace=MATRICES[frame.colorspace],
         dst_colorspace=Colorspace.ITU709,
@@ -247,4 +248,5 @@ def _to_rgb(frame: av.VideoFrame) -> Frames:
         dst_color_range=ColorRange.JPEG,
         interpolation=SCALER,
         threads=1,
-    ).to_ndarray()
+    )
+    return shown.to_ndarray().astype(np.uint8, copy=False)

@@ -199,7 +199,7 @@ def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _check_row(value: Any) -> dict[str, str] | str:
+def _check_row(value: Any) -> dict[str, str] | str:  # noqa: PLR0911 (one return a rule)
     if not isinstance(value, dict):
         return f'a {type(value).__name__}, not an object; write {{"text": "..."}}'
     row = cast(dict[str, Any], value)

@@ -29,7 +29,9 @@ def restore_module(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) 
     own = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
     wanted = module.state_dict()
     if own.keys() != wanted.keys():
-        raise WeightsError(f"{name}: saved and present tensors differ: {sorted(own.keys() ^ wanted.keys())[:5]}")
+        raise WeightsError(
+            f"{name}: saved and present tensors differ: {sorted(own.keys() ^ wanted.keys())[:5]}"
+        )
     module.load_state_dict(own)
 
 

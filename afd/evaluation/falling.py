@@ -19,9 +19,11 @@ MAX_REBOUND_FRAMES = 4
 MIN_IMPACT = 0.3  # px/frame: a slower landing says little about restitution
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int64]
 
 
-def free_frames(tracks: Tracks, sizes: Floats) -> npt.NDArray[np.int64]:
+def free_frames(tracks: Tracks, sizes: Floats) -> Counts:
     """Number of frames [N, B] from the start in which a ball is seen and nothing stops its fall.
 
     It ends near floor or ceiling, and at a bend that only an impact explains: faster than 2
@@ -32,18 +34,21 @@ def free_frames(tracks: Tracks, sizes: Floats) -> npt.NDArray[np.int64]:
     with np.errstate(invalid="ignore"):
         # Near the ceiling only while rising: a high start lies close to it.
         rising = np.diff(height, axis=1, prepend=height[:, :1]) < -0.05
-        bound = (height > ROOM_PX - clearance) | ((height < clearance) & rising)
-        bend = np.diff(height, n=2, axis=1)  # around frames 1 to F - 2
+        bound: Bools = (height > ROOM_PX - clearance) | ((height < clearance) & rising)
+        bend: Floats = np.diff(height, n=2, axis=1)  # around frames 1 to F - 2
         bound[:, 1:-1] |= (bend < STRUCK) & (height[:, 1:-1] > 0.5 * ROOM_PX)
     bound |= ~tracks.seen
-    return np.where(bound.any(axis=1), bound.argmax(axis=1), bound.shape[1])
+    first: Counts = bound.argmax(axis=1).astype(np.int64)
+    return np.where(bound.any(axis=1), first, np.int64(height.shape[1]))
 
 
-def from_rest(height: Floats, length: npt.NDArray[np.int64]) -> Floats:
+def from_rest(height: Floats, length: Counts) -> Floats:
     """Acceleration g of y - y[0] = g t^2 / 2 over the first `length` frames."""
     num_frames = height.shape[1]
     half_square = 0.5 * np.arange(num_frames, dtype=np.float64)[:, None] ** 2
-    used = np.arange(num_frames)[:, None] < length[:, None]  # [N, F, B]
+    used: Bools = (
+        np.arange(num_frames, dtype=np.int64).reshape(-1, 1) < length[:, None]
+    )  # [N, F, B]
     fallen = np.where(used, height - height[:, :1], 0.0)
     square = np.where(used, half_square**2, 0.0).sum(axis=1)
     shared = (half_square * fallen).sum(axis=1)
@@ -51,12 +56,12 @@ def from_rest(height: Floats, length: npt.NDArray[np.int64]) -> Floats:
     return np.where(enough, shared / np.where(enough, square, 1.0), np.nan)
 
 
-def free_fit(height: Floats, length: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+def free_fit(height: Floats, length: Counts) -> tuple[Floats, Floats]:
     """Acceleration and start speed of the parabolas through the first `length` frames."""
     num_frames = height.shape[1]
     acceleration, speed = np.full(length.shape, np.nan), np.full(length.shape, np.nan)
     for frames in range(MIN_FALL_FRAMES, num_frames + 1):
-        rows = length == frames
+        rows: Bools = length == frames
         if rows.any():
             t = np.arange(frames, dtype=np.float64)
             fit = np.linalg.pinv(np.stack([np.ones(frames), t, 0.5 * t**2], axis=1))
@@ -75,14 +80,14 @@ def rebound(tracks: Tracks, sizes: Floats) -> Floats:
     num_frames = height.shape[1]
     length = free_frames(tracks, sizes)
     acceleration, speed = free_fit(height, length)
-    frames = np.arange(num_frames)[None, :, None]
+    frames: Counts = np.arange(num_frames, dtype=np.int64).reshape(1, -1, 1)
     with np.errstate(invalid="ignore"):
-        on_floor = height > ROOM_PX - sizes[:, None] - CONTACT_PX
-    first = np.where(tracks.seen & on_floor, frames, num_frames).min(axis=1)  # [N, B]
+        on_floor: Bools = height > ROOM_PX - sizes[:, None] - CONTACT_PX
+    first: Counts = np.where(tracks.seen & on_floor, frames, num_frames).min(axis=1)  # [N, B]
     window = (frames >= first[:, None]) & (frames <= first[:, None] + 2)
-    lowest = np.where(window, np.nan_to_num(height, nan=-np.inf), -np.inf).argmax(axis=1)
+    lowest: Counts = np.where(window, np.nan_to_num(height, nan=-np.inf), -np.inf).argmax(axis=1)
     after = frames - lowest[:, None]
-    used = (after >= 1) & (after <= MAX_REBOUND_FRAMES) & tracks.seen
+    used: Bools = (after >= 1) & (after <= MAX_REBOUND_FRAMES) & tracks.seen
     used &= (first < num_frames)[:, None]
     # From the frames after the lowest one: the landing itself falls between two frames.
     upward = -(height - 0.5 * acceleration[:, None] * after**2)
@@ -96,7 +101,7 @@ def rebound(tracks: Tracks, sizes: Floats) -> Floats:
     return np.where(fit, ratio, np.nan)
 
 
-def _slope(x: Floats, y: Floats, used: npt.NDArray[np.bool_]) -> Floats:
+def _slope(x: Floats, y: Floats, used: Bools) -> Floats:
     """Least-squares slope along axis 1 of the used points; nan where fewer than two."""
     weight = used.astype(np.float64)
     count = np.maximum(weight.sum(axis=1), 1)

@@ -27,6 +27,7 @@ WALL_PX = 8.0  # thick, so that nothing can tunnel
 CONTACT_MARGIN_PX = 1e-6  # far above rounding: nearer than this, pymunk decides
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 def simulate(scene: Scene, laws: ClipLaws, num_frames: int = NUM_FRAMES) -> Floats:
@@ -44,7 +45,7 @@ def simulate_many(
     places, speeds = _free_flight(scenes, laws, num_substeps)
     first = _first_contact(scenes, laws, places)
     positions = places[:, ::SUBSTEPS].copy()
-    for number in np.flatnonzero(first < num_substeps):
+    for number in map(int, np.flatnonzero(first < num_substeps)):
         start, scene = int(first[number]), scenes[number]
         state = [
             Body(
@@ -88,13 +89,15 @@ def _first_contact(
     for row, scene in zip(sizes, scenes, strict=True):
         row[: len(scene.bodies)] = [ball.radius for ball in scene.bodies]
     reach = sizes[:, None, :, None] + CONTACT_MARGIN_PX
-    touches = ((places < reach) | (places > ROOM_PX - reach)).any(axis=(2, 3))
+    outside: Bools = (places < reach) | (places > ROOM_PX - reach)
+    touches: Bools = np.any(outside, axis=(2, 3))
     if num_bodies == 2:
         gap = places[:, :, 0] - places[:, :, 1]
         near = np.hypot(gap[..., 0], gap[..., 1]) < sizes.sum(axis=1)[:, None] + CONTACT_MARGIN_PX
         touches |= near & np.array([law.collide for law in laws])[:, None]
-    after = touches[:, 1:]  # Chipmunk moves before it looks for contacts
-    return np.where(after.any(axis=1), after.argmax(axis=1), after.shape[1])
+    after: Bools = touches[:, 1:]  # Chipmunk moves before it looks for contacts
+    first = after.argmax(axis=1).astype(np.int64)
+    return np.where(after.any(axis=1), first, np.int64(places.shape[1] - 1))
 
 
 def _simulate_contacts(
