@@ -6,6 +6,7 @@ waits for it and never fails by it. Ids of runs stand on disk beside the spool, 
 goes on in its own run and a finished campaign, run again, does not even import MLflow.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -174,17 +175,18 @@ class Lineage:
             self._thread.start()
 
     def _work(self) -> None:
-        while True:
-            event = self._events.get()
-            if event is None:
-                self._relay(force=True)
-                return
-            self._relay(force=False)
-            if self._is_down():
-                self._spool.add(event)
-            elif (error := self._try(event)) is not None:
-                log.warning("MLflow did not take %s, spooled: %s", event.kind, error)
-                self._spool.add(event)
+        while (event := self._events.get()) is not None:
+            try:
+                self._relay(force=False)
+                if self._is_down():
+                    self._spool.add(event)
+                elif (error := self._try(event)) is not None:
+                    log.warning("MLflow did not take %s, spooled: %s", event.kind, error)
+                    self._spool.add(event)
+            except OSError as error:  # a full disk: the next start brings it again
+                log.error("lineage of %s is not written: %s", event.kind, error)
+        with contextlib.suppress(OSError):
+            self._relay(force=True)
 
     def _is_down(self) -> bool:
         return time.monotonic() < self._down_until
@@ -227,8 +229,8 @@ class Spool:
         self.file = file
         self._attempts: dict[str, int] = {}
         self._events: list[Event] = []
-        if file.exists():
-            for line in file.read_bytes().splitlines():
+        with contextlib.suppress(OSError):
+            for line in file.read_bytes().splitlines() if file.exists() else ():
                 try:
                     self._events.append(parse(line))
                 except ValidationError:

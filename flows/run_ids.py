@@ -36,8 +36,8 @@ class RunIds:
     def read(self, key: str) -> dict[str, Any]:
         try:
             content = json.loads((self.folder / f"{key}.json").read_bytes())
-        except (FileNotFoundError, ValueError):
-            return {}
+        except (OSError, ValueError):
+            return {}  # missing or damaged: the run is found again in MLflow, or made anew
         return content if isinstance(content, dict) else {}
 
     def write(self, key: str, **values: Any) -> None:

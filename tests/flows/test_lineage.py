@@ -308,6 +308,32 @@ def test_one_event_that_mlflow_refuses_does_not_hold_back_the_others(
         assert keys[made.ref.fingerprint[:16]] == "FINISHED"
 
 
+def test_a_folder_that_cannot_be_written_stops_nothing(
+    campaign: CampaignOnDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    campaign.folder.mkdir(parents=True, exist_ok=True)
+    (campaign.folder / "lineage").write_text("a file where lineage wants a folder")
+    play(campaign, Lineage(uri(campaign), campaign.folder))
+    assert any("is not written" in record.message for record in caplog.records)
+    (campaign.folder / "lineage").unlink()
+    play(campaign, Lineage(uri(campaign), campaign.folder))
+    done = {k for k, e in RunIds(campaign.folder).entries().items() if e["state"] == "finished"}
+    assert len(done) == 3 + len(campaign.made)
+
+
+def test_a_damaged_id_is_found_again_in_mlflow(campaign: CampaignOnDisk) -> None:
+    lineage = Lineage(uri(campaign), campaign.folder)
+    lineage.start_campaign(campaign.params.model_dump(mode="json"))
+    lineage.start_stage(None, campaign.made[0][1])
+    lineage.close()
+    file = lineage.ids.folder / f"{campaign.made[0][2].ref.fingerprint[:16]}.json"
+    before = lineage.run_id(campaign.made[0][2].ref)
+    file.write_text('{"run_i')
+    play(campaign, Lineage(uri(campaign), campaign.folder))
+    assert lineage.run_id(campaign.made[0][2].ref) == before
+    assert {run.info.status for run in all_runs(campaign)} == {"FINISHED"}
+
+
 def test_a_new_database_is_filled_from_the_store(campaign: CampaignOnDisk) -> None:
     """As after somebody deleted the old one: MLflow shows, it holds nothing of its own."""
     play(campaign, Lineage(uri(campaign), campaign.folder))
