@@ -7,8 +7,8 @@ never does. What cannot be serialised in exactly one way is refused, not guessed
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -25,12 +25,14 @@ def canonical(value: Any, path: str = "$") -> Any:
                 raise ValueError(f"{path}: {value} has no identity; use a finite number or null")
             return value + 0.0  # -0.0 and 0.0 are one value
         case Mapping():
-            keys = [key for key in value if not isinstance(key, str)]
+            mapping = cast("Mapping[Any, Any]", value)
+            keys = [key for key in mapping if not isinstance(key, str)]
             if keys:
                 raise TypeError(f"{path}: keys must be strings, got {keys[0]!r}")
-            return {key: canonical(value[key], f"{path}.{key}") for key in sorted(value)}
+            return {key: canonical(mapping[key], f"{path}.{key}") for key in sorted(mapping)}
         case list() | tuple():
-            return [canonical(item, f"{path}[{index}]") for index, item in enumerate(value)]
+            items = cast("Sequence[Any]", value)
+            return [canonical(item, f"{path}[{index}]") for index, item in enumerate(items)]
         case _:
             raise TypeError(f"{path}: a {type(value).__name__} has no canonical form")
 

@@ -13,6 +13,7 @@ app = App(
     help="On-Policy Adversarial Flow Distillation: a teacher that shows only finished videos "
     "teaches a causal, few-step video student.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # `main` says what is kept
     help_format="plaintext",  # markdown would cost 0.1 s of imports
 )
 RUNS, STORE = Path("runs"), Path("store")

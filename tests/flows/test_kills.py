@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from afd.failpoints import FAILPOINTS
@@ -193,6 +194,22 @@ def test_a_stage_killed_again_and_again_stops_the_campaign_and_loses_nothing(
     assert stack.students() == whole.students
     after = made_at(stack.store)
     assert {fingerprint: after[fingerprint] for fingerprint in before} == before
+    shutil.rmtree(stack.runs / "stack")
+
+
+@pytest.mark.campaign
+def test_interrupted_it_stops_its_worker_and_lets_go(stack: Stack) -> None:
+    flow = stack.start("--no-prefect")
+    beat = stack.wait_for("warmstart")
+    family = psutil.Process(flow.pid).children(recursive=True)
+    flow.send_signal(signal.SIGINT)
+    assert flow.wait(PATIENCE_S) == 130
+    said = stack.log.read_text()
+    assert "interrupted: everything finished is kept" in said
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert not psutil.pid_exists(beat.pid)
     shutil.rmtree(stack.runs / "stack")
 
 
