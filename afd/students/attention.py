@@ -227,7 +227,7 @@ def _heads(states: Tensor, heads: int) -> Tensor:
 
 def _split(states: Tensor, sizes: list[int]) -> list[Tensor]:
     """Pieces of these sizes along the tokens."""
-    return list(cast("tuple[Tensor, ...]", torch.split(states, sizes, dim=2)))
+    return list(torch.split(states, sizes, dim=2))
 
 
 def _unfold(states: Tensor, num_frames: int) -> Tensor:
