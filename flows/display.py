@@ -1,6 +1,7 @@
 """What a person sees while a campaign runs, and the table it ends with."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ WATCHED = (
     "frechet_distance",
 )
 REFRESH_PER_S = 4
+LINE_EVERY_S = 20  # in a file or a pipe
 
 
 class Screen:
@@ -61,6 +63,15 @@ class Screen:
                 self._console.print(line, highlight=False, no_wrap=True, overflow="ellipsis")
         self._num_told = len(done)
 
+    def tell_running(self) -> None:
+        """A line for every stage that is being computed."""
+        for entry in self._session.board.now():
+            where = _where(entry.round_index, self._session.params.num_rounds)
+            done, total = progress(self._session.site.store, entry.request) or (0, 0)
+            far = f"{done}/{total}" if total else ""
+            since = _clock(time.monotonic() - entry.started)
+            self._console.print(f"{where:<12} {entry.request.stage:<10} {far} {since}")
+
     def _line(self, done: Done) -> str:
         where = _where(done.round_index, self._session.params.num_rounds)
         facts = " ".join(f"{key}={_short(value)}" for key, value in list(done.summary.items())[:4])
@@ -78,16 +89,39 @@ class Screen:
 
 @contextmanager
 def shown(session: Session, console: Console) -> Iterator[None]:
-    """Keep a screen up to date while the campaign runs; on a pipe, one line a stage."""
+    """Keep people up to date: a live screen on a terminal, lines in a file or a pipe."""
     screen = Screen(session, console)
-    with Live(
-        screen, console=console, refresh_per_second=REFRESH_PER_S, transient=True, screen=False
-    ) as live:
-        try:
-            yield
-        finally:
-            live.refresh()
+    with _live(screen, console) if console.is_terminal else _lines(screen):
+        yield
     screen.tell_finished()
+
+
+@contextmanager
+def _live(screen: Screen, console: Console) -> Iterator[None]:
+    with Live(screen, console=console, refresh_per_second=REFRESH_PER_S, transient=True):
+        yield
+
+
+@contextmanager
+def _lines(screen: Screen) -> Iterator[None]:
+    """A line when a stage is finished, and now and then one for what takes long."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        num_looks = 0
+        while not ended.wait(1.0):
+            num_looks += 1
+            screen.tell_finished()
+            if num_looks % LINE_EVERY_S == 0:
+                screen.tell_running()
+
+    thread = threading.Thread(target=tell, name="display", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def results_table(summary: Path) -> Table:
