@@ -4,8 +4,8 @@ Tagging BT.709 is not converting to it (libswscale's default is BT.601: red beco
 whoever believes the tag), so matrix and range are passed explicitly.
 
 Deterministic: one thread, since the bytes of x264 change with the number of threads, and neither
-B-frames nor macroblock-tree rate control: with both, x264's AVX-512 code reads memory that nobody
-wrote, and 14 % of encodings of one clip had other bytes.
+B-frames nor macroblock-tree rate control: with both, bytes were once seen to change from run to run
+on a machine with AVX-512 (14 % of encodings of one clip; not seen again in 350).
 """
 
 import io

@@ -1,5 +1,7 @@
 """Every metric on clips of known truth: sound, wrong, odd-looking, and tampered with."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -24,10 +26,13 @@ MEETING = tuple(sentence for sentence in all_sentences() if sentence.meets)[::4]
 ONE_BALL = tuple(sentence for sentence in all_sentences() if len(sentence.balls) == 1)[::4]
 
 
+@functools.cache
 def filmed(
     laws: Laws, look: Look = CLEAN, sentences: tuple[Sentence, ...] = SENTENCES
 ) -> np.ndarray:
-    return film_corpus(sentences, laws, look, 1, len(sentences))[0]
+    clips, _ = film_corpus(sentences, laws, look, 1, len(sentences))
+    clips.flags.writeable = False
+    return clips
 
 
 def measured(clips: np.ndarray, sentences: tuple[Sentence, ...] = SENTENCES) -> dict[str, float]:
@@ -214,7 +219,7 @@ def test_no_clips_give_no_values() -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    clips = filmed(TEACHER)[:2]
+    clips = filmed(TEACHER)[:2].copy()
     with pytest.raises(ValueError, match="rgb must be"):
         measure(clips, SENTENCES[:1])
     clips[0, 0, 0, 0, 0] = np.nan
