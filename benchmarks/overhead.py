@@ -55,7 +55,8 @@ def main() -> None:
         print(
             f"bare {bare_s:6.1f} s (a round computes for {sum(of_rounds) / NUM_ROUNDS:.0f} s)   "
             f"through the stack {stacked_s:6.1f} s   ratio {ratios[-1]:.3f}   "
-            f"finished campaign again {again_s:.1f} s   (Prefect's first start {start_s:.0f} s)"
+            f"finished campaign again {again_s:.1f} s   (Prefect's first start {start_s:.0f} s)",
+            flush=True,
         )
     print(f"median ratio {statistics.median(ratios):.3f}, target at most 1.10")
 

@@ -41,11 +41,14 @@ def execute(
     with store.attempt(ref) as path:
         if store.have(ref):  # made by another process between the two questions
             return store.load(ref)
+        run = stage_function(request.stage)  # before the clock: imports are not the stage's work
         with told(store.root):
             work = Workspace(path)
             work.prepare()
             inputs = {role: store.load(made, verify=True) for role, made in request.inputs.items()}
-            summary = run_stage(request, inputs, store, work, num_threads)
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(num_threads)
+            summary = run(request.params, inputs, store, work)
         wall_s, cpu_s = work.spent()
         manifest = Manifest(
             schema_version=1,
@@ -62,20 +65,6 @@ def execute(
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         return store.save(ref, manifest, work.out)
-
-
-def run_stage(
-    request: StageRequest,
-    inputs: dict[str, Artifact],
-    store: Store,
-    work: Workspace,
-    num_threads: int,
-) -> Summary:
-    """Call the stage's module with exactly `num_threads` compute threads."""
-    run = stage_function(request.stage)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(num_threads)
-    return run(request.params, inputs, store, work)
 
 
 def stage_function(stage: StageName) -> StageFunction:
