@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,13 +107,45 @@ def test_a_missing_input_is_the_stores_word(
     assert "not made yet" in capsys.readouterr().err
 
 
-def test_a_store_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if os.access("/proc/version", os.W_OK):
-        pytest.skip("no read-only file system here")
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 32 kB, where one may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_same_command_goes_on(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (28 << 10))
+    call_store = ["--store", str(small_disk / "s")]
     file = written(tmp_path, prompts_request())
-    assert main(["prompts", "--request", str(file), "--store", "/proc/store"]) != 0
+    assert main(["prompts", "--request", str(file), *call_store]) == 3
     told = capsys.readouterr().err
-    assert "/proc/store" in told
+    assert "the disk is full" in told
+    assert "kept" in told
+    assert "run the same command again" in told
+    assert "Traceback" not in told
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    assert main(["prompts", "--request", str(file), *call_store]) == 0
+
+
+def test_a_read_only_disk_is_said(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    file = written(tmp_path, prompts_request())
+    assert main(["prompts", "--request", str(file), "--store", str(small_disk / "s")]) == 3
+    told = capsys.readouterr().err
+    assert "read-only" in told
+    assert str(small_disk / "s") in told
 
 
 def test_a_damaged_input_is_named_before_it_is_used(
