@@ -1,5 +1,6 @@
 """Prompts: hostile until checked, split by nothing but their text."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def test_grammar_is_split_once_and_for_all() -> None:
     held_out = {p.text for p in prompts if p.split == "held_out"}
     assert (len(prompts), len(held_out)) == (432, 192)
     texts = [p.text for p in prompts]
+    lowest = sorted(texts, key=lambda text: hashlib.sha256(text.encode()).hexdigest())[:192]
+    assert held_out == set(lowest)
     backwards = split_by_hash(texts[::-1], 192)
     assert {p.text for p in backwards if p.split == "held_out"} == held_out
     assert len({p.id for p in prompts}) == 432
