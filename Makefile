@@ -28,16 +28,17 @@ check: $(VENV)/.ready-test
 bench: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks
 
-# The environment, exactly as it was tested; made again when a lock file changes.
+# The environment, exactly as it was tested; made again when a lock file changes. The lock files
+# are closed under dependencies (`pip check`), so nothing is left to resolve.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing requirements.lock into $(VENV) (about 1.5 GB)"
-	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready requirements-test.lock
-	@$(PIP) install -r requirements-test.lock
+	@$(PIP) install --no-deps -r requirements-test.lock
 	@touch $@
 
 # Some tests open pages in Chromium; where none can be had they skip and say so.
