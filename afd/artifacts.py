@@ -82,5 +82,5 @@ class Artifact:
     def file(self, name: str) -> Path:
         """The path of one of its files; raises KeyError for a name the manifest does not list."""
         if name not in self.manifest.files:
-            raise KeyError(f"{self.path} has no file {name!r}; it has {sorted(self.manifest.files)}")
+            raise KeyError(f"{self.path} has no {name!r}; it has {sorted(self.manifest.files)}")
         return self.path / name

@@ -38,7 +38,8 @@ def failpoint(name: FailpointName) -> None:
         return
     target, _, count = wanted.partition(":")
     if target not in FAILPOINTS:
-        raise ValueError(f"AFD_FAILPOINT={wanted}: no such failpoint; one of {', '.join(FAILPOINTS)}")
+        known = ", ".join(FAILPOINTS)
+        raise ValueError(f"AFD_FAILPOINT={wanted}: no such failpoint; one of {known}")
     if target != name:
         return
     _passed[name] += 1

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 
 def canonical(value: Any, path: str = "$") -> Any:
-    """The JSON-able form of `value` that has one spelling; raises TypeError or ValueError by path."""
+    """The one JSON spelling of `value`; raises TypeError or ValueError naming the path."""
     match value:
         case BaseModel():
             return canonical(value.model_dump(mode="python"), path)
@@ -38,6 +38,6 @@ def canonical(value: Any, path: str = "$") -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """sha256 (hex) of the canonical JSON of `value`; equal in every process and on every machine."""
+    """sha256 (hex) of the canonical JSON of `value`; equal in every process, on every machine."""
     text = json.dumps(canonical(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

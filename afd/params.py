@@ -16,7 +16,9 @@ from afd.config import Frozen
 Model = TypeVar("Model", bound=Frozen)
 
 # What a key looks like when it was pasted where the name of an environment variable belongs.
-_SECRET = re.compile(r"(sk-[\w-]{16,}|AKIA[A-Z0-9]{16}|gh[pousr]_\w{20,}|eyJ[\w-]{20,}\.|Bearer \S+)")
+_SECRET = re.compile(
+    r"(sk-[\w-]{16,}|AKIA[A-Z0-9]{16}|gh[pousr]_\w{20,}|eyJ[\w-]{20,}\.|Bearer \S+)"
+)
 
 
 class ParamsError(ValueError):
@@ -31,7 +33,7 @@ class ParamsError(ValueError):
 def load_params(
     model: type[Model], path: Path, overlays: Sequence[Path] = (), overrides: Sequence[str] = ()
 ) -> Model:
-    """Compose `path`, the overlays over it and dotted `key=value` overrides, and validate as `model`.
+    """Compose `path`, the overlays over it and dotted `key=value` overrides; validate as `model`.
 
     Raises ParamsError naming every bad field at once.
     """
@@ -74,7 +76,8 @@ def _read(path: Path) -> DictConfig:
 def _dotlist(overrides: Sequence[str]) -> DictConfig:
     wrong = [item for item in overrides if "=" not in item]
     if wrong:
-        raise ParamsError("overrides", [f"{item!r}: write it as dotted.field=value" for item in wrong])
+        problems = [f"{item!r}: write it as dotted.field=value" for item in wrong]
+        raise ParamsError("overrides", problems)
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except (YAMLError, OmegaConfBaseException) as error:

@@ -1,6 +1,6 @@
-"""The only source of randomness: every draw names what it is for, so nothing depends on what ran before it.
+"""The only source of randomness: every draw names its purpose, so none depends on another.
 
-A draw keyed by (seed, names...) needs no saved generator state: a resumed stage at step n draws what
+A draw keyed by (seed, names...) needs no saved state: a resumed stage at step n draws what
 the uninterrupted one drew at step n, in any process and for any batching.
 """
 

@@ -102,7 +102,7 @@ class Store:
 
     @contextlib.contextmanager
     def attempt(self, ref: ArtifactRef) -> Iterator[Path]:
-        """Hold the right to make `ref`; gives its work folder, kept until the artifact is published.
+        """Hold the right to make `ref`; gives its work folder, kept until it is published.
 
         The lock dies with its process, so a killed attempt never blocks the next one.
         """
@@ -175,10 +175,10 @@ def told(root: Path) -> Iterator[None]:
         reasons = {
             errno.ENOSPC: "the disk is full; free some space",
             errno.EDQUOT: "the quota is used up; free some space",
-            errno.ENOTDIR: "a file stands where a folder is needed; move it or choose another place",
+            errno.ENOTDIR: "a file stands where a folder is needed; move it",
             errno.EROFS: "the file system is read-only; mount it writable or choose another store",
-            errno.EACCES: "permission denied; make it writable for this user or choose another store",
-            errno.EPERM: "permission denied; make it writable for this user or choose another store",
+            errno.EACCES: "permission denied; make it writable or choose another store",
+            errno.EPERM: "permission denied; make it writable or choose another store",
         }
         if error.errno not in reasons:
             raise

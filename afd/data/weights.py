@@ -5,6 +5,7 @@ parameters. Randomness needs no state: draws are keyed by step (afd.seeds).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -56,3 +57,25 @@ def restore_optimiser(
         if parameter_name not in parameters:
             raise WeightsError(f"{name}: {parameter_name} is no parameter of this module")
         optimiser.state[parameters[parameter_name]][moment] = value.clone()
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training stage changes and must keep: modules by name, and the optimiser of `own`."""
+
+    own: str
+    modules: Mapping[str, nn.Module]
+    optimiser: Optimizer
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, for a checkpoint."""
+        kept: dict[str, Tensor] = {}
+        for name, module in self.modules.items():
+            kept |= module_tensors(name, module)
+        return kept | optimiser_tensors("optimiser", self.modules[self.own], self.optimiser)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`, strictly."""
+        for name, module in self.modules.items():
+            restore_module(name, module, tensors)
+        restore_optimiser("optimiser", self.modules[self.own], self.optimiser, tensors)

@@ -1,1 +1,1 @@
-"""Stages: each reads artifacts, computes, and leaves exactly one artifact. They never call each other."""
+"""Stages: each reads artifacts, computes, and leaves exactly one. They never call each other."""

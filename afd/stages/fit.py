@@ -17,8 +17,9 @@ from afd.artifacts import Artifact
 from afd.config import ConvDiscriminator, FitParams
 from afd.data.shards import read_clips
 from afd.data.text import encode
-from afd.data.weights import module_tensors, optimiser_tensors, restore_module, restore_optimiser
+from afd.data.weights import Training
 from afd.discriminators import checkpoint as discriminators
+from afd.discriminators.conv import ConvDiscriminator as ConvModel
 from afd.discriminators.conv import build
 from afd.failpoints import failpoint
 from afd.losses.adversarial import binary_cross_entropy, bradley_terry, r1_penalty
@@ -53,39 +54,20 @@ def run(
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=own.learning_rate, betas=own.betas, weight_decay=own.weight_decay
     )
+    training = Training("discriminator", {"discriminator": model}, optimiser)
     if previous := inputs.get("discriminator"):
-        tensors = load_file(previous.file("discriminator.safetensors"))
-        restore_module("discriminator", model, tensors)
-        restore_optimiser("optimiser", model, optimiser, tensors)
+        training.restore(load_file(previous.file("discriminator.safetensors")))
+    before = measure(model, now, seeds.generator(seed, "before", round_index))
     first = 0
     if kept := work.resume():
         last, tensors, _ = kept
         first = last + 1
-        restore_module("discriminator", model, tensors)
-        restore_optimiser("optimiser", model, optimiser, tensors)
+        training.restore(tensors)
 
-    before = measure(model, now, seeds.generator(seed, "before", round_index))
     num_steps = own.num_steps + (own.warmup_steps if previous is None else 0)
     for step in range(first, num_steps):
         draw = seeds.generator(seed, "fit", round_index, step)
-        teacher, student, text = draw_pairs(rounds, own, draw)
-        both = torch.cat([teacher, student]).requires_grad_(True)
-        scores = model(both, torch.cat([text, text]), draw)
-        teacher_scores, student_scores = scores.chunk(2)
-        if own.loss == "bradley_terry":
-            loss, told = bradley_terry(teacher_scores, student_scores)
-        else:
-            loss, told = binary_cross_entropy(teacher_scores, student_scores)
-        if own.mismatch:
-            # Matching-aware (Reed et al., arXiv:1605.05396): a teacher clip must score higher under
-            # its own prompt than under another's. Look gives nothing away here, so it is motion and
-            # content that are learned: rank correlation with the true fall .38 -> .55 in 23 steps.
-            wrong = model(teacher, text.roll(1, dims=0), draw)
-            matched, seen = bradley_terry(model(teacher, text, draw), wrong)
-            loss = loss + own.mismatch * matched
-            told |= {f"mismatch_{name}": value for name, value in seen.items()}
-        penalty = r1_penalty(scores, both) if own.r1 else torch.zeros(())
-        total = loss + own.r1 * penalty
+        total, metrics = fit_loss(model, draw_pairs(rounds, own, draw), own, draw)
         if not torch.isfinite(total):
             raise FloatingPointError(
                 f"fit: loss is {total.item()} in round {round_index}, step {step}; lower "
@@ -94,18 +76,13 @@ def run(
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         optimiser.step()
-        metrics = {f"fit/{name}": float(value) for name, value in told.items()}
-        work.record(step, metrics | {"fit/r1": float(penalty.detach())})
+        work.record(step, {f"fit/{name}": float(value) for name, value in metrics.items()})
         work.progress(step + 1, num_steps)
         if step + 1 < num_steps and work.checkpoint_due():
-            tensors = module_tensors("discriminator", model)
-            work.checkpoint(step, tensors | optimiser_tensors("optimiser", model, optimiser), {})
+            work.checkpoint(step, training.tensors(), {})
         failpoint("fit.step")
-    tensors = module_tensors("discriminator", model)
-    tensors |= optimiser_tensors("optimiser", model, optimiser)
-    discriminators.save(
-        work.out, shape, params["num_frames"], params["frame_size"], text_dim, tensors
-    )
+    sizes = (params["num_frames"], params["frame_size"], text_dim)
+    discriminators.save(work.out, shape, *sizes, training.tensors())
     after = measure(model, now, seeds.generator(seed, "after", round_index))
     return {
         # Before: on rollouts and clips it has never seen, so it is held-out by construction.
@@ -116,6 +93,33 @@ def run(
         "num_replayed_rounds": len(rounds) - 1,
         "resumed_from_step": first,
     }
+
+
+def fit_loss(
+    model: ConvModel, pairs: tuple[Tensor, Tensor, Tensor], own: FitParams, draw: Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The discriminator's whole loss on same-prompt pairs (teacher, student, text)."""
+    teacher, student, text = pairs
+    both = torch.cat([teacher, student]).requires_grad_(True)
+    scores = model(both, torch.cat([text, text]), draw)
+    teacher_scores, student_scores = scores.chunk(2)
+    if own.loss == "bradley_terry":
+        loss, metrics = bradley_terry(teacher_scores, student_scores)
+    else:
+        loss, metrics = binary_cross_entropy(teacher_scores, student_scores)
+    if own.mismatch:
+        # Matching-aware (Reed et al., arXiv:1605.05396): a teacher clip must score higher under its
+        # own prompt than under another's. Look gives nothing away here, so motion and content are
+        # learned: rank correlation with the true fall .38 -> .51 after 23 steps (lab notes).
+        wrong = model(teacher, text.roll(1, dims=0), draw)
+        matched, seen = bradley_terry(model(teacher, text, draw), wrong)
+        loss = loss + own.mismatch * matched
+        metrics |= {f"mismatch_{name}": value for name, value in seen.items()}
+    if own.r1:
+        penalty = r1_penalty(scores, both)
+        loss = loss + own.r1 * penalty
+        metrics |= {"r1": penalty.detach()}
+    return loss, metrics
 
 
 def read_rounds(inputs: dict[str, Artifact], store: Store) -> list[Pairs]:
@@ -174,7 +178,7 @@ def _through(codec: PatchCodec, teacher: Tensor) -> Tensor:
 def draw_pairs(
     rounds: list[Pairs], own: FitParams, draw: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Same-prompt pairs [B, ...]: `replay_share` of them from the earlier rounds, where there are."""
+    """Same-prompt pairs [B, ...]: `replay_share` of them from earlier rounds, if there are."""
     num_replayed = round(own.batch_size * own.replay_share) if len(rounds) > 1 else 0
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     sources = torch.zeros(own.batch_size, dtype=torch.long)

@@ -55,8 +55,8 @@ def run(
     bad = ~torch.isfinite(latents).flatten(1).all(dim=1)
     if bad.any():
         raise FloatingPointError(
-            f"rollout: {int(bad.sum())} of {len(rows)} rollouts hold NaN or infinity, the first for "
-            f"prompt {rows[int(bad.nonzero()[0])]['prompt']!r}; the student has diverged: lower "
+            f"rollout: {int(bad.sum())} of {len(rows)} rollouts hold NaN or infinity, first "
+            f"for prompt {rows[int(bad.nonzero()[0])]['prompt']!r}; the student has diverged: lower "
             "update.learning_rate or raise update.prior"
         )
     save_file({"latents": latents}, work.out / "rollouts.safetensors")

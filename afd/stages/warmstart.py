@@ -16,7 +16,7 @@ from afd.artifacts import Artifact
 from afd.config import CausalWanParams, WarmstartParams
 from afd.data.prompts import Prompt, read_jsonl
 from afd.data.text import encode
-from afd.data.weights import module_tensors, optimiser_tensors, restore_module, restore_optimiser
+from afd.data.weights import Training
 from afd.failpoints import failpoint
 from afd.flow import path
 from afd.flow.times import draw_times, step_list
@@ -52,13 +52,12 @@ def run(
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=own.weight_decay
     )
+    training = Training("student", {"student": student, "average": average}, optimiser)
     first = 0
     if kept := work.resume():
         last, tensors, _ = kept
         first = last + 1
-        restore_module("student", student, tensors)
-        restore_module("average", average, tensors)
-        restore_optimiser("optimiser", student, optimiser, tensors)
+        training.restore(tensors)
 
     steps = step_list(wan.num_steps, wan.shift)
     loss = torch.tensor(math.nan)
@@ -79,8 +78,7 @@ def run(
             work.record(step, {"warmstart/loss": loss.item()})
         work.progress(step + 1, own.num_steps)
         if step + 1 < own.num_steps and work.checkpoint_due():
-            tensors = module_tensors("student", student) | module_tensors("average", average)
-            work.checkpoint(step, tensors | optimiser_tensors("optimiser", student, optimiser), {})
+            work.checkpoint(step, training.tensors(), {})
         failpoint("warmstart.step")
     save_student(work.out, average, average, codec, geometry, wan)
     return {
