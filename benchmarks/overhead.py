@@ -20,7 +20,7 @@ OVERRIDES = (
     "update.num_steps=100",
     "evaluate.num_resamples=999",
 )
-REPEATS = 2
+REPEATS = 1
 
 
 def bare(at: Folder) -> float:

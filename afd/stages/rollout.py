@@ -54,10 +54,11 @@ def run(
     latents = torch.cat(parts)
     bad = ~torch.isfinite(latents).flatten(1).all(dim=1)
     if bad.any():
+        first = rows[int(bad.nonzero()[0])]["prompt"]
         raise FloatingPointError(
-            f"rollout: {int(bad.sum())} of {len(rows)} rollouts hold NaN or infinity, first "
-            f"for prompt {rows[int(bad.nonzero()[0])]['prompt']!r}; the student has diverged: lower "
-            "update.learning_rate or raise update.prior"
+            f"rollout: {int(bad.sum())} of {len(rows)} rollouts hold NaN or infinity, the first for "
+            f"prompt {first!r}; the student has diverged: lower update.learning_rate or raise "
+            "update.prior"
         )
     save_file({"latents": latents}, work.out / "rollouts.safetensors")
     pd.DataFrame(rows).to_parquet(work.out / "rollouts.parquet", index=False)
