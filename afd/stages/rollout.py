@@ -56,7 +56,7 @@ def run(
     if bad.any():
         first = rows[int(bad.nonzero()[0])]["prompt"]
         raise FloatingPointError(
-            f"rollout: {int(bad.sum())} of {len(rows)} rollouts hold NaN or infinity, the first for "
+            f"rollout: {int(bad.sum())} of {len(rows)} rollouts hold NaN or infinity, first for "
             f"prompt {first!r}; the student has diverged: lower update.learning_rate or raise "
             "update.prior"
         )
