@@ -11,49 +11,54 @@ from afd.params import load_params
 from benchmarks.campaigns import CLUSTER, PROJECT, Folder, folder, requests_of
 
 PARAMS = PROJECT / "params" / "tiny.yaml"
-OVERRIDE = "num_rounds=1"  # ten stages are enough to divide by
+SHORT, LONG = "num_rounds=1", "num_rounds=3"  # two lengths tell what is paid once from each stage's
 WAYS = {
     "a process per stage (submitit)": "allocation=stage",
     "a worker that forks (submitit)": "allocation=campaign",
     "one process, one after the other": "",
 }
+Contents = dict[str, dict[str, str]]
 
 
-def contents(at: Folder) -> dict[str, dict[str, str]]:
-    """Content digests by fingerprint."""
+def contents(at: Folder) -> Contents:
+    """Content digests by fingerprint; but for the report, whose page says when it was made."""
     return {
         one.manifest.fingerprint: {name: e.sha256 for name, e in one.manifest.files.items()}
         for one in at.store.all()
+        if one.manifest.kind != "report"
     }
 
 
-def measure(way: str) -> tuple[float, float, dict[str, dict[str, str]]]:
-    """Wall seconds of the campaign, wall seconds inside its stages, and what it made."""
+def measure(way: str, length: str) -> tuple[float, float, Contents]:
+    """Seconds of the campaign, seconds of them beside its stages' own work, and what it made."""
     with folder() as at:
         if way:
             wall_s = at.afd(
                 *("campaign", "--name", "bench", "--no-prefect", "--params", str(PARAMS)),
                 *("--cluster", str(CLUSTER), "--set-cluster", way),
-                *("--set-cluster", "num_children=1", "--set", OVERRIDE),
+                *("--set-cluster", "num_children=1", "--set", length),
             )
         else:
             command = [sys.executable, "-m", "benchmarks.bare", str(PARAMS)]
-            wall_s = at.run([*command, str(at.places.store), OVERRIDE])
+            wall_s = at.run([*command, str(at.places.store), length])
         inside_s = sum(one.manifest.wall_s for one in at.store.all())
-        return wall_s, inside_s, contents(at)
+        return wall_s, wall_s - inside_s, contents(at)
 
 
 def main() -> None:
-    num_stages = len(requests_of(load_params(Params, PARAMS, (), [OVERRIDE])))
-    print(f"the tiny campaign, {num_stages} stages, one child at a time")
-    made: list[dict[str, dict[str, str]]] = []
+    num_short, num_long = (
+        len(requests_of(load_params(Params, PARAMS, (), [length]))) for length in (SHORT, LONG)
+    )
+    print(f"the tiny campaign with {num_short} and with {num_long} stages, one child at a time")
+    made: list[tuple[Contents, Contents]] = []
     for name, way in WAYS.items():
-        wall_s, inside_s, found = measure(way)
-        made.append(found)
-        beside_s = (wall_s - inside_s) / num_stages
+        short_s, beside_short_s, short = measure(way, SHORT)
+        long_s, beside_long_s, long = measure(way, LONG)
+        made.append((short, long))
+        a_stage_s = (beside_long_s - beside_short_s) / (num_long - num_short)
         print(
-            f"  {name:34} {wall_s:7.1f} s   inside stages {inside_s:6.1f} s   "
-            f"beside them {beside_s:6.2f} s a stage",
+            f"  {name:34} {short_s:6.1f} s and {long_s:6.1f} s:  {a_stage_s:6.2f} s a stage, "
+            f"{beside_short_s - num_short * a_stage_s:5.1f} s once",
             flush=True,
         )
     same = made[0] == made[1] == made[2]
