@@ -14,7 +14,7 @@ from afd.stages.outcome import EXIT_CODE, Outcome, Status, explain, status_of
 from afd.stages.request import StageRequest
 from afd.store import write_atomic
 from flows.ledger import JobEntry, Ledger, run_door
-from flows.site import POLL_S, Site, cancelling, executor, log_tail
+from flows.site import Site, cancelling, executor, log_tail, pause
 from flows.workers import WorkerJob
 
 MAX_LOST = 2  # attempts at one stage whose process is killed: preemption once, a bug not for ever
@@ -135,7 +135,7 @@ class JobPerStage:
             entry = self._submit(request, name)
         with cancelling(entry.cancel):
             while entry.is_alive() and not self._site.store.have(request.output):
-                time.sleep(POLL_S)
+                pause(time.monotonic() - started)
         if self._site.store.have(request.output):
             return Outcome(
                 status="done",

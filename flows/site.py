@@ -1,5 +1,6 @@
 """Where a campaign computes, and what every way of computing needs: executors, logs, giving up."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from afd.store import Store
 if TYPE_CHECKING:
     import submitit
 
-POLL_S = 0.02  # how often a waiting thread looks: a stat of two files
+POLL_S = 0.01  # how often a waiting thread looks at first
+MAX_POLL_S = 0.1  # and when it has waited for some seconds: long stages are not looked at often
 TAIL_LINES = 20
 
 
@@ -49,6 +51,11 @@ def log_tail(log: str | None) -> str:
     if log is None or not Path(log).exists():
         return ""
     return "\n".join(Path(log).read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+
+def pause(waited_s: float) -> None:
+    """Between two looks: a short stage is seen to end at once, a long one costs nothing."""
+    time.sleep(min(MAX_POLL_S, POLL_S + waited_s / 50))
 
 
 @contextmanager

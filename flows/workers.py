@@ -15,7 +15,7 @@ from afd.stages.outcome import Outcome
 from afd.stages.request import StageRequest
 from afd.stages.worker import Job, serve
 from flows.ledger import JobEntry, Ledger
-from flows.site import POLL_S, Site, cancelling, executor, log_tail
+from flows.site import POLL_S, Site, cancelling, executor, log_tail, pause
 
 WORKER = "worker"
 
@@ -46,7 +46,7 @@ class WorkerJob:
                     break
                 if not entry.is_alive():
                     return self._worker_died(entry, box, name, time.monotonic() - started)
-                time.sleep(POLL_S)
+                pause(time.monotonic() - started)
         if outcome is not None:
             return outcome
         wall_s = time.monotonic() - started
