@@ -3,21 +3,32 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from afd.artifacts import Artifact
 from afd.config import Params
 from afd.data.shards import ShardError
+from afd.flow.solver import rollout
+from afd.flow.times import step_list
 from afd.params import load_params
 from afd.stages import request
 from afd.stages.door import execute
 from afd.stages.fit import refuse_unpermitted
 from afd.stages.request import StageRequest
-from afd.stages.update import OffPolicyError, refuse_off_policy
+from afd.stages.update import (
+    OffPolicyError,
+    Players,
+    choose,
+    gather,
+    refuse_off_policy,
+    update_loss,
+)
 from afd.store import Store, StoreError
 from afd.students.checkpoint import CheckpointError, load_student
 
@@ -69,16 +80,69 @@ def test_update_refuses_rollouts_of_another_student(played: Played) -> None:
     refuse_off_policy(played.rollouts, played.student)  # the maker itself is fine
 
 
-def test_update_changes_the_student_and_not_the_behaviour(played: Played) -> None:
+class Recording:
+    """A student that notes every t it is asked at."""
+
+    def __init__(self, student: Any) -> None:
+        self.student, self.geometry, self.seen = student, student.geometry, set[float]()
+
+    def velocity(self, noisy: Tensor, t: Tensor, text: Tensor, clean: Tensor) -> Tensor:
+        self.seen |= set(t.flatten().tolist())
+        return self.student.velocity(noisy, t, text, clean)
+
+    def start(self, text: Tensor) -> Any:
+        return self.student.start(text)
+
+    def block_velocity(self, noisy: Tensor, t: Tensor, cache: Any) -> Tensor:
+        self.seen |= set(t.flatten().tolist())
+        return self.student.block_velocity(noisy, t, cache)
+
+    def commit(self, clean: Tensor, cache: Any) -> None:
+        self.student.commit(clean, cache)
+
+
+def players_and_lesson(played: Played) -> tuple[Any, Players, Any]:
+    made = {"rollouts": played.rollouts, "discriminator": played.judge, "student": played.student}
+    made |= {"reference": played.student}
+    loaded, players = gather(made, off_policy=False)
+    return loaded, players, choose(made, loaded, played.params.update, seed=1, round_index=0)
+
+
+def test_training_runs_on_the_very_times_of_the_rollout(played: Played) -> None:
+    loaded, players, lesson = players_and_lesson(played)
+    wan = loaded.params
+    rolled, trained = Recording(players.student), Recording(players.student)
+    shape = (len(lesson.clean), wan.num_steps, *players.student.geometry.shape(1)[1:])
+    rollout(rolled, lesson.text, torch.randn(shape), step_list(wan.num_steps, wan.shift))
+    for draw in range(20):
+        update_loss(
+            players._replace(student=trained),
+            lesson,
+            torch.arange(len(lesson.clean)),
+            played.params.update,
+            wan,
+            loaded.codec.variance,
+            torch.Generator().manual_seed(draw),
+        )
+    assert trained.seen == rolled.seen
+    assert len(rolled.seen) == wan.num_steps
+
+
+def test_update_moves_the_student_and_nobody_else(played: Played) -> None:
     before = load_file(played.student.file("student.safetensors"))
     after = load_file(played.updated.file("student.safetensors"))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
-
-def test_training_and_rollout_share_one_step_list(played: Played) -> None:
-    told = {played.rollouts.manifest.summary["steps"], played.updated.manifest.summary["steps"]}
-    assert len(told) == 1
+    loaded, players, lesson = players_and_lesson(played)
+    rows = torch.arange(len(lesson.clean))
+    own, variance = played.params.update, loaded.codec.variance
+    draw = torch.Generator().manual_seed(0)
+    loss, _ = update_loss(players, lesson, rows, own, loaded.params, variance, draw)
+    loss.backward()
+    assert all(p.grad is not None for p in players.student.parameters())
+    for frozen in (players.behaviour, players.reference):
+        assert all(p.grad is None for p in frozen.parameters())
 
 
 def test_rollouts_do_not_depend_on_batching(played: Played, tmp_path: Path) -> None:
