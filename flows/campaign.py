@@ -5,11 +5,12 @@ Run again, it goes on from the last thing that is whole; run after its end, it c
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from afd.artifacts import Artifact, ArtifactRef
 from afd.config import Params
+from afd.evaluation import targets
 from afd.stages import request
 from afd.stages.outcome import RefusedError
 from afd.store import told, write_atomic, write_json
@@ -113,7 +114,8 @@ def _leave(session: Session, standing: Standing, final: ArtifactRef, page: Artif
     spent = _spent(store.load(ref) for ref in [*made, final, page])
     left = Finished(folder / SUMMARY, folder / REPORT_PAGE, standing.student)
     with told(folder):
-        write_json(left.summary, summary | {"stages": spent})
+        met = [asdict(target) for target in targets.judge(summary)]
+        write_json(left.summary, summary | {"stages": spent, "targets": met})
         write_atomic(left.report, store.load(page).file(REPORT_PAGE).read_bytes())
     return left
 

@@ -3,9 +3,10 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,6 +24,7 @@ WATCHED = (
     "interpenetration",
     "frechet_distance",
 )
+VERDICT_STYLE = {"pass": "green", "fail": "bold red", "not estimable": "yellow"}
 REFRESH_PER_S = 4
 LINE_EVERY_S = 20  # in a file or a pipe
 
@@ -124,9 +126,17 @@ def _lines(screen: Screen) -> Iterator[None]:
         thread.join()
 
 
-def results_table(summary: Path) -> Table:
-    """Teacher, base, student, difference and interval of every metric."""
+def results_table(summary: Path) -> RenderableType:
+    """Every metric of teacher, base and student, and under it which targets are met."""
     content = json.loads(summary.read_bytes())
+    table = _metrics_table(content)
+    if "targets" not in content:  # left by earlier code; `afd campaign` adds them
+        return table
+    return Group(table, Text(), _targets_table(content["targets"]))
+
+
+def _metrics_table(content: Mapping[str, Any]) -> Table:
+    """Teacher, base, student, difference and interval of every metric."""
     seeds = ", ".join(map(str, content.get("noise_seeds", ())))
     title = f"held-out prompts: {content.get('num_prompts', '?')}   noise seeds: {seeds}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
@@ -138,6 +148,21 @@ def results_table(summary: Path) -> Table:
         interval = "not estimable" if low is None else f"[{low:.2g}, {high:.2g}]"
         cells = [_short(row.get(key)) for key in ("teacher", "base", "student", "difference")]
         table.add_row(name, *cells, interval.replace("[", r"\["))
+    return table
+
+
+def _targets_table(targets: Sequence[Mapping[str, Any]]) -> Table:
+    """Verdict, measured number and limit of every target."""
+    table = Table(title="targets", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("metric", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ("measured", "limit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("judged by")
+    for target in targets:
+        verdict = Text(target["verdict"], style=VERDICT_STYLE[target["verdict"]])
+        numbers = (_short(target["value"]), _short(target["limit"]))
+        table.add_row(target["name"], verdict, *numbers, target["rule"])
     return table
 
 

@@ -10,6 +10,7 @@ import jinja2
 from afd.evaluation import figures, readings
 from afd.evaluation.figures import Curve
 from afd.evaluation.readings import Row
+from afd.evaluation.targets import Target
 
 TEMPLATE = "report.html.j2"
 
@@ -29,6 +30,7 @@ class Report:
     title: str
     lead: str
     rows: Sequence[Row]
+    targets: Sequence[Target]
     curves: Sequence[Curve]
     health: Sequence[tuple[Curve, str]]  # with what it means
     filmstrips: Sequence[Filmstrip]

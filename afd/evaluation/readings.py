@@ -120,16 +120,24 @@ def read(row: Row) -> str:
     if row.student is None or row.base is None:
         return "not defined for these clips"
     change = row.student - row.base
-    if row.margin is not None:
-        kept = change <= row.margin  # all guards so far are distances: less is better
-        return f"{'kept: within' if kept else 'lost: outside'} the margin of {show(row.margin)}"
     if row.interval is None:
         return "no interval can be given, so nothing is claimed"
+    if row.margin is not None:
+        return _guarded(row.interval, row.margin)
     if row.interval[0] <= 0 <= row.interval[1]:
         return "no clear change: the interval contains 0"
     said = _change(row.base, change, row.teacher, meaning(row.name).goal)
     chance = row.p_holm is not None and row.p_holm > MAX_CHANCE
     return said + (", but not beyond chance over all metrics" if chance else "")
+
+
+def _guarded(interval: tuple[float, float], margin: float) -> str:
+    """All guards so far are distances: less is better, and the upper end must stay within."""
+    low, high = interval
+    if high <= margin:
+        return f"kept: the interval lies within the margin of {show(margin)}"
+    word = "not shown to be kept: the interval reaches" if low <= margin else "lost: it lies"
+    return f"{word} outside the margin of {show(margin)}"
 
 
 def _change(base: float, change: float, teacher: float | None, goal: Goal) -> str:

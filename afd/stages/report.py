@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afd.artifacts import Artifact
-from afd.evaluation import figures, readings
+from afd.evaluation import figures, readings, targets
 from afd.evaluation.figures import Curve
 from afd.evaluation.page import Filmstrip, Report, lead_sentence, render
 from afd.evaluation.readings import Row
@@ -52,6 +52,7 @@ def run(
         title=f"{params['num_rounds']} rounds against the {params['teacher']['kind']} teacher",
         lead=lead_sentence(rows, int(measured["num_prompts"]), len(rounds)),
         rows=rows,
+        targets=targets.judge(measured),
         curves=curves,
         health=[(curve, says) for curve, says in health],
         filmstrips=filmstrips(evaluation, measured),

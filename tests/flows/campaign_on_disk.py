@@ -188,7 +188,7 @@ def _evaluation(
         for name, (teacher, base, student) in METRICS.items()
     }
     summary: dict[str, Any] = {"metrics": metrics, "num_prompts": 8, "noise_seeds": [11, 12]}
-    summary["filmstrip_prompts"] = list(SENTENCES)
+    summary |= {"frechet_margin": 3.0, "filmstrip_prompts": list(SENTENCES)}
     (out / "summary.json").write_text(json.dumps(summary))
     pd.DataFrame({"prompt": SENTENCES, "gravity": draw.normal(size=3)}).to_parquet(
         out / "per_prompt.parquet"

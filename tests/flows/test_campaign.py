@@ -56,6 +56,9 @@ def test_the_summary_says_what_was_measured_and_what_it_cost(finished: Finished)
     assert summary["num_prompts"] == 4
     assert summary["noise_seeds"] == [1, 2]
     assert set(summary["stages"]) == STAGES
+    targets = {target["name"]: target["verdict"] for target in summary["targets"]}
+    assert targets.keys() <= summary["metrics"].keys() and len(targets) == 5
+    assert set(targets.values()) <= {"pass", "fail", "not estimable"}
     assert all(spent["wall_s"] > 0 and spent["cpu_s"] > 0 for spent in summary["stages"].values())
 
 

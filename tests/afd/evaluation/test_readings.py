@@ -39,8 +39,15 @@ def test_a_clear_change_is_said_in_words(row: Row, said: str) -> None:
 
 def test_a_guard_is_judged_by_its_margin_and_one_clear_metric_of_many_is_doubted() -> None:
     guard = {"base": 0.1, "student": 0.25, "difference": 0.15, "interval": [0.1, 0.2]}
-    assert read(row("frechet_distance", guard, margin=0.2)) == "kept: within the margin of 0.200"
-    assert read(row("frechet_distance", guard, margin=0.1)) == "lost: outside the margin of 0.100"
+    said = {
+        0.2: "kept: the interval lies within the margin of 0.200",
+        0.15: "not shown to be kept: the interval reaches outside the margin of 0.150",
+        0.09: "lost: it lies outside the margin of 0.0900",
+    }
+    for margin, expected in said.items():
+        assert read(row("frechet_distance", guard, margin=margin)) == expected
+    unknown = guard | {"interval": None}
+    assert "nothing is claimed" in read(row("frechet_distance", unknown, margin=9.0))
     clear = {"base": 2.0, "student": 1.0, "difference": -1.0, "interval": [-1.9, -0.1]}
     doubted = row("trajectory_error_px", clear | {"p_holm": 0.3})
     assert (

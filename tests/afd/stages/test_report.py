@@ -80,6 +80,7 @@ def test_every_metric_and_every_filmstrip_and_every_round_is_there(
     for name, (teacher, _, student) in METRICS.items():
         assert report.readings.meaning(name).title in page
         assert report.readings.show(student) in page and report.readings.show(teacher) in page
+    assert page.count('<td class="pass">pass</td>') == 5  # every target, by the made up numbers
     assert page.count('class="strip"') == 3
     assert page.count("<video") == 1
     for one in campaign.rounds:
