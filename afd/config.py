@@ -4,22 +4,39 @@
 `Cluster` holds circumstance (executor, threads, services); none of it does.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from functools import reduce
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+LONGEST_SENTENCE = 23  # words, of the pocket world's grammar
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Items = TypeVar("Items")
+# YAML and JSON write a tuple as a list; what is inside stays strict.
+Listed = Annotated[Items, Field(strict=False)]
 
 
 class Frozen(BaseModel):
-    """Immutable, no unknown keys, no NaN, no silent conversion between kinds of value."""
+    """Immutable, no unknown keys, no NaN, no silent conversion between kinds of value.
+
+    An int is a float; "12" is no 12, true is no 1, and 2.0 is no int.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, strict=True
     )
+
+
+class Rule(NamedTuple):
+    """A rule over several fields, so that it can be told while others are still wrong."""
+
+    fields: tuple[str, ...]  # dotted
+    problem: Callable[..., str | None]  # of the fields' values: what is wrong, or None
 
 
 class Range(Frozen):
@@ -33,6 +50,20 @@ class Range(Frozen):
         if self.low > self.high:
             raise ValueError(f"low {self.low} must not exceed high {self.high}")
         return self
+
+
+class NonNegativeRange(Range):
+    """A range without negative values."""
+
+    low: NonNegative
+    high: NonNegative
+
+
+class ShareRange(Range):
+    """A range within [0, 1]."""
+
+    low: Share
+    high: Share
 
 
 # ------------------------------------------------------------------ prompts and the pocket world
@@ -60,7 +91,7 @@ class LawsParams(Frozen):
     """How bodies move. Units: px of the 16x16 grid and frames."""
 
     gravity: Range  # px / frame^2, drawn once a clip
-    restitution: Range  # drawn once a clip
+    restitution: ShareRange  # drawn once a clip
     velocity_jitter: NonNegative  # px / frame, standard deviation
     collide: Share  # share of clips in which two bodies collide instead of passing through
 
@@ -68,8 +99,8 @@ class LawsParams(Frozen):
 class LookParams(Frozen):
     """How bodies are drawn."""
 
-    contrast: Range  # factor on the bodies' colour
-    background: Range  # grey level
+    contrast: NonNegativeRange  # factor on the bodies' colour
+    background: ShareRange  # grey level
     grain: NonNegative  # standard deviation of sensor grain, after canonicalisation
 
 
@@ -139,7 +170,7 @@ class ConvDiscriminator(Frozen):
     kind: Literal["conv"]
     width: Count
     noise: NonNegative  # standard deviation added to both sides
-    contrast: Range  # random factor on both sides
+    contrast: NonNegativeRange  # random factor on both sides
     brightness: Range  # random offset on both sides
     normalise: bool  # per-clip standardisation of both sides
     num_passes: Count  # noisy passes averaged into one score
@@ -160,7 +191,7 @@ class FitParams(Frozen):
     num_steps: Annotated[int, Field(ge=0)]
     batch_size: Count
     learning_rate: NonNegative
-    betas: tuple[Share, Share]
+    betas: Listed[tuple[ShareBelowOne, ShareBelowOne]]
     weight_decay: NonNegative
     r1: NonNegative
     mismatch: NonNegative  # weight of teacher clips under a wrong prompt; 0 is the paper's loss
@@ -182,8 +213,8 @@ class UpdateParams(Frozen):
     times: Literal["steps", "uniform", "shifted_uniform"]
     num_steps: Count
     batch_size: Count
-    learning_rate: Range  # high at the first round, low at the last, cosine between
-    betas: tuple[Share, Share]
+    learning_rate: NonNegativeRange  # high at the first round, low at the last, cosine between
+    betas: Listed[tuple[ShareBelowOne, ShareBelowOne]]
     weight_decay: NonNegative
     gradient_clip: Positive
     ema_decay: Share
@@ -194,21 +225,64 @@ class EvaluateParams(Frozen):
     """Held-out measurement: the same prompts, scenes and noise seeds for every student."""
 
     num_prompts: Annotated[int, Field(ge=2)]
-    noise_seeds: tuple[int, ...]
+    noise_seeds: Listed[tuple[int, ...]]
     round_num_prompts: Annotated[int, Field(ge=2)]  # the cheaper look after each round
-    round_noise_seeds: tuple[int, ...]
+    round_noise_seeds: Listed[tuple[int, ...]]
     num_resamples: Annotated[int, Field(ge=999)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     frechet_margin: Positive  # how far the look may move; fixed before the run
     num_filmstrips: Count
 
-    @model_validator(mode="after")
-    def _seeds(self) -> "EvaluateParams":
-        for name in ("noise_seeds", "round_noise_seeds"):
-            seeds = getattr(self, name)
-            if not seeds or len(set(seeds)) != len(seeds):
-                raise ValueError(f"{name} must be distinct and not empty, got {list(seeds)}")
-        return self
+    @field_validator("noise_seeds", "round_noise_seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError(f"must be distinct and not empty, got {list(seeds)}")
+        return seeds
+
+
+def _whole_blocks(num_frames: int, frames: int, per_block: int) -> str | None:
+    if num_frames % (frames * per_block) == 0:
+        return None
+    return (
+        f"num_frames {num_frames} must be a multiple of student.codec.frames {frames} x "
+        f"student.latent_frames_per_block {per_block}"
+    )
+
+
+def _within_group(best: int, worst: int, group_size: int) -> str | None:
+    if best + worst <= group_size:
+        return None
+    return (
+        f"update.num_best {best} + update.num_worst {worst} exceed rollout.group_size {group_size}"
+    )
+
+
+def _enough_held_out(num_prompts: int, num_held_out: int) -> str | None:
+    if num_prompts <= num_held_out:
+        return None
+    return f"evaluate.num_prompts {num_prompts} exceeds prompts.num_held_out {num_held_out}"
+
+
+def _cheaper_look(in_a_round: int, num_prompts: int) -> str | None:
+    if in_a_round <= num_prompts:
+        return None
+    return f"evaluate.round_num_prompts {in_a_round} exceeds evaluate.num_prompts {num_prompts}"
+
+
+def _films(teacher: str, frame_size: int) -> str | None:
+    if teacher != "simulator" or frame_size == 16:
+        return None
+    return f"frame_size {frame_size} must be 16: the pocket world films 16x16 px"
+
+
+def _room_for_words(prompts: str, num_tokens: int) -> str | None:
+    if prompts != "grammar" or num_tokens >= LONGEST_SENTENCE:
+        return None
+    return (
+        f"student.num_text_tokens {num_tokens} must be at least {LONGEST_SENTENCE}: so many words "
+        "has the longest sentence of prompts.kind grammar"
+    )
 
 
 class Params(Frozen):
@@ -230,43 +304,49 @@ class Params(Frozen):
     update: UpdateParams
     evaluate: EvaluateParams
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            ("num_frames", "student.codec.frames", "student.latent_frames_per_block"),
+            _whole_blocks,
+        ),
+        Rule(("update.num_best", "update.num_worst", "rollout.group_size"), _within_group),
+        Rule(("evaluate.num_prompts", "prompts.num_held_out"), _enough_held_out),
+        Rule(("evaluate.round_num_prompts", "evaluate.num_prompts"), _cheaper_look),
+        Rule(("teacher.kind", "frame_size"), _films),
+        Rule(("prompts.kind", "student.num_text_tokens"), _room_for_words),
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        problems: list[str] = []
-        codec = self.student.codec
-        if self.num_frames % (codec.frames * self.student.latent_frames_per_block):
-            problems.append(
-                f"num_frames {self.num_frames} must be a multiple of student.codec.frames "
-                f"{codec.frames} x student.latent_frames_per_block "
-                f"{self.student.latent_frames_per_block}"
-            )
-        if self.update.num_best + self.update.num_worst > self.rollout.group_size:
-            problems.append(
-                f"update.num_best {self.update.num_best} + update.num_worst "
-                f"{self.update.num_worst} exceed rollout.group_size {self.rollout.group_size}"
-            )
-        if self.evaluate.num_prompts > self.prompts.num_held_out:
-            problems.append(
-                f"evaluate.num_prompts {self.evaluate.num_prompts} exceeds "
-                f"prompts.num_held_out {self.prompts.num_held_out}"
-            )
-        if self.evaluate.round_num_prompts > self.evaluate.num_prompts:
-            problems.append("evaluate.round_num_prompts exceeds evaluate.num_prompts")
+        problems = broken_rules(self.rules, lambda field: reduce(getattr, field.split("."), self))
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+
+def broken_rules(rules: tuple[Rule, ...], read: Callable[[str], Any]) -> list[str]:
+    """What is wrong by `rules`; `read` gives a field's value or raises LookupError to skip them."""
+    problems: list[str] = []
+    for rule in rules:
+        try:
+            values = [read(field) for field in rule.fields]
+        except LookupError:
+            continue
+        if problem := rule.problem(*values):
+            problems.append(problem)
+    return problems
 
 
 # ------------------------------------------------------------------ circumstance
 
 
 class Cluster(Frozen):
-    """Where stages run. Nothing here changes a result."""
+    """Where stages run. Nothing here enters a fingerprint."""
 
     executor: Literal["local", "in_process"]
     allocation: Literal["stage", "round", "campaign"]  # how long one worker lives
-    # More than one thread gives 0.7-1.25x on a busy two-core machine for 3-7x the CPU time, and
-    # results that depend on the thread count: stages side by side use the cores better.
+    # Circumstance, as the device is: sums in another order differ in the last bits, so manifests
+    # record it. A second thread gives 0.7-1.25x on a busy two-core machine for 3-7x the CPU time.
     num_threads: Annotated[int, Field(ge=1, le=256)]
     num_children: Annotated[int, Field(ge=1, le=64)]  # stages computed side by side
     timeout_min: Annotated[int, Field(ge=1)]

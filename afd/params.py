@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
-from afd.config import Frozen
+from afd.config import Frozen, Params, broken_rules
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -52,7 +53,10 @@ def validate(model: type[Model], values: Any, source: str) -> Model:
     try:
         result = model.model_validate(values)
     except ValidationError as error:
-        problems += [_describe(model, detail) for detail in error.errors()]
+        details = error.errors()
+        problems += [_describe(model, detail) for detail in details]
+        if model is Params:
+            problems += _between_sound_fields(values, [_place(model, d)[0] for d in details])
         raise ParamsError(source, problems) from None
     if problems:
         raise ParamsError(source, problems)
@@ -100,35 +104,70 @@ def _refuse_text(values: Any, path: str = "") -> list[str]:
     return []
 
 
+def _between_sound_fields(values: Any, unsound: Sequence[Sequence[str]]) -> list[str]:
+    """The rules over several fields of Params, where every field concerned is sound."""
+
+    def read(field: str) -> Any:
+        place = field.split(".")
+        if any(place[: len(wrong)] == list(wrong) for wrong in unsound):
+            raise LookupError(field)
+        return reduce(lambda at, name: at[name], place, values)
+
+    if [] in [list(wrong) for wrong in unsound]:
+        return []
+    return broken_rules(Params.rules, read)
+
+
 def _describe(model: type[BaseModel], detail: Any) -> str:
     """One pydantic error as: dotted field: rule, value; cure."""
-    location = [part for part in detail["loc"]]
-    field = ".".join(map(str, location)) or "(the whole file)"
+    place, known = _place(model, detail)
+    field = ".".join(place) or "(the whole file)"
     kind, message = detail["type"], str(detail["msg"]).removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        close = difflib.get_close_matches(place[-1], known, n=1)
         cure = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{field}: unknown field; {cure}"
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return f"{field}: missing; add it"
+    if kind == "union_tag_invalid":
+        context = detail["ctx"]
+        return f"{field}: write one of {context['expected_tags']}, got {_shown(context['tag'])}"
     if kind == "value_error":
         return f"{field}: {message}"
-    return f"{field}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
+    return f"{field}: {message[:1].lower()}{message[1:]}, got {_shown(detail['input'])}"
 
 
-def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Field names known at `location`, looking through unions."""
-    models = [model]
-    for part in location:
+def _shown(value: Any) -> str:
+    """A refused value as it is told; a key that was pasted into it stays untold."""
+    return "a value that is not shown" if _SECRET.search(repr(value)) else repr(value)
+
+
+def _place(model: type[BaseModel], detail: Any) -> tuple[list[str], list[str]]:
+    """Where an error is, without the tags of unions (a tag is no field), and the fields there."""
+    place: list[str] = []
+    models, location = [model], list(detail["loc"])
+    for number, part in enumerate(location):
         deeper = [
             inner
             for outer in models
             if part in outer.model_fields
             for inner in _models_in(outer.model_fields[str(part)].annotation)
         ]
-        models = deeper or models  # a union's tag (its kind) is no field: stay where we are
-    return sorted({name for found in models for name in found.model_fields})
+        is_field = any(part in outer.model_fields for outer in models)
+        if isinstance(part, int) or is_field or number == len(location) - 1:
+            place.append(str(part))
+        elif tagged := [m for m in models if _tag(m) == part]:
+            models = tagged
+        models = deeper or models
+    if detail["type"].startswith("union_tag"):
+        place.append(detail["ctx"]["discriminator"].strip("'"))
+    return place, sorted({name for found in models for name in found.model_fields})
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    """The `kind` that chooses this model among the members of a union."""
+    kind = model.model_fields.get("kind")
+    return None if kind is None else next(iter(getattr(kind.annotation, "__args__", ())), None)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from afd.config import LawsParams, LookParams, Range, SimulatorTeacher
+from afd.config import LawsParams, LookParams, NonNegativeRange, ShareRange, SimulatorTeacher
 from afd.data.clips import canonical, decode
 from afd.evaluation.metrics import measure
 from afd.teachers.simulator import build
@@ -11,15 +11,17 @@ from afd.teachers.teacher import PromptRefused, Teacher
 from afd.world.sentences import all_sentences, parse
 
 
-def one(value: float) -> Range:
-    return Range(low=value, high=value)
+def one(value: float) -> ShareRange:
+    return ShareRange(low=value, high=value)
 
 
 PARAMS = SimulatorTeacher(
     kind="simulator",
     laws=LawsParams(gravity=one(0.15), restitution=one(0.7), velocity_jitter=0.0, collide=1.0),
     look=LookParams(
-        contrast=Range(low=0.5, high=0.9), background=Range(low=0.15, high=0.25), grain=0.15
+        contrast=NonNegativeRange(low=0.5, high=0.9),
+        background=ShareRange(low=0.15, high=0.25),
+        grain=0.15,
     ),
     size=64,
     clips_per_prompt=1,

@@ -1,0 +1,98 @@
+"""The schema: which values a campaign may have, kind of value by kind of value."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afd.config import Cluster, Params
+from afd.params import ParamsError, load_params, validate
+
+PARAMS = Path(__file__).parents[2] / "params"
+
+
+def changed(field: str, value: Any) -> dict[str, Any]:
+    """The pocket campaign's values with one of them changed."""
+    values = load_params(Params, PARAMS / "pocket.yaml").model_dump(mode="json")
+    *sections, name = field.split(".")
+    section = values
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    return values
+
+
+@pytest.mark.parametrize("file", ["pocket.yaml", "tiny.yaml"])
+def test_params_survive_json_and_yaml(file: str) -> None:
+    params = load_params(Params, PARAMS / file)
+    assert validate(Params, params.model_dump(mode="json"), "again") == params
+    assert Params.model_validate_json(params.model_dump_json()) == params
+
+
+def test_an_int_is_a_float_and_a_list_is_a_tuple() -> None:
+    params = validate(Params, changed("update.beta", 1), "values")
+    assert isinstance(params.update.beta, float)
+    assert params.update.betas == (0.9, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_rounds", "12"),
+        ("num_rounds", True),
+        ("num_rounds", 2.0),
+        ("update.beta", "0.1"),
+        ("update.beta", True),
+        ("update.shuffle_advantages", 1),
+        ("evaluate.noise_seeds", [1, "2"]),
+        ("prompts.kind", 1),
+        ("update.beta", float("nan")),
+        ("update.beta", float("inf")),
+        ("num_rounds", -1),
+        ("num_rounds", 0),
+        ("num_rounds", None),
+        ("teacher.laws.restitution", {"low": -0.1, "high": 0.5}),
+        ("teacher.laws.restitution", {"low": 0.5, "high": 1.1}),
+        ("teacher.look.contrast", {"low": -0.1, "high": 0.5}),
+        ("discriminator.contrast", {"low": -0.1, "high": 0.5}),
+        ("warmstart.look.background", {"low": 0.5, "high": 1.5}),
+        ("update.learning_rate", {"low": -1e-4, "high": 1e-4}),
+        ("update.learning_rate", {"low": 2e-4, "high": 1e-4}),
+        ("update.betas", [0.9, 1.0]),
+        ("fit.betas", [0.9]),
+        ("fit.betas", [0.9, 0.9, 0.9]),
+        ("evaluate.noise_seeds", []),
+        ("evaluate.noise_seeds", [1, 1]),
+        ("frame_size", 8),
+        ("frame_size", 32),
+        ("student.num_text_tokens", 22),
+        ("num_frames", 6),
+        ("update.num_best", 8),
+        ("evaluate.num_prompts", 193),
+        ("evaluate.round_num_prompts", 193),
+    ],
+)
+def test_what_would_crash_or_lie_later_is_refused_by_field(field: str, value: Any) -> None:
+    with pytest.raises(ParamsError) as told:
+        validate(Params, changed(field, value), "values")
+    assert len(told.value.problems) == 1
+    assert field in told.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("teacher.laws.gravity", {"low": -0.1, "high": 0.1}),
+        ("discriminator.brightness", {"low": -0.1, "high": 0.1}),
+        ("update.learning_rate", {"low": 0.0, "high": 0.0}),
+        ("student.num_text_tokens", 23),
+    ],
+)
+def test_what_has_a_meaning_is_accepted(field: str, value: Any) -> None:
+    validate(Params, changed(field, value), "values")
+
+
+def test_circumstance_is_strict_too() -> None:
+    values = load_params(Cluster, PARAMS / "cluster" / "local.yaml").model_dump()
+    with pytest.raises(ParamsError, match="num_threads"):
+        validate(Cluster, values | {"num_threads": True}, "values")

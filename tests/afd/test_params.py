@@ -1,0 +1,115 @@
+"""Refused params: everything at once, each with its dotted path, the rule and a cure."""
+
+from pathlib import Path
+
+import pytest
+
+from afd.config import Params
+from afd.params import ParamsError, load_params
+
+PARAMS = Path(__file__).parents[2] / "params"
+POCKET = PARAMS / "pocket.yaml"
+
+
+def refused(*overrides: str, file: Path = POCKET) -> tuple[str, ...]:
+    with pytest.raises(ParamsError) as told:
+        load_params(Params, file, (), overrides)
+    return told.value.problems
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    problems = refused(
+        "update.bta=0.2",
+        "update.beta=.nan",
+        "update.prior=-1",
+        "teacher.look.grain=-0.1",
+        "fit.loss=hinge",
+        "num_rounds=many",
+        "prompts.num_held_ot=3",
+        "evaluate.noise_seeds=[1,1]",
+        "rollout.group_size=2",
+        "frame_size=32",
+    )
+    assert set(problems) == {
+        "update.bta: unknown field; did you mean 'beta'?",
+        "update.beta: input should be a finite number, got nan",
+        "update.prior: input should be greater than or equal to 0, got -1",
+        "teacher.look.grain: input should be greater than or equal to 0, got -0.1",
+        "fit.loss: input should be 'bradley_terry' or 'binary_cross_entropy', got 'hinge'",
+        "num_rounds: input should be a valid integer, got 'many'",
+        "prompts.num_held_ot: unknown field; did you mean 'num_held_out'?",
+        "evaluate.noise_seeds: must be distinct and not empty, got [1, 1]",
+        "update.num_best 2 + update.num_worst 2 exceed rollout.group_size 2",
+        "frame_size 32 must be 16: the pocket world films 16x16 px",
+    }
+
+
+def test_a_rule_over_an_unsound_field_is_not_told() -> None:
+    assert refused("rollout.group_size=x") == (
+        "rollout.group_size: input should be a valid integer, got 'x'",
+    )
+    assert refused("rollout=3")[0].startswith("rollout: ")
+
+
+def test_an_unknown_kind_is_told_by_its_field(tmp_path: Path) -> None:
+    assert refused("prompts.kind=grammer") == (
+        "prompts.kind: write one of 'grammar', 'file', got 'grammer'",
+    )
+    file = tmp_path / "params.yaml"
+    file.write_text(POCKET.read_text().replace("kind: grammar", ""))
+    assert refused(file=file) == ("prompts.kind: missing; add it",)
+    file.write_text(POCKET.read_text().replace("kind: grammar", "kind: file"))
+    assert refused(file=file) == ("prompts.path: missing; add it",)
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    lines = POCKET.read_text().splitlines()
+    file.write_text("\n".join(line for line in lines if "num_clips:" not in line))
+    assert refused(file=file) == ("warmstart.num_clips: missing; add it",)
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "a${seed}b"])
+def test_interpolation_is_refused_and_never_resolved(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(POCKET.read_text().replace('training_permitted: "yes"', f"more: '{text}'"))
+    problems = refused(file=file)
+    assert any(p.startswith("teacher.more: interpolation is not allowed") for p in problems)
+    assert "teacher.training_permitted: missing; add it" in problems
+    assert str(Path.home()) not in "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["sk-abcdefghijklmnop1234", "AKIAABCDEFGHIJKLMNOP", "ghp_abcdefghijklmnopqrst12", "Bearer xyz"],
+)
+def test_a_pasted_secret_is_refused_and_not_repeated(secret: str) -> None:
+    problems = refused(f"teacher.api_key={secret}", "fit.loss=" + secret)
+    assert any(p.startswith("teacher.api_key: looks like a secret") for p in problems)
+    assert any(p.startswith("fit.loss: looks like a secret") for p in problems)
+    assert secret not in "\n".join(problems)
+
+
+def test_a_missing_file_names_those_beside_it() -> None:
+    (problem,) = refused(file=PARAMS / "poket.yaml")
+    assert "there is no such file" in problem
+    assert "pocket.yaml" in problem
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"\xff\xfe\x00", b"- 1\n- 2\n", b"a: 1\na: 2\n"])
+def test_broken_yaml_is_refused_with_its_file(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ParamsError, match=r"broken\.yaml"):
+        load_params(Params, file)
+
+
+def test_an_override_without_a_value_is_told() -> None:
+    assert refused("seed") == ("'seed': write it as dotted.field=value",)
+
+
+def test_the_last_one_wins(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("seed: 5\nupdate: {beta: 0.3}\n")
+    params = load_params(Params, POCKET, [overlay], ["seed=7"])
+    assert (params.seed, params.update.beta, params.update.num_best) == (7, 0.3, 2)
