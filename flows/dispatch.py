@@ -4,6 +4,7 @@ Every way ends in an Outcome, and whether the artifact exists is the store's wor
 "completed" without leaving one has failed, a job that died after leaving one has not.
 """
 
+import threading
 import time
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from afd.stages.outcome import EXIT_CODE, Outcome, Status, explain, status_of
 from afd.stages.request import StageRequest
 from afd.store import write_atomic
 from flows.ledger import JobEntry, Ledger, run_door
-from flows.site import Site, cancelling, executor, log_tail, pause
+from flows.site import GivenUpError, Site, cancelling, executor, log_tail, pause
 from flows.workers import WorkerJob
 
 MAX_LOST = 2  # attempts at one stage whose process is killed: preemption once, a bug not for ever
@@ -31,7 +32,10 @@ class Dispatch(Protocol):
         ...
 
     def attempt(self, request: StageRequest) -> Outcome:
-        """Compute it once and wait for the outcome; gives up the job when interrupted."""
+        """Compute it once and wait for the outcome; gives up the job when interrupted.
+
+        Raises GivenUpError when this is closed, also while waiting.
+        """
         ...
 
     def end_round(self) -> None:
@@ -39,7 +43,7 @@ class Dispatch(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop whatever still runs for this campaign."""
+        """Stop whatever still runs for this campaign, and start nothing from here on."""
         ...
 
 
@@ -126,16 +130,24 @@ class JobPerStage:
         self._site = site
         self._ledger = Ledger(site.folder / "ledger")
         self.num_side_by_side = site.cluster.num_children
+        self._lock = threading.Lock()
+        self._waited_for: list[JobEntry] = []
+        self._closed = False
 
     def attempt(self, request: StageRequest) -> Outcome:
         started = time.monotonic()
         name = request_id(request)
-        entry = self._ledger.read(name)
-        if entry is None or not entry.is_alive():
-            entry = self._submit(request, name)
+        with self._lock:
+            self._check_open()
+            entry = self._ledger.read(name)
+            if entry is None or not entry.is_alive():
+                entry = self._submit(request, name)
+            self._waited_for.append(entry)
         with cancelling(entry.cancel):
             while entry.is_alive() and not self._site.store.have(request.output):
+                self._check_open()
                 pause(time.monotonic() - started)
+        self._waited_for.remove(entry)
         if self._site.store.have(request.output):
             return Outcome(
                 status="done",
@@ -144,6 +156,7 @@ class JobPerStage:
                 wall_s=time.monotonic() - started,
                 log=entry.log,
             )
+        self._check_open()
         self._ledger.forget(name)
         code = entry.exit_code()
         by_code: dict[int, Status] = {value: known for known, value in EXIT_CODE.items()}
@@ -175,7 +188,16 @@ class JobPerStage:
 
     def end_round(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Cancel the jobs that are waited for."""
+        self._closed = True
+        with self._lock:
+            for entry in self._waited_for:
+                entry.cancel()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise GivenUpError("the campaign ends: its jobs are cancelled")
 
 
 def _no_result(request: StageRequest, outcome: Outcome) -> dict[str, str]:

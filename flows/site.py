@@ -19,6 +19,10 @@ MAX_POLL_S = 0.1  # and when it has waited for some seconds: long stages are not
 TAIL_LINES = 20
 
 
+class GivenUpError(RuntimeError):
+    """The campaign ends: nothing is computed for it any more. Another error says why."""
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a campaign computes: circumstance only."""

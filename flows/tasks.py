@@ -4,7 +4,9 @@
 a campaign runs without it.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
@@ -14,7 +16,7 @@ from afd.stages.request import StageName, StageRequest
 from flows.board import Done
 from flows.dispatch import StageFailedError, compute
 from flows.session import Session
-from flows.site import log_tail
+from flows.site import GivenUpError, log_tail
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -44,12 +46,13 @@ def make(session: Session, request: StageRequest, round_index: int | None) -> Ar
     wall_s = 0.0
     if not was_there:
         session.lineage.start_stage(round_index, request)
-        with session.board.running(request, round_index):
+        with session.board.running(request, round_index), _ending(session):
             outcome = compute(session.dispatch, session.site, request)
         wall_s = outcome.wall_s
         if outcome.status != "done":
             tail = log_tail(outcome.log)
             session.lineage.fail_stage(round_index, request, outcome.status, tail)
+            session.dispatch.close()  # what computes beside it would be waited for in vain
             raise StageFailedError(request, outcome)
         failpoint("flow.stage_done")
     artifact = store.load(ref)
@@ -64,23 +67,44 @@ class Played:
 
     def __init__(self, session: Session, round_index: int | None) -> None:
         self._session, self._round_index = session, round_index
+        self._begun: list[Pending] = []
 
     def make(self, request: StageRequest) -> ArtifactRef:
-        if self._session.with_prefect:
-            return prefect_task(request.stage)(self._held, request, self._round_index)
-        return make(self._session, request, self._round_index)
+        try:
+            if self._session.with_prefect:
+                return prefect_task(request.stage)(self._held, request, self._round_index)
+            return make(self._session, request, self._round_index)
+        except GivenUpError:
+            for begun in self._begun:
+                begun.result()  # raises what the one beside it failed of
+            raise
 
     def begin(self, request: StageRequest) -> Pending:
         """Start it now if there is room beside what runs, else when its result is asked for."""
         if self._session.dispatch.num_side_by_side == 1:
             return Named(self.make(request))
+        pending: Pending
         if self._session.with_prefect:
-            return prefect_task(request.stage).submit(self._held, request, self._round_index)
-        return _threads().submit(make, self._session, request, self._round_index)
+            pending = prefect_task(request.stage).submit(self._held, request, self._round_index)
+        else:
+            pending = _threads().submit(make, self._session, request, self._round_index)
+        self._begun.append(Begun(self._session, pending))
+        return self._begun[-1]
 
     @property
     def _held(self) -> "Held":
         return Held(self._session)
+
+
+class Begun:
+    """A stage that computes in a thread; giving up the wait gives up the campaign's jobs."""
+
+    def __init__(self, session: Session, pending: Pending) -> None:
+        self._session, self._pending = session, pending
+
+    def result(self) -> ArtifactRef:
+        with _ending(self._session):
+            return self._pending.result()
 
 
 class Named:
@@ -110,6 +134,16 @@ class Held:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+
+
+@contextmanager
+def _ending(session: Session) -> Iterator[None]:
+    """An interrupted wait ends every other one now: Prefect would let them end by themselves."""
+    try:
+        yield
+    except BaseException:
+        session.dispatch.close()
+        raise
 
 
 @cache

@@ -15,7 +15,7 @@ from afd.stages.outcome import Outcome
 from afd.stages.request import StageRequest
 from afd.stages.worker import Job, serve
 from flows.ledger import JobEntry, Ledger
-from flows.site import POLL_S, Site, cancelling, executor, log_tail, pause
+from flows.site import POLL_S, GivenUpError, Site, cancelling, executor, log_tail, pause
 
 WORKER = "worker"
 
@@ -29,13 +29,17 @@ class WorkerJob:
         self._ledger = Ledger(site.folder / "ledger")
         self._lock = threading.Lock()
         self._worker: tuple[JobEntry, Mailbox] | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Have a worker, importing in the background if it is new."""
         self._have_worker()
 
     def attempt(self, request: StageRequest) -> Outcome:
-        """Ask the worker and wait. A worker that died is an outcome `lost`."""
+        """Ask the worker and wait. A worker that died is an outcome `lost`.
+
+        Raises GivenUpError when this is closed, also while waiting.
+        """
         started = time.monotonic()
         entry, box = self._have_worker()
         name = box.ask(request)
@@ -44,30 +48,42 @@ class WorkerJob:
             while (outcome := box.outcome(name)) is None:
                 if self._site.store.have(request.output):
                     break
+                self._check_open()
                 if not entry.is_alive():
                     return self._worker_died(entry, box, name, time.monotonic() - started)
                 pause(time.monotonic() - started)
         if outcome is not None:
+            if outcome.status == "lost":
+                self._check_open()  # whoever closed it had the child killed
             return outcome
         wall_s = time.monotonic() - started
         return Outcome(status="done", message="", exit_code=0, wall_s=wall_s, log=None)
 
     def end_round(self) -> None:
         if self._site.cluster.allocation == "round":
-            self.close()
+            self._stop_worker()
 
     def close(self) -> None:
-        """Stop the worker; it kills what it still computes (which goes on from its checkpoint)."""
+        """Stop the worker, for good: whoever waits for it gives up and starts no other."""
+        self._closed = True
+        self._stop_worker()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise GivenUpError("the campaign ends: its worker is stopped")
+
+    def _stop_worker(self) -> None:
+        """It kills what it still computes (which goes on from its checkpoint)."""
         with self._lock:
             if self._worker is None:
                 return
-            entry, box = self._worker
+            _stop(*self._worker)
             self._worker = None
-        _stop(entry, box)
-        self._ledger.forget(WORKER)
+            self._ledger.forget(WORKER)
 
     def _have_worker(self) -> tuple[JobEntry, Mailbox]:
         with self._lock:
+            self._check_open()
             if self._worker is not None and self._worker[0].is_alive():
                 return self._worker
             self._worker = self._adopt() or self._submit()

@@ -1,0 +1,125 @@
+"""Stages side by side: what one of them does to the others when it ends badly."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from afd.artifacts import ArtifactRef
+from afd.config import Cluster, Params
+from afd.params import load_params
+from afd.stages.request import StageRequest
+from afd.store import Store
+from flows import dispatch, tasks, workers
+from flows.dispatch import StageFailedError
+from flows.session import Session
+from flows.site import GivenUpError, Site
+from flows.tasks import Played
+from tests.flows import hanging
+from tests.flows.conftest import CLUSTER, PARAMS
+
+HANG = StageRequest(stage="prompts", params={"prompts": {}, "seed": 1}, inputs={})
+FAIL = StageRequest(stage="prompts", params={"prompts": {}, "seed": 2}, inputs={})
+
+
+class Untold:
+    """Lineage that nobody reads."""
+
+    def __getattr__(self, name: str) -> Any:
+        del name
+        return lambda *_: None
+
+
+def session(folder: Path, allocation: str) -> Session:
+    cluster = load_params(Cluster, CLUSTER, (), [f"allocation={allocation}"])
+    site = Site(Store(folder / "store"), folder / "runs" / "demo", cluster)
+    params = load_params(Params, PARAMS, (), ())
+    return Session("demo", params, site, dispatch.build(site), cast("Any", Untold()))
+
+
+def pids(folder: Path, num: int) -> set[int]:
+    """Of the processes that computed, once there are `num`."""
+    deadline = time.monotonic() + 20
+    while len(files := [f for f in folder.rglob("*pid") if f.read_text()]) < num:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return {int(file.read_text()) for file in files}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(workers, "serve", hanging.worker)
+    monkeypatch.setattr(dispatch, "run_door", hanging.door)
+    me = psutil.Process()
+    before = {child.pid for child in me.children(recursive=True)}
+    yield
+    left = [child for child in me.children(recursive=True) if child.pid not in before]
+    _, alive = psutil.wait_procs(left, timeout=5)
+    for child in alive:
+        child.kill()
+    assert not alive
+
+
+def given_up(begun: Any) -> bool:
+    with pytest.raises(GivenUpError):
+        begun.result()
+    return True
+
+
+def gone(known: set[int]) -> bool:
+    living = [process for process in psutil.process_iter() if process.pid in known]
+    return all(process.status() == psutil.STATUS_ZOMBIE for process in living)
+
+
+@pytest.mark.parametrize("allocation", ["campaign", "stage"])
+def test_closing_ends_a_stage_that_hangs_and_nothing_starts_again(
+    tmp_path: Path, allocation: str
+) -> None:
+    held = session(tmp_path, allocation)
+    begun = Played(held, 0).begin(HANG)
+    known = pids(tmp_path, 1)
+    held.dispatch.close()  # as Ctrl-C does while something else is waited for
+    assert given_up(begun)
+    with pytest.raises(GivenUpError):
+        held.dispatch.attempt(FAIL)
+    assert gone(known)
+    assert pids(tmp_path, 1) == known
+
+
+@pytest.mark.parametrize("fails", ["begun", "waited_for"])
+def test_a_stage_that_fails_is_heard_while_the_one_beside_it_hangs(
+    tmp_path: Path, fails: str
+) -> None:
+    """Whichever of the two fails, its error is what is raised, and the other one ends."""
+    held = session(tmp_path, "stage")
+    played = Played(held, 0)
+    first, second = (FAIL, HANG) if fails == "begun" else (HANG, FAIL)
+    started = time.monotonic()
+    begun = played.begin(first)
+    with pytest.raises(StageFailedError) as caught:
+        played.make(second)
+    assert caught.value.request == FAIL
+    assert time.monotonic() - started < 30
+    assert fails == "begun" or given_up(begun)
+    assert gone(pids(tmp_path, 2))
+
+
+def test_an_interrupted_wait_for_a_begun_stage_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = session(tmp_path, "stage")
+
+    class Interrupted:
+        def result(self) -> ArtifactRef:
+            raise KeyboardInterrupt
+
+    threads = SimpleNamespace(submit=lambda *_: Interrupted())
+    monkeypatch.setattr(tasks, "_threads", lambda: threads)
+    with pytest.raises(KeyboardInterrupt):
+        Played(held, 0).begin(HANG).result()
+    with pytest.raises(GivenUpError):
+        held.dispatch.attempt(HANG)
