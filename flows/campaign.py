@@ -15,6 +15,7 @@ from afd.stages import request
 from afd.stages.outcome import RefusedError
 from afd.store import told, write_atomic, write_json
 from flows import versions
+from flows.invocation import command
 from flows.round import Standing, run_round, run_start
 from flows.session import Session, read_round
 from flows.tasks import Played, Stages
@@ -66,10 +67,13 @@ def chosen_round(session: Session, index: int | None) -> int:
     last = session.params.num_rounds - 1
     chosen = next_round(session) if index is None else index
     if not 0 <= chosen <= last:
+        site = session.site
+        places = {"runs": site.folder.parent, "store": site.store.root}
         raise RefusedError(
             f"round {chosen}: campaign {session.name!r} has rounds 0 to {last}"
             + ("; all of them are finished" if index is None else "")
-            + f"\n  afd campaign --name {session.name}    goes on with what is left"
+            + f"\n  {command('campaign', '--name', session.name, **places)}    "
+            "goes on with what is left"
         )
     return chosen
 

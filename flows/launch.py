@@ -20,6 +20,7 @@ from flows.campaign import (
 )
 from flows.choices import chosen_cluster, chosen_params
 from flows.display import results_table, shown
+from flows.invocation import command, near
 from flows.round import standing_before
 from flows.services import prefect_server
 from flows.session import Places, Session, campaign_folder, opened
@@ -90,7 +91,9 @@ def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> No
         chosen = chosen_round(session, index)
     _run(launch, play, with_prefect=with_prefect)
     student = standing_before(launch.params, chosen + 1).student.fingerprint
-    Console().print(f"student {student[:16]}\n  afd show {student[:8]}", highlight=False)
+    places = launch.places
+    show = command("show", student[:8], runs=places.runs, store=places.store)
+    Console().print(f"student {student[:16]}\n  {show}", soft_wrap=True, highlight=False)
 
 
 def results_console() -> Console:
@@ -105,12 +108,13 @@ def print_results(name: str, runs: Path) -> None:
     if not summary.exists():
         raise RefusedError(
             f"{folder}: no {SUMMARY}: the campaign is not finished\n"
-            f"  afd campaign --name {name}    goes on with it"
+            f"  {command('campaign', '--name', name, runs=runs)}    goes on with it"
         )
     console = results_console()
     console.print(results_table(summary))
-    console.print(f"report   {_near(page)}", soft_wrap=True, highlight=False)
-    console.print(f"MLflow   afd ui --name {name}", soft_wrap=True, highlight=False)
+    console.print(f"report   {near(page)}", soft_wrap=True, highlight=False)
+    ui = command("ui", "--name", name, runs=runs)
+    console.print(f"MLflow   {ui}", soft_wrap=True, highlight=False)
 
 
 def _run(launch: Launch, play: Callable[[Session], None], *, with_prefect: bool) -> None:
@@ -129,9 +133,3 @@ def _run(launch: Launch, play: Callable[[Session], None], *, with_prefect: bool)
             if server is not None:
                 server.wait()
         play(session)
-
-
-def _near(path: Path) -> str:
-    """The path as a person would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

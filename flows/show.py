@@ -17,6 +17,7 @@ from rich.tree import Tree
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
 from afd.store import Store, StoreError
+from flows.invocation import command
 from flows.run_ids import RunIds
 
 MIN_PREFIX = 4
@@ -205,9 +206,10 @@ def _last_student(campaign: str, store: Store, runs_dir: Path) -> Artifact:
         if a.manifest.kind == "student_weights" and a.manifest.fingerprint[:16] in keys
     ]
     if not students:
+        again = command("campaign", "--name", campaign, runs=runs_dir, store=store.root)
         raise ShowError(
             f"campaign {campaign!r} has left no student in {store.root} yet; "
-            f"go on with `afd campaign --name {campaign}`, or fetch one with `dvc pull`"
+            f"go on with `{again}`, or fetch one with `dvc pull`"
         )
     return max(students, key=lambda a: int(a.manifest.params.get("round_index", -1)))
 

@@ -62,7 +62,7 @@ def test_help_imports_nothing_heavy() -> None:
             ("round", "--name", "x", "--params", str(PARAMS), "--set-cluster", "executor=slrm"),
             ("executor", "slrm"),
         ),
-        (("report", "--name", "x"), ("not finished", "afd campaign --name x")),
+        (("report", "--name", "x"), ("not finished", "-m flows.cli campaign --name x --runs ")),
         (("show", "doesnotexist"), ("doesnotexist",)),
     ],
 )
