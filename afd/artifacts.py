@@ -49,6 +49,7 @@ class MadeBy(Frozen):
     is_dirty: bool
     versions: dict[str, str]
     host: str
+    num_threads: int = 1  # compute threads; manifests without it are of one thread
 
 
 class Manifest(Frozen):

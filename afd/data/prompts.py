@@ -131,12 +131,20 @@ def read_jsonl(path: Path, num_held_out: int | None = None) -> list[Prompt]:
 
     Without any `split` in the file the split is by hash and `num_held_out` is needed; a file that
     gives some prompts a split must give all of them one.
-    Errors: PromptsError with every problem at once as file:line; OSError when unreadable.
+    Errors: PromptsError with every problem at once as file:line, or when it is unreadable.
     """
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise PromptsError([f"{path}: {size} bytes, at most {MAX_FILE_BYTES}; split the file"])
-    return parse_jsonl(path.read_bytes(), str(path), num_held_out)
+    return parse_jsonl(read_bytes(path), str(path), num_held_out)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a prompts file; PromptsError when it is too large or cannot be read."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise PromptsError([f"{path}: {size} bytes, at most {MAX_FILE_BYTES}; split the file"])
+        return path.read_bytes()
+    except OSError as error:
+        raise PromptsError([f"{path}: cannot be read: {error.strerror}"]) from None
 
 
 def parse_jsonl(data: bytes, name: str, num_held_out: int | None = None) -> list[Prompt]:

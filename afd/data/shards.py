@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from afd.data.clips import ClipError, canonical, decode, frames_sha256
+from afd.store import StoreError
 
 TAR = "clips.tar"
 TABLE = "clips.parquet"
@@ -29,7 +30,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class ShardError(RuntimeError):
+class ShardError(StoreError):
     """A shard that cannot be believed: which file, which member, what to do."""
 
 

@@ -57,7 +57,7 @@ def execute(
             stage=request.stage,
             params=request.params,
             made_from=request.inputs,
-            made_by=made_by or describe_maker(),
+            made_by=(made_by or describe_maker()).model_copy(update={"num_threads": num_threads}),
             files={},
             summary=summary,
             wall_s=round(wall_s, 3),

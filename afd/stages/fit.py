@@ -23,9 +23,10 @@ from afd.discriminators.conv import ConvDiscriminator as ConvModel
 from afd.discriminators.conv import build
 from afd.failpoints import failpoint
 from afd.losses.adversarial import binary_cross_entropy, bradley_terry, r1_penalty
+from afd.stages.request import refuse_unpermitted
 from afd.stages.workspace import Workspace
 from afd.store import Store
-from afd.students.checkpoint import load_codec
+from afd.students.checkpoint import load_codec, load_student_params
 from afd.students.codec import PatchCodec
 
 
@@ -132,8 +133,9 @@ def read_rounds(inputs: dict[str, Artifact], store: Store) -> list[Pairs]:
         rollouts = inputs[role]
         clips = inputs[f"teacher_clips_{len(rounds)}"]
         student_ref = rollouts.manifest.made_from["student"]
+        wan = load_student_params(store.path(student_ref))
         codec = load_codec(store.path(student_ref))
-        refuse_unpermitted(clips)
+        refuse_unpermitted(clips.manifest.params["teacher"]["training_permitted"])
         teacher, table = read_clips(clips.path, *shape_of(clips))
         who = pd.read_parquet(rollouts.file("rollouts.parquet"))
         prompts = who.groupby("group")["prompt"].first().tolist()
@@ -144,20 +146,9 @@ def read_rounds(inputs: dict[str, Artifact], store: Store) -> list[Pairs]:
             )
         latents = load_file(rollouts.file("rollouts.safetensors"))["latents"]
         student = as_seen(codec.decode(latents)).unflatten(0, (len(prompts), -1))
-        text = encode(prompts)
+        text = encode(prompts, wan.num_text_tokens, wan.text_dim)
         rounds.append(Pairs(_through(codec, teacher), student, text))
     return rounds
-
-
-def refuse_unpermitted(clips: Artifact) -> None:
-    """Raise PermissionError unless the teacher's terms allow training; harvesting always may."""
-    permitted = clips.manifest.params["teacher"]["training_permitted"]
-    if permitted != "yes":
-        raise PermissionError(
-            f"teacher.training_permitted is {permitted!r}: training on clips "
-            f"{clips.manifest.fingerprint[:16]} is refused, the clips are kept; set it to yes once "
-            "the teacher's terms have been read and allow it"
-        )
 
 
 def shape_of(clips: Artifact) -> tuple[int, int]:

@@ -1,10 +1,12 @@
 """Stage `prompts`: the sentences of a campaign, split into train and held-out."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from afd.artifacts import Artifact
-from afd.data.prompts import compose, read_jsonl, to_jsonl
+from afd.data.prompts import compose, parse_jsonl, read_bytes, to_jsonl
+from afd.stages.outcome import RefusedError
 from afd.stages.workspace import Workspace
 from afd.store import Store
 
@@ -14,12 +16,24 @@ PROMPTS = "prompts.jsonl"
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves prompts.jsonl. Raises PromptsError with every problem of a file at once."""
+    """Leaves prompts.jsonl.
+
+    Raises PromptsError with every problem of a file at once, RefusedError when the file has changed
+    since it was named by its content.
+    """
     chosen = params["prompts"]
     if chosen["kind"] == "grammar":
         prompts = compose(chosen["num_held_out"])
     else:
-        prompts = read_jsonl(Path(chosen["path"]), chosen["num_held_out"])
+        path = Path(chosen["path"])
+        content = read_bytes(path)
+        found, wanted = hashlib.sha256(content).hexdigest(), str(chosen.get("sha256"))
+        if found != wanted:
+            raise RefusedError(
+                f"prompts.path: {path} has changed since it was asked for: its sha256 is "
+                f"{found[:16]}, not {wanted[:16]}; restore it, or choose another --name"
+            )
+        prompts = parse_jsonl(content, str(path), chosen["num_held_out"])
     (work.out / PROMPTS).write_bytes(to_jsonl(prompts))
     num_held_out = sum(prompt.split == "held_out" for prompt in prompts)
     return {"num_prompts": len(prompts), "num_held_out": num_held_out}

@@ -4,11 +4,14 @@ The request's fingerprint is the artifact's, known before anything runs. This mo
 see of the stages: it imports no torch.
 """
 
-from typing import Any, Literal
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from afd.artifacts import ArtifactKind, ArtifactRef
-from afd.config import Frozen, Params
+from afd.config import FilePrompts, Frozen, Params
 from afd.fingerprint import fingerprint
+from afd.stages.outcome import RefusedError
 
 StageName = Literal[
     "prompts", "harvest", "warmstart", "rollout", "fit", "update", "evaluate", "report"
@@ -29,7 +32,7 @@ TRAIN, HELD_OUT = "train", "held_out"
 
 
 class StageRequest(Frozen):
-    """One stage to run: identity only, no circumstance."""
+    """One stage to run. All of it is identity, but for the path of a prompts file."""
 
     stage: StageName
     params: dict[str, Any]
@@ -41,15 +44,43 @@ class StageRequest(Frozen):
         identity = {
             "stage": self.stage,
             "revision": REVISION[self.stage],
-            "params": self.params,
+            "params": _semantic(self.params),
             "inputs": {role: ref.fingerprint for role, ref in self.inputs.items()},
         }
         return ArtifactRef(kind=OUTPUT[self.stage], fingerprint=fingerprint(identity))
 
 
 def prompts(params: Params) -> StageRequest:
-    """The sentences, split into train and held-out."""
-    return _request("prompts", params, ("prompts",), {})
+    """The sentences, split into train and held-out; a file is its content, wherever it lies.
+
+    Raises RefusedError when the file cannot be read.
+    """
+    chosen = params.prompts.model_dump(mode="json")
+    if isinstance(params.prompts, FilePrompts):
+        chosen["sha256"] = content_sha256(params.prompts.path)
+    return _request("prompts", params, (), {}, prompts=chosen)
+
+
+def content_sha256(path: str) -> str:
+    """The identity of a prompts file; raises RefusedError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RefusedError(
+            f"prompts.path: {path} cannot be read: {error.strerror}; write the path of a JSONL "
+            "file, relative to where you type the command; nothing was started"
+        ) from None
+
+
+def refuse_unpermitted(permitted: str) -> None:
+    """Raise RefusedError unless the teacher's terms allow training; harvesting always may."""
+    if permitted != "yes":
+        raise RefusedError(
+            f"teacher.training_permitted is {permitted!r}: training on the teacher's clips is "
+            "refused, clips that were paid are kept; set it to yes once the teacher's terms have "
+            "been read and allow it"
+        )
 
 
 def harvest_round(params: Params, prompt_set: ArtifactRef, round_index: int) -> StageRequest:
@@ -106,8 +137,10 @@ def fit(
 ) -> StageRequest:
     """The discriminator, refitted on this round's pairs and a replay of the last rounds.
 
-    Both lists run from the oldest replayed round to this one.
+    Both lists run from the oldest replayed round to this one. Raises RefusedError without the
+    permission to train.
     """
+    refuse_unpermitted(params.teacher.training_permitted)
     inputs = {f"teacher_clips_{i}": ref for i, ref in enumerate(reversed(teacher_clips))}
     inputs |= {f"rollouts_{i}": ref for i, ref in enumerate(reversed(rollouts))}
     if previous is not None:
@@ -183,6 +216,15 @@ def report(
     for index, made in enumerate(rounds):
         inputs |= {f"{role}_{index:03d}": ref for role, ref in made.items()}
     return StageRequest(stage="report", params=params.model_dump(mode="json"), inputs=inputs)
+
+
+def _semantic(params: dict[str, Any]) -> dict[str, Any]:
+    """`params` without where a prompts file lies: its content is identity, its place is not."""
+    chosen: Any = params.get("prompts")
+    if not isinstance(chosen, dict) or "path" not in chosen:
+        return params
+    kept = {k: v for k, v in cast("dict[str, Any]", chosen).items() if k != "path"}
+    return params | {"prompts": kept}
 
 
 def _evaluate(

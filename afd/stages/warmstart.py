@@ -40,7 +40,8 @@ def run(
     wan = CausalWanParams.model_validate(params["student"])
     own = WarmstartParams.model_validate(params["warmstart"])
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
-    clips, texts = _corpus(prompts, own, seed, params["num_frames"])
+    clips, sentences = _corpus(prompts, own, seed, params["num_frames"])
+    texts = encode(sentences, wan.num_text_tokens, wan.text_dim)
 
     patch = (wan.codec.frames, *clips.shape[3:])
     draw = seeds.generator(seed, "codec")
@@ -101,8 +102,8 @@ def learning_rate(step: int, own: WarmstartParams) -> float:
 
 def _corpus(
     prompts: list[Prompt], own: WarmstartParams, seed: int, num_frames: int
-) -> tuple[Tensor, Tensor]:
-    """Clips [N, F, 3, H, W] of the train prompts under the corpus's own laws, and their text."""
+) -> tuple[Tensor, list[str]]:
+    """Clips [N, F, 3, H, W] of train prompts under the corpus's own laws, and their sentences."""
     sentences = [parse(prompt.text) for prompt in prompts if prompt.split == "train"]
     clips, chosen = film_corpus(
         sentences,
@@ -112,7 +113,7 @@ def _corpus(
         own.num_clips,
         num_frames,
     )
-    return torch.from_numpy(np.ascontiguousarray(clips)), encode([s.text for s in chosen])
+    return torch.from_numpy(np.ascontiguousarray(clips)), [s.text for s in chosen]
 
 
 def _loss(

@@ -107,6 +107,15 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
     module.load_state_dict(tensors)
 
 
+def load_student_params(folder: Path) -> CausalWanParams:
+    """The params of a StudentWeights folder alone; raises CheckpointError."""
+    try:
+        described = json.loads((folder / "student.json").read_text())
+        return CausalWanParams.model_validate(described["params"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be read as student weights: {error}") from error
+
+
 def load_codec(folder: Path) -> PatchCodec:
     """The codec of a StudentWeights folder alone: pixels need no student."""
     try:

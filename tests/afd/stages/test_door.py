@@ -11,16 +11,28 @@ from pathlib import Path
 import pytest
 
 from afd.artifacts import ArtifactRef
+from afd.config import Params
+from afd.params import load_params
 from afd.stages.__main__ import main
 from afd.stages.door import execute
-from afd.stages.request import StageRequest
+from afd.stages.outcome import RefusedError
+from afd.stages.request import StageRequest, prompts
 from afd.store import BusyError, Store
 
+TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
 GRAMMAR = {"prompts": {"kind": "grammar", "num_held_out": 4}, "seed": 1}
 
 
 def prompts_request(**changed: object) -> StageRequest:
     return StageRequest(stage="prompts", params=GRAMMAR | changed, inputs={})
+
+
+def file_request(file: Path) -> StageRequest:
+    values = load_params(Params, TINY).model_dump(mode="json")
+    chosen = {"kind": "file", "path": str(file), "num_held_out": 2}
+    evaluate = values["evaluate"] | {"num_prompts": 2, "round_num_prompts": 2}
+    values |= {"prompts": chosen, "evaluate": evaluate}
+    return prompts(Params.model_validate(values))
 
 
 def written(folder: Path, request: StageRequest) -> Path:
@@ -42,6 +54,7 @@ def test_an_artifact_is_made_once(tmp_path: Path) -> None:
     assert (again.path / "manifest.json").stat().st_mtime_ns == stamp
     assert not store.work_path(request.output).exists()
     assert made.manifest.params == request.params
+    assert made.manifest.made_by.num_threads == 1
     assert set(made.manifest.made_by.versions) >= {"python", "torch", "diffusers"}
 
 
@@ -91,11 +104,32 @@ def test_bad_prompts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     lines = [{"text": "a ball\x07 falls"}, {"text": ""}]
     file = tmp_path / "prompts.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
-    chosen = {"kind": "file", "path": str(file), "num_held_out": 1}
-    assert call(tmp_path, prompts_request(prompts=chosen)) == 2
+    assert call(tmp_path, file_request(file)) == 2
     told = capsys.readouterr().err
     assert "prompts.jsonl" in told
+    assert "problem(s)" in told
     assert "Traceback" not in told
+
+
+def test_a_prompts_file_is_its_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, moved = tmp_path / "prompts.jsonl", tmp_path / "moved.jsonl"
+    file.write_text('{"text": "a ball"}\n{"text": "no ball"}\n{"text": "two balls"}\n')
+    moved.write_bytes(file.read_bytes())
+    asked = file_request(file)
+    assert file_request(moved).output == asked.output
+    file.write_text('{"text": "a ball"}\n{"text": "no ball"}\n{"text": "red balls"}\n')
+    assert file_request(file).output != asked.output
+    assert call(tmp_path, asked) == 2
+    assert "has changed since" in capsys.readouterr().err
+    file.unlink()
+    assert call(tmp_path, asked) == 2
+    told = capsys.readouterr().err
+    assert "cannot be read" in told
+    assert "Traceback" not in told
+    with pytest.raises(RefusedError, match=r"prompts\.path: .* cannot be read"):
+        file_request(file)
+    file.write_bytes(moved.read_bytes())
+    assert call(tmp_path, asked) == 0
 
 
 def test_a_missing_input_is_the_stores_word(

@@ -1,6 +1,7 @@
 """The stages on the smallest real campaign: what they leave, what they refuse, that they agree."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from afd.artifacts import Artifact
 from afd.config import Params
-from afd.data.shards import ShardError
+from afd.data.shards import ShardError, read_clips
 from afd.flow.solver import rollout
 from afd.flow.times import step_list
 from afd.params import load_params
 from afd.stages import request
 from afd.stages.door import execute
-from afd.stages.fit import refuse_unpermitted
+from afd.stages.fit import read_rounds
+from afd.stages.outcome import RefusedError, status_of
 from afd.stages.request import StageRequest
 from afd.stages.update import (
     OffPolicyError,
@@ -38,9 +40,9 @@ TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
 class Played:
     """One tiny round, stage by stage, in this process."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, overrides: Sequence[str] = ()) -> None:
         self.store = Store(root)
-        self.params = load_params(Params, TINY)
+        self.params = load_params(Params, TINY, (), overrides)
         self.prompt_set = self.make(request.prompts(self.params))
         base = self.prompt_set.ref
         self.student = self.make(request.warmstart(self.params, base))
@@ -193,19 +195,53 @@ def test_a_corrupt_shard_is_named_with_its_cure(played: Played) -> None:
     middle = 700
     tar.write_bytes(sound[:middle] + bytes([sound[middle] ^ 255]) + sound[middle + 1 :])
     try:
-        with pytest.raises((StoreError, ShardError), match=r"clips\.tar.*dvc pull"):
+        with pytest.raises(StoreError, match=r"clips\.tar.*dvc pull"):
             params = played.params.model_copy(update={"seed": 9})
             played.make(request.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0))
     finally:
         tar.write_bytes(sound)
 
 
+def test_a_shard_that_cannot_be_believed_is_the_stores_word(played: Played) -> None:
+    tar = played.clips.file("clips.tar")
+    sound = tar.read_bytes()
+    tar.write_bytes(sound[:700] + bytes([sound[700] ^ 255]) + sound[701:])
+    try:
+        with pytest.raises(ShardError) as told:
+            read_clips(played.clips.path, 16, 16)
+    finally:
+        tar.write_bytes(sound)
+    assert status_of(told.value) == "store"
+
+
 def test_training_needs_permission(played: Played) -> None:
     manifest = played.clips.manifest
     teacher = manifest.params["teacher"] | {"training_permitted": "unknown"}
     doubtful = manifest.model_copy(update={"params": manifest.params | {"teacher": teacher}})
-    with pytest.raises(PermissionError, match=r"teacher\.training_permitted is 'unknown'"):
-        refuse_unpermitted(replace(played.clips, manifest=doubtful))
+    inputs = {
+        "teacher_clips_0": replace(played.clips, manifest=doubtful),
+        "rollouts_0": played.rollouts,
+    }
+    with pytest.raises(RefusedError, match=r"teacher\.training_permitted is 'unknown'") as told:
+        read_rounds(inputs, played.store)
+    assert status_of(told.value) == "refused"
+    unread = played.params.teacher.model_copy(update={"training_permitted": "no"})
+    params = played.params.model_copy(update={"teacher": unread})
+    with pytest.raises(RefusedError, match="'no'"):
+        request.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0)
+
+
+@pytest.mark.parametrize(("num_tokens", "dim"), [(24, 64), (30, 20)])
+def test_every_stage_reads_the_prompts_as_the_student_does(
+    tmp_path: Path, num_tokens: int, dim: int
+) -> None:
+    overrides = [f"student.num_text_tokens={num_tokens}", f"student.text_dim={dim}"]
+    played = Played(tmp_path, overrides)
+    rounds = read_rounds(
+        {"teacher_clips_0": played.clips, "rollouts_0": played.rollouts}, played.store
+    )
+    assert rounds[0].text.shape == (4, num_tokens, dim)
+    assert played.final.manifest.summary["num_failed"] == 0
 
 
 def test_the_final_evaluation_says_everything(played: Played) -> None:
