@@ -91,15 +91,43 @@ def test_an_artifact_that_was_made_anew_is_tracked_anew(campaign: CampaignOnDisk
     assert "up to date" in run(campaign.root, DVC, "status")
 
 
+@pytest.mark.parametrize("cut", ["nothing", "a key", "a path", "all but the folder"])
+def test_a_file_that_a_kill_cut_short_is_written_anew(campaign: CampaignOnDisk, cut: str) -> None:
+    file = track_all(campaign)[1]
+    assert file is not None
+    whole = file.read_bytes()
+    end = {
+        "nothing": 0,
+        "a key": whole.rindex(b"path") + 2,
+        "a path": whole.rindex(b"store/") + 20,
+        "all but the folder": whole.index(b"wdir"),
+    }
+    file.write_bytes(whole[: end[cut]])
+    assert not versions.tracked_by(file).keys() >= {a.path for a in campaign.of_round(0)}
+    other = versions.track(campaign.folder, "001", campaign.of_round(1))
+    assert other is not None  # nobody stumbles over it meanwhile
+    assert versions.track(campaign.folder, "000", campaign.of_round(0)) == file
+    assert file.read_bytes() == whole
+    assert "up to date" in run(campaign.root, DVC, "status")
+
+
 def test_an_artifact_stays_with_the_campaign_that_tracked_it_first(
-    campaign: CampaignOnDisk,
+    campaign: CampaignOnDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
+    versions._tell_once.cache_clear()
     track_all(campaign)
+    assert caplog.records == []
     other = campaign.root / "runs" / "other"
     shared = campaign.of_round(None)
     assert versions.track(other, "start", shared) is None
     again = versions.track(other, "000", [*campaign.of_round(0), *shared])
     assert again is None and not (other / "rounds" / "000.dvc").exists()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2  # one line a file of the owner, however often it is met
+    for line, name in zip(told, ("start", "000"), strict=True):
+        assert f"campaign 'demo' already, so it stays in runs/demo/rounds/{name}.dvc" in line
+    for artifact in shared:
+        assert artifact.path.relative_to(campaign.root).as_posix() in told[0]
     assert "up to date" in run(campaign.root, DVC, "status")  # dvc sees no overlap
 
 
@@ -219,14 +247,27 @@ def test_a_cache_that_cannot_be_written_is_told_with_what_is_kept(
     assert versions.track(campaign.folder, "start", campaign.of_round(None)) is not None
 
 
+AFD = """
+import sys
+from pathlib import Path
+from afd.store import Store
+from flows import versions
+Path("ran").write_text(" ".join(sys.argv[1:]))
+Path("runs/demo/rounds/start.dvc").unlink()
+made = [a for a in Store(Path("store")).all() if a.manifest.stage in ("prompts", "warmstart")]
+assert versions.track(Path("runs/demo"), "start", made)  # dvc inside `dvc repro`, as it really is
+"""
+
+
 def test_dvc_repro_computes_nothing_after_a_finished_campaign(campaign: CampaignOnDisk) -> None:
     """With this project's own dvc.yaml; the campaign command would leave a mark if it ran."""
     root = campaign.root
     for name in ("dvc.yaml", "params"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, root / name)
-    (root / "afd").mkdir()
-    (root / "afd" / "code.py").write_text("")
+    for name in ("afd", "flows"):
+        (root / name).mkdir()
+        (root / name / "code.py").write_text("")
     track_all(campaign)
     for name in ("summary.json", "report.html"):
         (campaign.folder / name).write_text("{}")
@@ -234,21 +275,22 @@ def test_dvc_repro_computes_nothing_after_a_finished_campaign(campaign: Campaign
     assert not versions.commit_pipeline(campaign.folder, other)  # another campaign's params
     assert not (root / "dvc.lock").exists()
     assert versions.commit_pipeline(campaign.folder, campaign.params)
-    bin_dir = root / "bin"
-    bin_dir.mkdir()
-    (bin_dir / "afd").write_text('#!/bin/sh\necho "$@" > ran\n')
+    bin_dir = root / ".venv" / "bin"  # all that `make demo` makes; nothing puts it into PATH
+    bin_dir.mkdir(parents=True)
+    (bin_dir / "afd").write_text(f"#!{sys.executable}\n{AFD}")
     (bin_dir / "afd").chmod(0o755)
-    environment = {**QUIET, "PATH": f"{bin_dir}:{os.environ['PATH']}"}
+    environment = {**QUIET, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
 
-    def repro() -> None:
+    def repro() -> str:
+        (root / "ran").unlink(missing_ok=True)
         subprocess.run([DVC, "repro", "-q"], cwd=root, env=environment, check=True)
+        return (root / "ran").read_text() if (root / "ran").exists() else ""
 
-    repro()
-    assert not (root / "ran").exists()
-    (root / "afd" / "code.py").write_text("changed = True\n")
-    repro()
-    assert (root / "ran").read_text() == (
-        "campaign --name demo --params params/pocket.yaml --no-prefect\n"
-    )
+    assert repro() == ""
+    for changed in ("afd/code.py", "flows/code.py", "params/cluster/local.yaml"):
+        with (root / changed).open("a") as file:
+            file.write("# changed\n")
+        assert repro() == "campaign --name demo --params params/pocket.yaml --no-prefect", changed
+        assert repro() == "", changed
     assert (campaign.folder / "report.html").exists()  # dvc did not delete it before running
     assert len(list(campaign.store.all())) == len(campaign.made)
