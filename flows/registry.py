@@ -46,7 +46,7 @@ class Registry:
             "afd.round": "warmstart" if round_index is None else str(round_index),
         }
         client = self._tracking.client
-        model_id = self._ids.read(key).get("model_id")
+        model_id = self._ids.read(key).get("model_id") or self._made(run_id, student)
         if model_id is None:
             family = manifest.params.get("student", {}).get("family", "student")
             model_id = client.create_logged_model(
@@ -56,7 +56,7 @@ class Registry:
                 tags=tags,
                 model_type=str(family),
             ).model_id
-            self._ids.write(key, model_id=model_id)
+        self._ids.write(key, model_id=model_id)
         outputs = client.get_run(run_id).outputs
         if outputs is None or model_id not in {m.model_id for m in outputs.model_outputs}:
             client.log_outputs(run_id, [LoggedModelOutput(model_id, round_index or 0)])
@@ -79,6 +79,14 @@ class Registry:
         if best is not None and best != self._ids.read(CAMPAIGN).get("champion"):
             self._tracking.client.set_registered_model_alias(self.name, CHAMPION, str(best))
             self._ids.write(CAMPAIGN, champion=best)
+
+    def _made(self, run_id: str, student: ArtifactRef) -> str | None:
+        """The model of an attempt that was killed before its id was on disk."""
+        made = self._tracking.client.search_logged_models(
+            [self._tracking.experiment],
+            f"source_run_id = '{run_id}' AND tags.`afd.fingerprint` = '{student.fingerprint}'",
+        )
+        return str(made[0].model_id) if made else None
 
     def _point(self, model_id: str, tags: Mapping[str, str]) -> None:
         """The file that MLflow expects beside a model: here it says where the bytes are."""
