@@ -22,12 +22,20 @@ def call(folder: Path, *command: str) -> None:
 
 
 def play(forge: Forge, clone: Path) -> dict[str, Artifact]:
-    """Run the campaign in a clone; everything that is then in its store."""
+    """Run both campaigns in a clone; everything that is then in its store.
+
+    The second differs in its update alone: prompts, clips and warm start are the first one's.
+    """
     here = Forge(forge.process, clone / "runs")
     log = clone.parent / f"{clone.name}.log"
-    code = here.afd("campaign", "--name", "tiny", store=clone / "store", log=log)
-    assert code == 0, log.read_text()
+    for name, *own in (("tiny",), ("other", "--set", "update.beta=0.2", "--set", "num_rounds=1")):
+        code = here.afd("campaign", "--name", name, *own, store=clone / "store", log=log)
+        assert code == 0, log.read_text()
     return {a.manifest.fingerprint: a for a in Store(clone / "store").all()}
+
+
+def summary_of(clone: Path, name: str) -> bytes:
+    return (clone / "runs" / name / "summary.json").read_bytes()
 
 
 @pytest.mark.campaign
@@ -41,7 +49,10 @@ def test_another_clone_pulls_a_campaign_that_is_finished_and_evaluates_to_the_sa
     for name in (".dvc/config", ".dvcignore", ".gitignore"):
         shutil.copy(PROJECT / name, first / name)
     made = play(forge, first)
-    summary = (first / "runs" / "tiny" / "summary.json").read_bytes()
+    assert "tracked by campaign 'tiny' already" in (tmp_path / "first.log").read_text()
+    assert not (first / "runs" / "other" / "rounds" / "start.dvc").exists()
+    summaries = {name: summary_of(first, name) for name in ("tiny", "other")}
+    assert summaries["tiny"] != summaries["other"]
     call(first, "git", "add", "-A")
     call(first, "git", *AUTHOR, "commit", "-qm", "a campaign")
     call(first, DVC, "push", "-q")
@@ -55,9 +66,9 @@ def test_another_clone_pulls_a_campaign_that_is_finished_and_evaluates_to_the_sa
     assert pulled.keys() == made.keys()
     for fingerprint, artifact in pulled.items():  # the very same, so nothing was computed again
         assert artifact.manifest == made[fingerprint].manifest
-    assert (second / "runs" / "tiny" / "summary.json").read_bytes() == summary
+    assert {name: summary_of(second, name) for name in summaries} == summaries
 
-    final = next(a for a in pulled.values() if _is_final(a))
+    final = next(a for a in pulled.values() if _is_final(a))  # of either campaign
     before = {name: final.file(name).read_bytes() for name in final.manifest.files}
     shutil.rmtree(final.path)
     again = play(forge, second)[final.manifest.fingerprint]
