@@ -17,7 +17,7 @@ from afd.store import told, write_atomic, write_json
 from flows import versions
 from flows.invocation import command
 from flows.round import Standing, run_round, run_start
-from flows.session import Session, read_round
+from flows.session import Session
 from flows.tasks import Played, Stages
 
 SUMMARY, REPORT_PAGE = "summary.json", "report.html"
@@ -37,7 +37,7 @@ def run_campaign(
 ) -> Finished:
     """Everything from prompts to report; `play` runs one round (Prefect runs it as a flow)."""
     params = session.params
-    was_complete = is_complete(session)
+    was_complete = session.is_complete
     standing = run_start(session)
     while len(standing.rounds) < params.num_rounds:
         standing = play(session, standing)
@@ -49,23 +49,10 @@ def run_campaign(
     return left
 
 
-def is_complete(session: Session) -> bool:
-    """Whether nothing is left to compute."""
-    return next_round(session) >= session.params.num_rounds and _is_finished(session, "final")
-
-
-def next_round(session: Session) -> int:
-    """The first round that is not finished."""
-    index = 0
-    while _is_finished(session, f"{index:03d}"):
-        index += 1
-    return index
-
-
 def chosen_round(session: Session, index: int | None) -> int:
     """`index`, or the next round; raises RefusedError when there is no such round."""
     last = session.params.num_rounds - 1
-    chosen = next_round(session) if index is None else index
+    chosen = session.next_round if index is None else index
     if not 0 <= chosen <= last:
         site = session.site
         places = {"runs": site.folder.parent, "store": site.store.root}
@@ -85,11 +72,6 @@ def run_one_round(session: Session, index: int | None = None) -> Standing:
     for _ in range(chosen):  # finished ones cost a look at the store
         standing = run_round(session, standing)
     return run_round(session, standing)
-
-
-def _is_finished(session: Session, name: str) -> bool:
-    made = read_round(session.site.folder / "rounds" / f"{name}.json")
-    return made is not None and all(session.site.store.have(ref) for ref in made.values())
 
 
 def play_final(

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter
 from afd.config import Frozen
 from afd.stages.request import StageRequest
 
-CampaignStatus = Literal["finished", "failed", "killed"]
+CampaignStatus = Literal["finished", "paused", "failed", "killed"]  # paused: rounds are left
 
 
 class CampaignStarted(Frozen):

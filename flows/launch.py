@@ -14,7 +14,6 @@ from flows.campaign import (
     REPORT_PAGE,
     SUMMARY,
     chosen_round,
-    is_complete,
     run_campaign,
     run_one_round,
 )
@@ -87,9 +86,13 @@ def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> No
         else:
             run_one_round(session, chosen)
 
-    with opened(launch.name, launch.places, launch.params, launch.cluster) as session:
+    chosen = 0
+
+    def choose(session: Session) -> None:
+        nonlocal chosen
         chosen = chosen_round(session, index)
-    _run(launch, play, with_prefect=with_prefect)
+
+    _run(launch, play, with_prefect=with_prefect, prepare=choose)
     student = standing_before(launch.params, chosen + 1).student.fingerprint
     places = launch.places
     show = command("show", student[:8], runs=places.runs, store=places.store)
@@ -117,14 +120,25 @@ def print_results(name: str, runs: Path) -> None:
     console.print(f"MLflow   {ui}", soft_wrap=True, highlight=False)
 
 
-def _run(launch: Launch, play: Callable[[Session], None], *, with_prefect: bool) -> None:
-    """Hold the campaign; the worker imports while Prefect's server starts."""
+def _run(
+    launch: Launch,
+    play: Callable[[Session], None],
+    *,
+    with_prefect: bool,
+    prepare: Callable[[Session], None] | None = None,
+) -> None:
+    """Hold the campaign; the worker imports while Prefect's server starts.
+
+    `prepare` may refuse before anything starts.
+    """
     console = Console()
     with ExitStack() as stack:
         session = stack.enter_context(
             opened(launch.name, launch.places, launch.params, launch.cluster)
         )
-        if not is_complete(session):
+        if prepare is not None:
+            prepare(session)
+        if not session.is_complete:
             session.dispatch.start()
             session.with_prefect = with_prefect
         stack.enter_context(shown(session, console))

@@ -69,11 +69,11 @@ class Lineage:
         self.close()
 
     def start_campaign(self, params: Mapping[str, Any]) -> None:
-        """The campaign runs (again). Nothing is written until something new happens."""
+        """The campaign runs (again). What is known is left alone until something new happens."""
         if self.ids.read("identity") and not database_exists(self.tracking_uri):
             self.ids.set_aside()  # it was deleted: everything is told to a new one
         event = CampaignStarted(at_ms=_now(), params=dict(params))
-        if self.ids.is_finished("campaign") and self.ids.params() == event.params:
+        if self.ids.read("campaign") and self.ids.params() == event.params:
             self._postponed.append(event)
         else:
             self._put(event)
@@ -132,8 +132,9 @@ class Lineage:
 
     def finish_campaign(self, status: CampaignStatus) -> None:
         """The campaign's process ends here; waits for what is still to be written, and closes."""
-        unchanged = self._thread is None and self.ids.is_finished("campaign")
-        if not unchanged or status != "finished":
+        unchanged = any(isinstance(event, CampaignStarted) for event in self._postponed)
+        ends = status == "finished" and not self.ids.is_finished("campaign")
+        if ends or not unchanged:
             self._put(CampaignFinished(at_ms=_now(), status=status))
         self.close()
 

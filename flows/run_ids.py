@@ -14,7 +14,7 @@ from typing import Any, Literal
 from afd.artifacts import ArtifactRef
 from afd.store import write_json
 
-State = Literal["running", "finished", "failed", "killed"]
+State = Literal["running", "scheduled", "finished", "failed", "killed"]
 CAMPAIGN = "campaign"
 
 

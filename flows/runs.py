@@ -16,6 +16,7 @@ from flows import shown
 from flows.events import (
     CampaignFinished,
     CampaignStarted,
+    CampaignStatus,
     Event,
     RoundFinished,
     RoundStarted,
@@ -28,7 +29,13 @@ from flows.registry import Registry
 from flows.run_ids import CAMPAIGN, RunIds, round_key, stage_key
 from flows.tracking import Tracking
 
-RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+ENDED: Mapping[CampaignStatus, RunStatus] = {
+    "finished": "FINISHED",
+    "paused": "SCHEDULED",
+    "failed": "FAILED",
+    "killed": "KILLED",
+}
 LEARNING: frozenset[StageName] = frozenset({"fit", "update", "evaluate"})  # curves against round
 
 SHEET = "sheet.png"  # the evaluated student's clips
@@ -82,13 +89,15 @@ class Campaign:
 
     def _finish_campaign(self, event: CampaignFinished) -> None:
         """The process ends: nothing of it runs from here on."""
-        status: RunStatus = "FINISHED"
-        if event.status != "finished":
-            status = "KILLED" if event.status == "killed" else "FAILED"
+        status = ENDED[event.status]
         for key, entry in self.ids.entries().items():
             if entry.get("state") == "running":
                 is_stage = not key.startswith("round_") and key != CAMPAIGN
-                unseen = is_stage and status == "FINISHED"  # its end is still in the spool
+                # The end of one that is unseen is still in the spool.
+                unseen = is_stage and event.status in (
+                    "finished",
+                    "paused",
+                )
                 self._end(key, "KILLED" if unseen else status, event.at_ms)
         self._end(CAMPAIGN, status, event.at_ms)
 

@@ -24,11 +24,13 @@ from afd.artifacts import Artifact, ArtifactRef
 from afd.config import Cluster, Params
 from afd.failpoints import failpoint
 from afd.params import ParamsError, validate
+from afd.stages.outcome import RefusedError
 from afd.stages.request import StageRequest
 from afd.store import Store, StoreError, told, write_atomic, write_json
 from flows import versions
 from flows.board import Board
 from flows.dispatch import Dispatch, build
+from flows.events import CampaignStatus
 from flows.lineage import Lineage
 from flows.run_ids import stage_key
 from flows.site import Site
@@ -66,6 +68,23 @@ class Session:
     with_prefect: bool = False
     _digests: dict[str, str] = field(default_factory=dict[str, str])
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to compute."""
+        return self.next_round >= self.params.num_rounds and self._is_finished("final")
+
+    @property
+    def next_round(self) -> int:
+        """The first round that is not finished."""
+        index = 0
+        while self._is_finished(f"{index:03d}"):
+            index += 1
+        return index
+
+    def _is_finished(self, name: str) -> bool:
+        made = read_round(self.site.folder / "rounds" / f"{name}.json")
+        return made is not None and all(self.site.store.have(ref) for ref in made.values())
 
     def record(self, round_index: int | None, request: StageRequest, artifact: Artifact) -> None:
         """Tell lineage about a finished stage, once."""
@@ -122,12 +141,15 @@ def opened(
         lineage = Lineage(places.tracking_uri, folder)
         session = Session(name, params, site, build(site), lineage, with_prefect=with_prefect)
         _held[folder] = session
-        status = "killed"
+        status: CampaignStatus = "killed"
         try:
             lineage.sweep()
             lineage.start_campaign(params.model_dump(mode="json"))
             yield session
-            status = "finished"
+            status = "finished" if session.is_complete else "paused"
+        except RefusedError:
+            status = "paused"  # nothing was tried
+            raise
         except Exception:
             status = "failed"
             raise

@@ -1,5 +1,6 @@
 """One process holds a campaign: the lock, its params and what the next one is told."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from afd.config import Cluster, Params
 from afd.params import ParamsError, load_params
-from flows.session import HeldError, Places, campaign_folder, held, opened
+from afd.stages.outcome import RefusedError
+from flows.run_ids import CAMPAIGN, RunIds
+from flows.session import HeldError, Places, Session, campaign_folder, held, opened
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT
 
 HOLD = """
@@ -105,3 +108,27 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     ):
         pass
     assert [left.name for left in tmp_path.iterdir()] == ["file"]
+
+
+def test_only_a_complete_campaign_ends_finished_and_a_refusal_touches_nothing(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = RunIds(campaign_folder("demo", places))
+
+    def ends(refuse: bool = False) -> str:
+        with (
+            contextlib.suppress(RefusedError),
+            opened("demo", places, params(), cluster()) as session,
+        ):
+            if refuse:
+                raise RefusedError("round 9")
+            session.lineage.start_round(0)
+        return str(ids.read(CAMPAIGN)["state"])
+
+    assert ends() == "scheduled"
+    monkeypatch.setattr(Session, "is_complete", True)
+    assert ends() == "finished"
+    monkeypatch.undo()
+    before = ids.read(CAMPAIGN)
+    assert ends(refuse=True) == "finished"
+    assert ids.read(CAMPAIGN) == before
