@@ -15,6 +15,7 @@ from pathlib import Path
 
 from afd.stages.mailbox import Owner
 from afd.store import write_atomic
+from flows.keeper import KNOWN, end_left_server
 from flows.quiet import QUIET
 from flows.run_ids import CAMPAIGN, RunIds
 from flows.session import Places, campaign_folder
@@ -60,10 +61,11 @@ class OwnPrefect:
             fcntl.flock(starting, fcntl.LOCK_EX)
             port = self._known_port()
             if port is None:
+                end_left_server(self._home)
                 port = _free_port()
                 keeper = self._start_keeper(port)
                 entry = {"port": port, "keeper": keeper.model_dump()}
-                write_atomic(self._home / "server.json", json.dumps(entry).encode())
+                write_atomic(self._home / KNOWN, json.dumps(entry).encode())
         self._port = port
         os.environ["PREFECT_HOME"] = str(self._home)
         os.environ["PREFECT_API_URL"] = self.api
@@ -71,7 +73,7 @@ class OwnPrefect:
     def _known_port(self) -> int | None:
         """The port of a server whose keeper lives."""
         try:
-            entry = json.loads((self._home / "server.json").read_bytes())
+            entry = json.loads((self._home / KNOWN).read_bytes())
             self._keeper = Owner.model_validate(entry["keeper"])
         except (FileNotFoundError, ValueError, KeyError):
             return None
