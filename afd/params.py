@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
-from afd.config import Frozen, Params, broken_rules
+from afd.config import Frozen, Params
+from afd.consistency import broken_rules
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -115,7 +116,7 @@ def _between_sound_fields(values: Any, unsound: Sequence[Sequence[str]]) -> list
 
     if [] in [list(wrong) for wrong in unsound]:
         return []
-    return broken_rules(Params.rules, read)
+    return broken_rules(read)
 
 
 def _describe(model: type[BaseModel], detail: Any) -> str:

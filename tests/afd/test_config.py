@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from afd.config import Cluster, Params
+from afd.consistency import LONGEST_SENTENCE
 from afd.params import ParamsError, load_params, validate
+from afd.world.sentences import all_sentences
 
 PARAMS = Path(__file__).parents[2] / "params"
 
@@ -90,6 +92,10 @@ def test_what_would_crash_or_lie_later_is_refused_by_field(field: str, value: An
 )
 def test_what_has_a_meaning_is_accepted(field: str, value: Any) -> None:
     validate(Params, changed(field, value), "values")
+
+
+def test_the_longest_sentence_has_as_many_words_as_the_rule_says() -> None:
+    assert max(len(s.text.split()) for s in all_sentences()) == LONGEST_SENTENCE
 
 
 def test_circumstance_is_strict_too() -> None:
