@@ -1,26 +1,30 @@
-"""The chain behind one artifact, back to the prompts: `afd show <fingerprint prefix | run>`.
+"""The chain behind one artifact, back to the prompts: `afd show <fingerprint | run | version>`.
 
 Read from the manifests in the store alone; MLflow's run ids and DVC's digests are added where they
 are known, so the chain can be walked on a machine that has neither.
 """
 
+import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
 from afd.store import Store, StoreError
 from flows.invocation import command
-from flows.run_ids import RunIds
+from flows.run_ids import CAMPAIGN, RunIds
+from flows.versions import tracked_by
 
 MIN_PREFIX = 4
+CHAMPION = "champion"  # MLflow's alias
+# As MLflow writes it, models:/demo-student/3, or shorter; the champion by its alias.
+_VERSION = re.compile(r"(models:/)?(?P<campaign>[\w.-]+)-student[/@](?P<version>\d+|champion)")
 BEFORE = -1  # the round of what no round made
 # The params a person asks about first; `manifest.json` has all of them.
 TELLING: dict[str, tuple[str, ...]] = {
@@ -49,24 +53,23 @@ class Known:
     digest: str | None
 
 
-def print_chain(asked: str, runs_dir: Path, store_dir: Path) -> None:
-    """Print the chain behind what was asked for; raises ShowError."""
-    store = Store(store_dir)
-    for artifact in find(asked, store, runs_dir):
-        Console().print(chain(artifact, store, runs_dir))
-
-
 def find(asked: str, store: Store, runs_dir: Path) -> list[Artifact]:
-    """The artifacts to show: one by fingerprint prefix, or the last student of a campaign.
+    """The artifacts to show: one by fingerprint prefix, MLflow run id or registered version, or
+    the last student of a campaign.
 
     Raises ShowError naming what there is.
     """
     if "/" not in asked and (runs_dir / asked).is_dir() and asked not in ("", ".", ".."):
         return [_last_student(asked, store, runs_dir)]
+    if named := _VERSION.fullmatch(asked):
+        asked = _key_of_version(named["campaign"], named["version"], runs_dir)
+    elif of_run := _of_run(asked, store, runs_dir):
+        return [of_run]
     prefix = asked.rpartition("/")[2].removeprefix("student-").lower()
     if len(prefix) < MIN_PREFIX or set(prefix) - set("0123456789abcdef"):
         raise ShowError(
-            f"{asked!r} is neither a campaign in {runs_dir} ({_campaigns(runs_dir)}) nor the first "
+            f"{asked!r} is neither a campaign in {runs_dir} ({_campaigns(runs_dir)}), nor a "
+            f"registered version like demo-student/3, nor an MLflow run id, nor the first "
             f"{MIN_PREFIX} or more characters of a fingerprint (0-9, a-f)"
         )
     kind = asked.rpartition("/")[0]
@@ -125,8 +128,7 @@ def what_services_know(runs_dir: Path) -> dict[str, Known]:
     """Artifact key (fp16) -> MLflow run and version, DVC digest; whatever is on disk."""
     digests: dict[str, str] = {}
     for file in runs_dir.glob("*/rounds/*.dvc"):
-        content = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader) or {}
-        digests |= {Path(out["path"]).name: str(out["md5"]) for out in content.get("outs", [])}
+        digests |= {path.name: digest for path, digest in tracked_by(file).items()}
     entries: dict[str, tuple[str, dict[str, Any]]] = {}
     for folder in sorted(runs_dir.glob("*/lineage")):
         ids = RunIds(folder.parent)
@@ -194,17 +196,48 @@ def _numbers(summary: Mapping[str, float | int | str | None]) -> str:
     return ", ".join(rows[:MAX_NUMBERS]) + more
 
 
-def _last_student(campaign: str, store: Store, runs_dir: Path) -> Artifact:
-    """The student of the campaign's newest round; its warm start where no round is finished."""
-    keys = set(RunIds(runs_dir / campaign).entries())
-    for file in (runs_dir / campaign / "rounds").glob("*.dvc"):
-        content = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader) or {}
-        keys |= {Path(out["path"]).name for out in content.get("outs", [])}
-    students = [
+def _of_run(run_id: str, store: Store, runs_dir: Path) -> Artifact | None:
+    """What an MLflow run made; of a campaign or a round, its student. None for no run of ours."""
+    for folder in sorted(runs_dir.glob("*/lineage")):
+        for key, entry in RunIds(folder.parent).entries().items():
+            if entry.get("run_id") == run_id:
+                if key == CAMPAIGN or key.startswith("round_"):
+                    index = None if key == CAMPAIGN else int(key.removeprefix("round_"))
+                    return _last_student(folder.parent.name, store, runs_dir, index)
+                return next(iter(store.find(key)), None)
+    return None
+
+
+def _key_of_version(campaign: str, version: str, runs_dir: Path) -> str:
+    """The fingerprint's first characters behind a registered version or alias."""
+    entries = RunIds(runs_dir / campaign).entries()
+    number = entries.get(CAMPAIGN, {}).get(CHAMPION) if version == CHAMPION else int(version)
+    known = {entry["version"]: key for key, entry in entries.items() if entry.get("version")}
+    if number not in known:
+        versions = ", ".join(map(str, sorted(known))) or "none yet"
+        raise ShowError(
+            f"{campaign}-student has no version {version!r} known in {runs_dir} ({versions}); "
+            f"campaigns here: {_campaigns(runs_dir)}"
+        )
+    return known[number]
+
+
+def _students(store: Store, keys: Collection[str]) -> list[Artifact]:
+    return [
         a
         for a in store.all()
         if a.manifest.kind == "student_weights" and a.manifest.fingerprint[:16] in keys
     ]
+
+
+def _last_student(
+    campaign: str, store: Store, runs_dir: Path, of_round: int | None = None
+) -> Artifact:
+    """The student of a round, by default the newest; its warm start where none is finished."""
+    keys = set(RunIds(runs_dir / campaign).entries())
+    for file in (runs_dir / campaign / "rounds").glob("*.dvc"):
+        keys |= {path.name for path in tracked_by(file)}
+    students = [a for a in _students(store, keys) if of_round in (None, _round_of(a.manifest))]
     if not students:
         again = command("campaign", "--name", campaign, runs=runs_dir, store=store.root)
         raise ShowError(

@@ -80,6 +80,24 @@ def test_a_campaign_shows_its_newest_student_and_prefixes_find_any_artifact(
         assert [a.ref for a in find(asked, campaign.store, runs)] == [student.ref], asked
 
 
+def test_a_run_id_and_a_registered_version_name_what_they_made(campaign: CampaignOnDisk) -> None:
+    runs, ids = campaign.root / "runs", RunIds(campaign.folder)
+    students = [a for _, r, a in campaign.made if r.stage == "update"]
+    for number, student in enumerate(students, start=2):
+        ids.write(student.ref.fingerprint[:16], version=number)
+    ids.write("campaign", run_id="c" * 32, champion=2)
+    ids.write("round_000", run_id="d" * 32)
+    expected = {"demo-student/3": students[1], "models:/demo-student/2": students[0]}
+    expected |= {"demo-student@champion": students[0], "c" * 32: students[1], "d" * 32: students[0]}
+    for _, _, artifact in campaign.made:
+        expected[ids.read(artifact.ref.fingerprint[:16])["run_id"]] = artifact
+    for asked, artifact in expected.items():
+        assert [a.ref for a in find(asked, campaign.store, runs)] == [artifact.ref], asked
+    for unknown in ("demo-student/9", "other-student/1", "other-student@champion"):
+        with pytest.raises(ShowError, match=r"has no version .*campaigns here: demo"):
+            find(unknown, campaign.store, runs)
+
+
 @pytest.mark.parametrize("asked", ["", "..", "dem", "zz zz", "../../etc", "\x1b[31m", "${HOME}"])
 def test_what_is_neither_is_refused_by_name(campaign: CampaignOnDisk, asked: str) -> None:
     with pytest.raises(ShowError, match=r"campaign in .*\(demo\)"):
