@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -108,13 +109,8 @@ class Store:
         """
         work = self.work_path(ref)
         with told(self.root):
-            work.mkdir(parents=True, exist_ok=True)
-            lock = (work / "lock").open("a+b")
+            lock = _locked(work)
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"{work}: another process is making this artifact now") from None
             yield work
             if self.have(ref):
                 shutil.rmtree(work, ignore_errors=True)
@@ -125,7 +121,11 @@ class Store:
             kind, _, name = work.name.rpartition("-")
             if not (self.root / kind / name / MANIFEST).is_file():
                 continue
-            with (work / "lock").open("a+b") as lock, contextlib.suppress(BlockingIOError):
+            # Held by another process, or removed by it just before us.
+            with (
+                contextlib.suppress(BlockingIOError, FileNotFoundError),
+                (work / "lock").open("a+b") as lock,
+            ):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(work, ignore_errors=True)
 
@@ -186,6 +186,24 @@ def told(root: Path) -> Iterator[None]:
             f"{error.filename or root}: {reasons[error.errno]}. Everything finished is kept in "
             f"{root}; run the same command again to go on"
         ) from error
+
+
+def _locked(work: Path) -> BinaryIO:
+    """The lock of a work folder, held; raises BusyError.
+
+    Who has just published removes the folder with its lock: only the lock that stands there counts.
+    """
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as unless_held:
+            lock = unless_held.enter_context((work / "lock").open("a+b"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"{work}: another process is making this artifact now") from None
+            if os.path.samestat(os.fstat(lock.fileno()), (work / "lock").stat()):
+                unless_held.pop_all()
+                return lock
 
 
 def _synced(file: Path) -> FileEntry:

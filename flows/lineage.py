@@ -55,6 +55,7 @@ class Lineage:
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._postponed: list[Event] = []
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # stages that run side by side tell at the same time
         self._down_until = 0.0
 
     def __enter__(self) -> "Lineage":
@@ -81,7 +82,8 @@ class Lineage:
     def start_round(self, index: int) -> None:
         event = RoundStarted(at_ms=_now(), round_index=index)
         if self.ids.is_finished(round_key(index)):
-            self._postponed.append(event)
+            with self._lock:
+                self._postponed.append(event)
         else:
             self._put(event)
 
@@ -164,11 +166,12 @@ class Lineage:
             log.warning("MLflow did not take %d event(s): %s", waiting, self._spool.file)
 
     def _put(self, event: Event) -> None:
-        for earlier in self._postponed:
-            self._events.put(earlier)
-        self._postponed.clear()
-        self._events.put(event)
-        self._start()
+        with self._lock:
+            for earlier in self._postponed:
+                self._events.put(earlier)
+            self._postponed.clear()
+            self._events.put(event)
+            self._start()
 
     def _start(self) -> None:
         if self._thread is None:

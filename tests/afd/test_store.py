@@ -1,15 +1,18 @@
 """A half-written artifact is invisible: killed for real anywhere, it is whole or not there."""
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
-from afd.store import Store, StoreError, write_json
+from afd.store import BusyError, Store, StoreError, write_json
 
 REF = ArtifactRef(kind="rollouts", fingerprint="ab" * 32)
 FILES = {"a.bin": b"first", "sub/b.bin": b"second"}
@@ -140,3 +143,32 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(file, {"a": float("nan")})
     assert json.loads(file.read_text()) == {"a": 1}
     assert [left.name for left in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_work_folder_that_another_process_removes_meanwhile_is_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once before the lock is opened and once before it is held."""
+    store = Store(tmp_path)
+    work = store.work_path(REF)
+    flock, mkdir, removed = fcntl.flock, Path.mkdir, []
+
+    def late_flock(*arguments: Any) -> None:
+        flock(*arguments)
+        if len(removed) == 1:
+            removed.append("lock")
+            shutil.rmtree(work)
+
+    def late_mkdir(path: Path, *arguments: Any, **named: Any) -> None:
+        mkdir(path, *arguments, **named)
+        if path == work and not removed:
+            removed.append("folder")
+            work.rmdir()
+
+    monkeypatch.setattr(fcntl, "flock", late_flock)
+    monkeypatch.setattr(Path, "mkdir", late_mkdir)
+    with store.attempt(REF) as held:
+        assert held.is_dir()
+        assert removed == ["folder", "lock"]
+        with pytest.raises(BusyError), Store(tmp_path).attempt(REF):
+            pass

@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -388,3 +390,25 @@ def test_a_real_campaign_killed_three_times_ends_with_every_run_once_and_finishe
     assert seen.items() <= {key: entry["run_id"] for key, entry in ids.entries().items()}.items()
     best = client.get_model_version_by_alias("tiny-student", "champion")
     assert best.tags["afd.fingerprint"][:16] in made
+
+
+def test_stages_side_by_side_start_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+
+    class Slow(threading.Thread):
+        def __init__(self, **_: object) -> None:
+            super().__init__()
+            started.append(self)
+            time.sleep(0.05)
+
+    lineage = Lineage("sqlite:///nowhere", tmp_path)
+    tellers = [threading.Thread(target=lineage.finish_round, args=[index]) for index in range(4)]
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.lineage.threading.Thread", Slow)
+        for teller in tellers:
+            teller.start()
+        for teller in tellers:
+            teller.join()
+    assert len(started) == 1
