@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from afd.artifacts import MANIFEST, Artifact, Manifest
+from afd.evaluation.readings import flatten
 from afd.stages.request import StageName, StageRequest
 from flows import shown
 from flows.events import (
@@ -85,7 +86,7 @@ class Campaign:
         run_id = self._campaign_run(event.at_ms)
         self.ids.write(CAMPAIGN, experiment_id=self._tracking.experiment)  # for links into the UI
         self._resume(CAMPAIGN, event.at_ms)
-        self._tracking.log(run_id, params=dict(shown.flatten(event.params)))
+        self._tracking.log(run_id, params=dict(flatten(event.params)))
 
     def _finish_campaign(self, event: CampaignFinished) -> None:
         """The process ends: nothing of it runs from here on."""
@@ -191,7 +192,7 @@ class Campaign:
         self._tracking.log(
             run_id,
             metrics=[(n, v, 0) for n, v in summary.items()] + shown.curves(artifact),
-            params=dict(shown.flatten(event.request.params)),
+            params=dict(flatten(event.request.params)),
             tags=shown.tags(manifest, event.digests),
             at_ms=ended,
             span_ms=ended - began,

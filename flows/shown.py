@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
 
@@ -12,17 +12,6 @@ if TYPE_CHECKING:
 CURVES = "metrics.jsonl"
 SHOWN = (".png", ".mp4", ".html")  # what MLflow's artifact view can show
 MAX_SHOWN, MAX_SHOWN_BYTES = 24, 32 << 20  # a stage; these are samples, the store has them all
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested params as dotted names and texts."""
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            rows += flatten(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", str(value)))
-    return rows
 
 
 def summary(manifest: Manifest) -> dict[str, float]:
@@ -35,12 +24,12 @@ def summary(manifest: Manifest) -> dict[str, float]:
 
 
 def curves(artifact: Artifact) -> list[tuple[str, float, int]]:
-    """metrics.jsonl as (<stage>/<quantity>, value, step)."""
+    """metrics.jsonl, whose keys are <stage>/<quantity>, as (key, value, step)."""
     if CURVES not in artifact.manifest.files:
         return []
     rows = map(json.loads, artifact.file(CURVES).read_text().splitlines())
     return [
-        (f"{artifact.manifest.stage}/{name}", float(value), int(row["step"]))
+        (str(name), float(value), int(row["step"]))
         for row in rows
         for name, value in row.items()
         if name != "step" and isinstance(value, int | float)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 MAX_CHANCE = 0.05  # of Holm's adjusted p; a clear interval of one metric in ten is no finding
 Goal = Literal["low", "high", "teacher", "base", "none"]
@@ -66,10 +66,22 @@ MEANINGS: Mapping[str, Meaning] = {
     "pair_accuracy": Meaning(
         "Pair accuracy", "", "none", "share of pairs in which the teacher outscores the student"
     ),
-    "held_back_accuracy": Meaning(
-        "Held-back accuracy", "", "none", "the same on pairs it was not fitted on"
+    "pair_accuracy_before": Meaning(
+        "Pair accuracy before", "", "none", "the same before the fit, on pairs it had never seen"
+    ),
+    "mismatch_pair_accuracy": Meaning(
+        "Matching accuracy",
+        "",
+        "none",
+        "share of teacher clips scored higher under their own prompt than under another's",
     ),
     "margin": Meaning("Margin", "", "none", "mean score of teacher minus student"),
+    "margin_before": Meaning(
+        "Margin before", "", "none", "the same before the fit, on pairs it had never seen"
+    ),
+    "group_spread_before": Meaning(
+        "Spread before", "", "none", "of scores inside groups, by the discriminator before its fit"
+    ),
     "mean_score": Meaning("Mean score", "", "none", "of the round's rollouts"),
     "group_spread": Meaning(
         "Spread inside groups", "", "none", "what the advantage selects on; 0 teaches nothing"
@@ -164,6 +176,17 @@ def show(value: float | None) -> str:
         digits = max(0, 2 - math.floor(math.log10(abs(value))))
         return f"{value:.{digits}f}".replace("-", "\u2212")
     return f"{value:.2e}".replace("-", "\u2212")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as dotted names and texts."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows
 
 
 def _signed(value: float) -> str:

@@ -20,7 +20,14 @@ from afd.store import Store
 PAGE = "report.html"
 CURVES_PLOT, HEALTH_PLOT = "learning_curves.png", "discriminator_health.png"
 HEALTH: Mapping[str, tuple[str, ...]] = {  # role -> what its summary says about the game
-    "discriminator": ("pair_accuracy", "held_back_accuracy", "margin"),
+    "discriminator": (
+        "pair_accuracy_before",
+        "pair_accuracy",
+        "mismatch_pair_accuracy",
+        "margin_before",
+        "margin",
+        "group_spread_before",
+    ),
     "student": (
         "group_spread",
         "zero_spread_share",
@@ -29,6 +36,8 @@ HEALTH: Mapping[str, tuple[str, ...]] = {  # role -> what its summary says about
         "distance_to_reference",
     ),
 }
+STEPS = "metrics.jsonl"
+OF_STEPS = {"mismatch_pair_accuracy"}
 MAX_FILM_BYTES = 8 << 20  # the page carries it in base64; a phone must still open it
 _ROUND_ROLE = re.compile(r"(?P<role>[a-z_]+)_(?P<index>\d{3,})")
 
@@ -63,9 +72,9 @@ def run(
             {role: made[role].ref.fingerprint[:16] for role in sorted(made)} for made in rounds
         ],
         spent=spent(inputs, store),
-        settings=flatten(params),
+        settings=readings.flatten(params),
         provenance=provenance(evaluation, inputs),
-        card=flatten(json.loads(evaluation.file("card.json").read_bytes())),
+        card=readings.flatten(json.loads(evaluation.file("card.json").read_bytes())),
     )
     (work.out / PAGE).write_text(render(page), encoding="utf-8")
     (work.out / CURVES_PLOT).write_bytes(figures.png(curves))
@@ -108,7 +117,7 @@ def health_curves(rounds: list[dict[str, Artifact]]) -> list[tuple[Curve, str]]:
     """What fit and update said about the game, with what it means."""
     curves: list[tuple[Curve, str]] = []
     for role, names in HEALTH.items():
-        series = _series(rounds, role)
+        series = _series(rounds, role) | _means_of_steps(rounds, role)
         curves += [
             (_curve(name, series[name], {}), readings.meaning(name).says)
             for name in names
@@ -160,17 +169,6 @@ def provenance(evaluation: Artifact, inputs: Mapping[str, Artifact]) -> list[tup
     return rows
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as dotted names and texts."""
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            rows += flatten(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", str(value)))
-    return rows
-
-
 def _series(rounds: list[dict[str, Artifact]], role: str) -> dict[str, list[tuple[int, float]]]:
     """Name -> [(round, value)] of the finite numbers in the summaries of `role`."""
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -180,6 +178,23 @@ def _series(rounds: list[dict[str, Artifact]], role: str) -> dict[str, list[tupl
             if isinstance(value, int | float):
                 series[name].append((index, float(value)))
     return dict(series)
+
+
+def _means_of_steps(
+    rounds: list[dict[str, Artifact]], role: str
+) -> dict[str, list[tuple[int, float]]]:
+    """Name -> [(round, mean over its steps)] of what only metrics.jsonl tells."""
+    told: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for index, made in enumerate(rounds):
+        if role not in made or STEPS not in made[role].manifest.files:
+            continue
+        values: dict[str, list[float]] = defaultdict(list)
+        for row in map(json.loads, made[role].file(STEPS).read_text().splitlines()):
+            for name, value in row.items():
+                values[name.rpartition("/")[2]].append(float(value))
+        for name in OF_STEPS & values.keys():
+            told[name].append((index, sum(values[name]) / len(values[name])))
+    return dict(told)
 
 
 def _curve(name: str, points: list[tuple[int, float]], levels: dict[str, float]) -> Curve:

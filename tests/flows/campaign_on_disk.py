@@ -136,11 +136,12 @@ def _fill(request: StageRequest, out: Path, seed: int) -> dict[str, float | int 
             return {f"num_{'clips' if request.stage == 'harvest' else 'rollouts'}": 4}
         case "fit":
             save_file({"w": draw.normal(size=(8, 8))}, out / "weights.safetensors")
-            _curve(out, {"loss": 0.7, "pair_accuracy": 0.6})
-            return {"pair_accuracy": 0.7 + 0.02 * seed, "margin": 0.4, "loss": 0.61}
+            _curve(out, {"fit/loss": 0.7, "fit/mismatch_pair_accuracy": 0.6 + 0.02 * seed})
+            after = {"pair_accuracy": 0.7 + 0.02 * seed, "margin": 0.4, "group_spread": 0.5}
+            return after | {f"{name}_before": value / 2 for name, value in after.items()}
         case "warmstart" | "update":
             save_file({"w": draw.normal(size=(64, 64))}, out / "weights.safetensors")
-            _curve(out, {"loss": 0.5})
+            _curve(out, {f"{request.stage}/loss": 0.5})
             return {
                 "loss": 0.4,
                 "mean_score": -0.2 + 0.1 * seed,

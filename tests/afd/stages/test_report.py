@@ -92,6 +92,19 @@ def test_every_metric_and_every_filmstrip_and_every_round_is_there(
     assert made.manifest.summary == {"num_rounds": 3, "num_metrics": 5, "num_filmstrips": 3}
 
 
+def test_the_game_is_told_by_the_keys_that_the_stages_leave(campaign: CampaignOnDisk) -> None:
+    """`fit` writes what it measured before and after; the matching only step by step."""
+    made = [{role: campaign.store.load(r) for role, r in one.items()} for one in campaign.rounds]
+    names = [name for names in report.HEALTH.values() for name in names]
+    curves = dict(zip(names, report.health_curves(made), strict=True))
+    assert {name: says for name, (_, says) in curves.items() if not says} == {}
+    assert curves["pair_accuracy_before"][0].points == [(0, 0.35), (1, 0.36), (2, 0.37)]
+    steps = [1 + 1 / (step + 1) for step in range(5)]
+    expected = [(0.6 + 0.02 * index) * sum(steps) / 5 for index in range(3)]
+    found = [value for _, value in curves["mismatch_pair_accuracy"][0].points]
+    assert found == pytest.approx(expected)
+
+
 def test_the_plots_are_pictures_of_every_curve(made: Artifact) -> None:
     for name in ("learning_curves.png", "discriminator_health.png"):
         image = Image.open(io.BytesIO(made.file(name).read_bytes()))
