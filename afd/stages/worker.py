@@ -6,6 +6,7 @@ process that ever ran two compute threads would hang in its first parallel regio
 `door.execute`, so an artifact, a manifest, a log and a place to resume from remain one per stage.
 """
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -67,8 +68,10 @@ def serve(job: Job) -> None:
         signal.signal(number, lambda *_: box.stop())
     job.logs.mkdir(parents=True, exist_ok=True)
     children: dict[int, Child] = {}
+    ended: dict[str, Outcome] = {}
     while not box.is_stopped():
-        _reap(box, children)
+        _reap(children, ended)
+        _tell(box, ended)
         given_up = box.cancelled()
         for child_pid, child in children.items():
             if child.name in given_up:
@@ -76,7 +79,7 @@ def serve(job: Job) -> None:
         waiting = box.waiting()
         for name in given_up.intersection(waiting):
             box.take(name)
-            box.finish(name, _given_up(name))
+            ended[name] = _given_up(name)
         free = job.num_children - len(children)
         for name in [name for name in waiting if name not in given_up][:free]:
             pid, child = _start(job, box, name, made_by)
@@ -88,8 +91,9 @@ def serve(job: Job) -> None:
     for pid in children:
         os.kill(pid, signal.SIGKILL)
     while children:
-        _reap(box, children)
+        _reap(children, ended)
         time.sleep(POLL_S)
+    _tell(box, ended)
 
 
 def preload() -> None:
@@ -124,7 +128,8 @@ class _Pulse:
             running=running,
         )
         if heartbeat != self._told or time.monotonic() - self._told_at > BEAT_S:
-            self._box.beat(heartbeat)
+            with contextlib.suppress(OSError):  # a full disk must not end what others wait for
+                self._box.beat(heartbeat)
             self._told, self._told_at = heartbeat, time.monotonic()
 
 
@@ -165,6 +170,8 @@ def _compute(job: Job, request_file: Path, child: Child, made_by: MadeBy, parent
             log=str(child.log),
         )
         write_atomic(child.outcome, outcome.model_dump_json().encode())
+    except OSError as error:  # the code alone says it where no outcome can be written
+        code = EXIT_CODE[status_of(error)]
     finally:
         os._exit(code)
 
@@ -178,11 +185,11 @@ def _outcome_of(job: Job, request_file: Path, name: str, made_by: MadeBy) -> tup
     return "done", ""
 
 
-def _reap(box: Mailbox, children: dict[int, Child]) -> None:
+def _reap(children: dict[int, Child], ended: dict[str, Outcome]) -> None:
     """Collect children that ended, one way or another."""
     for pid in list(children):
-        ended, wait_status = os.waitpid(pid, os.WNOHANG)
-        if not ended:
+        reaped, wait_status = os.waitpid(pid, os.WNOHANG)
+        if not reaped:
             continue
         child = children.pop(pid)
         code = os.waitstatus_to_exitcode(wait_status)
@@ -190,13 +197,34 @@ def _reap(box: Mailbox, children: dict[int, Child]) -> None:
             outcome = Outcome.model_validate_json(child.outcome.read_bytes())
             child.outcome.unlink()
         except FileNotFoundError:
-            outcome = _lost(child, code)
-        box.finish(child.name, outcome)
+            outcome = _disk_refused(child) if code == EXIT_CODE["store"] else _lost(child, code)
+        ended[child.name] = outcome
+
+
+def _tell(box: Mailbox, ended: dict[str, Outcome]) -> None:
+    """Write outcomes; what a full disk does not take stays in `ended` and is written later."""
+    with contextlib.suppress(OSError):
+        for name in list(ended):
+            box.finish(name, ended[name])
+            del ended[name]
 
 
 def _given_up(name: str) -> Outcome:
     message = f"{name}: given up before it started; run the same command again"
     return Outcome(status="lost", message=message, exit_code=-signal.SIGKILL, wall_s=0.0, log=None)
+
+
+def _disk_refused(child: Child) -> Outcome:
+    return Outcome(
+        status="store",
+        message=(
+            f"{child.name}: the disk refused what it wrote; see `df -h {child.log.parent}`\n"
+            "  everything finished is kept; free some space and run the same command again"
+        ),
+        exit_code=EXIT_CODE["store"],
+        wall_s=time.monotonic() - child.started,
+        log=str(child.log),
+    )
 
 
 def _lost(child: Child, code: int) -> Outcome:

@@ -4,6 +4,8 @@ Its stages are replaced by ones that do exactly one of these things, so it start
 whole campaigns with the real stages run in tests/flows.
 """
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from afd.stages import worker as worker_module
 from afd.stages.mailbox import Mailbox, Owner, code_digest, request_id
-from afd.stages.outcome import Outcome
+from afd.stages.outcome import EXIT_CODE, Outcome
 from afd.stages.request import StageRequest
 from afd.store import Store
 
@@ -204,3 +207,31 @@ def test_the_same_artifact_is_asked_for_once(tmp_path: Path) -> None:
     assert box.ask(request("finish")) == box.ask(request("finish")) == box.waiting()[0]
     assert len(box.waiting()) == 1
     assert request_id(request("finish")) != request_id(request("raise"))
+
+
+def test_a_full_disk_ends_the_stage_and_not_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outcomes and heartbeats that the disk does not take wait until it does."""
+    box = Mailbox(tmp_path / "box").create()
+    child = worker_module.Child("fit-1", 0.0, tmp_path / "log", tmp_path / "fit-1.out")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(EXIT_CODE["store"])  # it could not even write its outcome
+    children, ended = {pid: child}, dict[str, Outcome]()
+    until(lambda: worker_module._reap(children, ended) or ended)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Mailbox, "finish", full)
+        patched.setattr(Mailbox, "beat", full)
+        worker_module._tell(box, ended)
+        worker_module._Pulse(box, "code").beat("serving")
+    assert list(ended) == ["fit-1"]
+    worker_module._tell(box, ended)
+    told = box.outcome("fit-1")
+    assert told is not None
+    assert told.status == "store"
+    assert not ended
