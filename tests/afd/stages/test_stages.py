@@ -1,6 +1,7 @@
 """The stages on the smallest real campaign: what they leave, what they refuse, that they agree."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,32 @@ def test_a_second_campaign_pays_for_nothing_it_can_read(played: Played) -> None:
     again = played.make(request.harvest_held_out(other, prompt_set.ref))
     assert played.held_out.manifest.summary["num_paid"] == 4
     assert again.manifest.summary["num_paid"] == 0
+
+
+def test_a_clone_that_pulled_shards_pays_for_nothing_they_hold(
+    played: Played, tmp_path: Path
+) -> None:
+    """clips/ is not tracked: other rounds of the same teacher fill it again from the shards."""
+    copy = Store(tmp_path / "store")
+    shutil.copytree(played.store.root, copy.root, ignore=shutil.ignore_patterns("clips"))
+    other = played.params.model_copy(update={"seed": 5})
+    prompt_set = execute(request.prompts(other), copy)
+    asked = request.harvest_held_out(other, prompt_set.ref)
+    again = execute(asked, copy)
+    assert (again.manifest.summary["num_paid"], again.manifest.summary["num_reused"]) == (0, 4)
+    films = [pd.read_parquet(of.file("clips.parquet")) for of in (again, played.held_out)]
+    assert sorted(films[0]["sha256"]) == sorted(films[1]["sha256"])
+    kept = {path.name for path in copy.clips.rglob("*.mp4")}
+    assert len(kept) == 4 and kept <= {path.name for path in played.store.clips.rglob("*.mp4")}
+
+    shutil.rmtree(again.path)
+    shutil.rmtree(copy.clips)
+    for tar in copy.root.glob("teacher_clips/*/clips.tar"):
+        content = tar.read_bytes()
+        tar.write_bytes(content[:700] + bytes([content[700] ^ 255]) + content[701:])
+    with pytest.raises(StoreError, match=r"clips\.tar.*dvc pull"):
+        execute(asked, copy)
+    assert not list(copy.clips.rglob("*.mp4"))  # damaged is not lost: nothing was paid again
 
 
 def test_a_changed_paid_video_is_named(played: Played) -> None:
