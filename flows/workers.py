@@ -97,7 +97,7 @@ class WorkerJob:
         box = Mailbox(Path(entry.note))
         box.own()
         heartbeat = box.heartbeat()
-        if heartbeat is None or (heartbeat.code == code_digest() and self._fits(box)):
+        if self._fits(box) and (heartbeat is None or heartbeat.code == code_digest()):
             return entry, box
         _stop(entry, box)
         return None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -123,3 +124,16 @@ def test_an_interrupted_wait_for_a_begun_stage_ends_it(
         Played(held, 0).begin(HANG).result()
     with pytest.raises(GivenUpError):
         held.dispatch.attempt(HANG)
+
+
+def test_a_worker_of_another_size_is_not_adopted_even_while_it_loads(tmp_path: Path) -> None:
+    held = session(tmp_path, "campaign")
+    held.dispatch.start()
+    known = pids(tmp_path, 1)  # it has no heartbeat, ever
+    cluster = held.site.cluster.model_copy(update={"num_children": 5})
+    other = dispatch.build(replace(held.site, cluster=cluster))
+    other.start()
+    assert len(pids(tmp_path, 2)) == 2
+    assert gone(known)
+    other.close()
+    held.dispatch.close()
