@@ -72,7 +72,8 @@ class Session:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to compute."""
-        return self.next_round >= self.params.num_rounds and self._is_finished("final")
+        played = self.next_round >= self.params.num_rounds
+        return self._is_finished("start") and played and self._is_finished("final")
 
     @property
     def next_round(self) -> int:
