@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -18,6 +17,7 @@ from safetensors.numpy import save_file
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
 from afd.config import Params
+from afd.data.sheets import side_by_side
 from afd.params import load_params
 from afd.seeds import numpy_generator
 from afd.stages import request as ask
@@ -203,12 +203,5 @@ def _curve(out: Path, ends: dict[str, float]) -> None:
 
 
 def _film(path: Path, frames: np.ndarray[Any, Any]) -> None:
-    """H.264 of uint8 frames [F, 3, H, W], eight times larger, as browsers play it."""
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.height, stream.width = frames.shape[2] * 8, frames.shape[3] * 8
-        stream.pix_fmt = "yuv420p"
-        for frame in frames.transpose(0, 2, 3, 1).repeat(8, axis=1).repeat(8, axis=2):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+    """The film a campaign leaves, of uint8 frames [F, 3, H, W], made by the project itself."""
+    path.write_bytes(side_by_side([frames.astype(np.float32) / 255], fps=8))
