@@ -14,15 +14,26 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from afd.artifacts import MANIFEST, Artifact, ArtifactRef, FileEntry, Manifest
 from afd.failpoints import failpoint
+
+DISK_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the quota is used up; free some space",
+    errno.ENOTDIR: "a file stands where a folder is needed; move it",
+    errno.EROFS: "the file system is read-only; mount it writable or choose another store",
+    errno.EACCES: "permission denied; make it writable or choose another store",
+    errno.EPERM: "permission denied; make it writable or choose another store",
+}
 
 
 class StoreError(RuntimeError):
@@ -67,7 +78,8 @@ class Store:
         except FileNotFoundError:
             raise StoreError(f"{path}: not made yet, or only half of it was copied here") from None
         except ValidationError as error:
-            raise StoreError(f"{path / MANIFEST}: not a manifest: {error}; {_cure(path)}") from None
+            wrong = error.errors()[0]["msg"]
+            raise StoreError(f"{path / MANIFEST}: not a manifest: {wrong}; {_cure(path)}") from None
         if manifest.fingerprint != ref.fingerprint or manifest.kind != ref.kind:
             raise StoreError(
                 f"{path}: holds {manifest.kind} {manifest.fingerprint[:16]}, "
@@ -171,21 +183,22 @@ def told(root: Path) -> Iterator[None]:
     """Turn what the disk says into an error a person can act on; nothing published is touched."""
     try:
         yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full; free some space",
-            errno.EDQUOT: "the quota is used up; free some space",
-            errno.ENOTDIR: "a file stands where a folder is needed; move it",
-            errno.EROFS: "the file system is read-only; mount it writable or choose another store",
-            errno.EACCES: "permission denied; make it writable or choose another store",
-            errno.EPERM: "permission denied; make it writable or choose another store",
-        }
-        if error.errno not in reasons:
+    except (OSError, SafetensorError) as error:
+        number, file = _disk_said(error)
+        if number not in DISK_REASONS:
             raise
         raise StoreError(
-            f"{error.filename or root}: {reasons[error.errno]}. Everything finished is kept in "
-            f"{root}; run the same command again to go on"
+            f"{file or root}: {DISK_REASONS[number]}. Everything finished is kept in {root}; run "
+            "the same command again to go on"
         ) from error
+
+
+def _disk_said(error: OSError | SafetensorError) -> tuple[int | None, str | None]:
+    """The errno, and the file where it is known; safetensors writes the number into its text."""
+    if isinstance(error, OSError):
+        return error.errno, error.filename
+    found = re.search(r"os error (\d+)", str(error))
+    return (int(found[1]) if found else None), None
 
 
 def _locked(work: Path) -> BinaryIO:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
-from afd.store import BusyError, Store, StoreError, write_json
+from afd.store import BusyError, Store, StoreError, told, write_json
 
 REF = ArtifactRef(kind="rollouts", fingerprint="ab" * 32)
 FILES = {"a.bin": b"first", "sub/b.bin": b"second"}
@@ -172,3 +173,12 @@ def test_a_work_folder_that_another_process_removes_meanwhile_is_held_all_the_sa
         assert removed == ["folder", "lock"]
         with pytest.raises(BusyError), Store(tmp_path).attempt(REF):
             pass
+
+
+def test_a_full_disk_is_named_also_when_safetensors_meets_it(tmp_path: Path) -> None:
+    told_by_safetensors = "Error while serializing: I/O error: No space left (os error 28)"
+    full = r"the disk is full; free some space.*run the same"
+    with pytest.raises(StoreError, match=full), told(tmp_path):
+        raise SafetensorError(told_by_safetensors)
+    with pytest.raises(SafetensorError, match="not about the disk"), told(tmp_path):
+        raise SafetensorError("not about the disk")
