@@ -1,4 +1,4 @@
-"""DVC and git: the bytes of every round are tracked, and only this module ever calls dvc.
+"""DVC: the bytes of every round are tracked, and only this module ever calls dvc.
 
 One .dvc file a round, runs/<campaign>/rounds/<name>.dvc, with one out for each artifact that
 the round made: about 50 ms a round, flat, while a file a stage costs 9 ms more with every stage
@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shlex
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,20 +121,6 @@ def commit_pipeline(campaign_dir: Path, params: Params) -> bool:
             return False
         repo.commit(f"{file}:{name}", force=True, relink=False)
     return True
-
-
-def git_revision(folder: Path | None = None) -> tuple[str, bool]:
-    """The commit `folder` (default: this code) stands at, and whether the code differs from it.
-
-    ("unknown", True) where git cannot say: what cannot be named cannot be claimed clean.
-    """
-    at = folder or Path(__file__).resolve().parent
-    try:
-        revision = _git(at, "rev-parse", "HEAD")
-        top = Path(_git(at, "rev-parse", "--show-toplevel"))
-        return revision, bool(_git(top, "status", "--porcelain", "--", "afd", "flows"))
-    except (OSError, subprocess.SubprocessError):
-        return "unknown", True
 
 
 def release_dead_writers(root: Path) -> list[str]:
@@ -291,14 +276,3 @@ def _inside(root: Path, path: Path) -> Path | None:
         return resolved
     log.warning("%s lies outside %s: dvc does not track it", path, root)
     return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    return done.stdout.strip()

@@ -221,19 +221,6 @@ def test_without_git_rounds_are_tracked_all_the_same(tmp_path: Path) -> None:
     file = versions.track(root / "runs" / "demo", "start", [artifact])
     assert file is not None
     assert yaml.safe_load(file.read_text())["outs"][0]["md5"] == versions.digest(artifact)
-    assert versions.git_revision(root) == ("unknown", True)
-
-
-def test_the_revision_is_dirty_when_code_differs_and_only_then(tmp_path: Path) -> None:
-    run(tmp_path, "git", "init", "-q")
-    (tmp_path / "afd").mkdir()
-    (tmp_path / "afd" / "a.py").write_text("a = 1\n")
-    commit(tmp_path)
-    revision = run(tmp_path, "git", "rev-parse", "HEAD").strip()
-    (tmp_path / "notes.txt").write_text("no code")
-    assert versions.git_revision(tmp_path) == (revision, False)
-    (tmp_path / "afd" / "a.py").write_text("a = 2\n")
-    assert versions.git_revision(tmp_path) == (revision, True)
 
 
 def test_a_cache_that_cannot_be_written_is_told_with_what_is_kept(
