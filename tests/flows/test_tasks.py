@@ -72,8 +72,20 @@ def given_up(begun: Any) -> bool:
 
 
 def gone(known: set[int]) -> bool:
-    living = [process for process in psutil.process_iter() if process.pid in known]
-    return all(process.status() == psutil.STATUS_ZOMBIE for process in living)
+    """Whether they end; on a busy machine the kernel takes its time with a killed process."""
+    deadline = time.monotonic() + 10
+    while any(map(is_living, known)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def is_living(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("allocation", ["campaign", "stage"])
