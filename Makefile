@@ -11,12 +11,12 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test check bench clean browser
+.PHONY: demo test check bench clean browser slurm cluster-up cluster-down
 
 demo: $(VENV)/.ready
 	$(BIN)/afd campaign --name demo --params params/pocket.yaml
 
-test: $(VENV)/.ready-test browser check
+test: $(VENV)/.ready-test browser slurm check
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.ready-test
@@ -48,6 +48,17 @@ browser:
 	    apt-get update -qq >/dev/null 2>&1 && \
 	    apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; } || \
 	  echo "no Chromium: the tests that need one will skip"
+
+# Other tests submit to a real SLURM of four virtual nodes; where its Debian packages cannot be had
+# they skip, each saying what was not tested. cluster-up leaves one running to play with.
+slurm:
+	@tests/slurm/cluster.sh install || echo "no SLURM: the tests that need one will skip"
+
+cluster-up:
+	@tests/slurm/cluster.sh start
+
+cluster-down:
+	@tests/slurm/cluster.sh stop
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

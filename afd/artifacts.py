@@ -50,6 +50,7 @@ class MadeBy(Frozen):
     versions: dict[str, str]
     host: str
     num_threads: int = 1  # compute threads; manifests without it are of one thread
+    num_ranks: int = 1  # processes that shared every batch; manifests without it are of one
 
 
 class Manifest(Frozen):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+MATCHING = "distribution_matching"
 LONGEST_SENTENCE = 23  # words, of the pocket world's grammar
 
 
@@ -30,10 +31,13 @@ def _within_group(best: int, worst: int, group_size: int) -> str | None:
     )
 
 
-def _enough_held_out(num_prompts: int, num_held_out: int) -> str | None:
-    if num_prompts <= num_held_out:
+def _enough_to_judge(
+    num_prompts: int, split: str, num_held_out: int, num_tuning: int
+) -> str | None:
+    there = num_tuning if split == "tuning" else num_held_out
+    if num_prompts <= there:
         return None
-    return f"evaluate.num_prompts {num_prompts} exceeds prompts.num_held_out {num_held_out}"
+    return f"evaluate.num_prompts {num_prompts} exceeds prompts.num_{split} {there}"
 
 
 def _cheaper_look(in_a_round: int, num_prompts: int) -> str | None:
@@ -42,10 +46,53 @@ def _cheaper_look(in_a_round: int, num_prompts: int) -> str | None:
     return f"evaluate.round_num_prompts {in_a_round} exceeds evaluate.num_prompts {num_prompts}"
 
 
-def _films(teacher: str, frame_size: int) -> str | None:
+def _latents_of_wan(
+    family: str, num_frames: int, frame_size: int | tuple[int, int], per_block: int
+) -> str | None:
+    """Wan's VAE: 4 frames a latent frame after the first, 8 px a latent; patches of 2 latents."""
+    if family == "causal_wan":
+        return None
+    sides = (frame_size,) if isinstance(frame_size, int) else frame_size
+    problems: list[str] = []
+    if num_frames % 4 != 1:
+        problems.append(f"num_frames {num_frames} must be 4k+1: Wan's VAE drops the rest")
+    elif ((num_frames - 1) // 4 + 1) % per_block:
+        problems.append(
+            f"num_frames {num_frames} makes {(num_frames - 1) // 4 + 1} latent frames, which must "
+            f"be a multiple of student.latent_frames_per_block {per_block}"
+        )
+    if any(side % 16 for side in sides):
+        problems.append(
+            f"frame_size {frame_size} must be multiples of 16 for student.family {family}"
+        )
+    return "; ".join(problems) or None
+
+
+def _start_of(family: str, warmstart: object) -> str | None:
+    if family == "causal_wan" and warmstart is None:
+        return "warmstart: missing; a student.family causal_wan starts from nothing"
+    if family != "causal_wan" and warmstart is not None:
+        return f"warmstart must be absent: student.family {family} starts from student.checkpoint"
+    return None
+
+
+def _films(teacher: str, frame_size: int | tuple[int, int]) -> str | None:
     if teacher != "simulator" or frame_size == 16:
         return None
     return f"frame_size {frame_size} must be 16: the pocket world films 16x16 px"
+
+
+def _delivered(
+    teacher: str, size: int, frame_size: int | tuple[int, int], magnify: int
+) -> str | None:
+    """Rollouts filmed at another size are told apart by it (docs/lab-notes.md)."""
+    side = frame_size if isinstance(frame_size, int) else max(frame_size)
+    if teacher != "simulator" or side * magnify == size:
+        return None
+    return (
+        f"canonical.magnify {magnify} x frame_size {side} must be teacher.size {size}: rollouts "
+        "are filmed as large as the teacher's clips"
+    )
 
 
 def _room_for_words(prompts: str, num_tokens: int) -> str | None:
@@ -57,16 +104,99 @@ def _room_for_words(prompts: str, num_tokens: int) -> str | None:
     )
 
 
+def _whole_latents(kind: str, num_frames: int, frame_size: int | tuple[int, int]) -> str | None:
+    """Wan's VAE makes one latent frame of 1, 5, 9 ... frames, and its patches are 16 px a side."""
+    sides = (frame_size,) if isinstance(frame_size, int) else frame_size
+    fits = num_frames % 4 == 1 and not any(side % 16 for side in sides)
+    if kind != "dit_features" or fits:
+        return None
+    return (
+        f"discriminator.kind dit_features needs num_frames 4k+1 and frame_size a multiple of 16, "
+        f"got {num_frames} and {frame_size}"
+    )
+
+
+def _knows_no_prompt(family: str, guidance: float | None) -> str | None:
+    if guidance is None or family != "causal_wan":
+        return None
+    return (
+        f"evaluate.guidance {guidance:g} needs a published student: student.family causal_wan has "
+        "never seen an empty prompt; write null"
+    )
+
+
+def _shows_velocity(objective: str, teacher: str) -> str | None:
+    if objective != MATCHING or teacher == "simulator":
+        return None
+    return (
+        f"update.objective {MATCHING} needs a teacher that shows its velocity, and teacher.kind "
+        f"{teacher} shows finished videos only: write forward_process, generator or supervised"
+    )
+
+
+def _is_white_box(objective: str, white_box: object) -> str | None:
+    if (objective == MATCHING) == (white_box is not None):
+        return None
+    if white_box is None:
+        return (
+            f"update.objective {MATCHING} needs a teacher that shows its velocity, and "
+            "teacher.white_box is null: describe its training there as params/ablations/dmd.yaml "
+            "does, or write forward_process, generator or supervised"
+        )
+    return f"teacher.white_box is read by update.objective {MATCHING} alone, not by {objective}"
+
+
+def _has_critic(objective: str, critic: object) -> str | None:
+    if (objective == MATCHING) == (critic is not None):
+        return None
+    said = "needs update.critic: write" if critic is None else "reads no update.critic: leave out"
+    return f"update.objective {objective} {said} what params/ablations/dmd.yaml has there"
+
+
+def _rolls_on(family: str, horizon: int | None) -> str | None:
+    if horizon is None or family == "causal_wan":
+        return None
+    return (
+        f"evaluate.horizon {horizon} needs student.family causal_wan: longer rollouts of {family} "
+        "are not built yet; write null"
+    )
+
+
+def _frozen_blocks(family: str, shard_blocks: bool) -> str | None:
+    if not shard_blocks or family != "causal_wan":
+        return None
+    return (
+        "update.memory.shard_blocks needs a published student: what is shared out is frozen, and "
+        "student.family causal_wan trains all its weights; write false"
+    )
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         ("num_frames", "student.codec.frames", "student.latent_frames_per_block"),
         _whole_blocks,
     ),
     Rule(("update.num_best", "update.num_worst", "rollout.group_size"), _within_group),
-    Rule(("evaluate.num_prompts", "prompts.num_held_out"), _enough_held_out),
+    Rule(
+        ("evaluate.num_prompts", "evaluate.split", "prompts.num_held_out", "prompts.num_tuning"),
+        _enough_to_judge,
+    ),
     Rule(("evaluate.round_num_prompts", "evaluate.num_prompts"), _cheaper_look),
+    Rule(
+        ("student.family", "num_frames", "frame_size", "student.latent_frames_per_block"),
+        _latents_of_wan,
+    ),
+    Rule(("student.family", "warmstart"), _start_of),
+    Rule(("student.family", "evaluate.guidance"), _knows_no_prompt),
+    Rule(("student.family", "evaluate.horizon"), _rolls_on),
+    Rule(("student.family", "update.memory.shard_blocks"), _frozen_blocks),
     Rule(("teacher.kind", "frame_size"), _films),
+    Rule(("teacher.kind", "teacher.size", "frame_size", "canonical.magnify"), _delivered),
     Rule(("prompts.kind", "student.num_text_tokens"), _room_for_words),
+    Rule(("discriminator.kind", "num_frames", "frame_size"), _whole_latents),
+    Rule(("update.objective", "teacher.kind"), _shows_velocity),
+    Rule(("update.objective", "teacher.white_box"), _is_white_box),
+    Rule(("update.objective", "update.critic"), _has_critic),
 )
 
 

@@ -1,7 +1,8 @@
 """Named places where a test may kill the process, for real: SIGKILL, no handler, no cleanup.
 
 `AFD_FAILPOINT=<name>:<n>` dies at the n-th time this process (or a child forked from it) passes the
-name. Without the variable a failpoint costs one dictionary lookup.
+name; `<name>:<n>:SIGSTOP` or another signal sends that instead: a process that hangs, or that is
+told to stop just there. Without the variable a failpoint costs one dictionary lookup.
 """
 
 import os
@@ -16,11 +17,24 @@ FailpointName = Literal[
     "store.after_publish",
     "checkpoint.before_rename",
     "checkpoint.after_rename",
+    "batches.passed",
     "harvest.clip_paid",
+    "harvest.before_post",
+    "harvest.after_post",
+    "harvest.submitted",
+    "harvest.settled",
+    "harvest.fetched",
+    "harvest.downloaded",
+    "harvest.before_keep",
+    "harvest.kept",
+    "harvest.verified",
     "warmstart.step",
+    "critic.step",
     "fit.step",
     "update.step",
+    "flow.run_begun",
     "flow.request_written",
+    "flow.job_submitted",
     "flow.stage_done",
     "flow.before_versions",
     "flow.after_versions",
@@ -36,7 +50,7 @@ def failpoint(name: FailpointName) -> None:
     wanted = os.environ.get("AFD_FAILPOINT")
     if not wanted:
         return
-    target, _, count = wanted.partition(":")
+    target, count, sent = (*wanted.split(":"), "", "")[:3]
     if target not in FAILPOINTS:
         known = ", ".join(FAILPOINTS)
         raise ValueError(f"AFD_FAILPOINT={wanted}: no such failpoint; one of {known}")
@@ -44,4 +58,4 @@ def failpoint(name: FailpointName) -> None:
         return
     _passed[name] += 1
     if _passed[name] == int(count or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[sent or "SIGKILL"])

@@ -21,7 +21,7 @@ BlockTimes: TypeAlias = Float[Tensor, "batch blocks"]
 """One t in [0, 1] for each block of each sample."""
 Text: TypeAlias = Float[Tensor, "batch tokens text_dim"]
 """Encoded prompts, padded with zero rows and used without a mask, as Wan does."""
-Scores: TypeAlias = Float[Tensor, "batch"]
+Scores: TypeAlias = Float[Tensor, "batch"]  # noqa: F821 - a name of one dimension
 """One discriminator score a clip; unbounded, larger means more like the teacher."""
 
 

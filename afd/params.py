@@ -10,17 +10,24 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
+from yaml import AliasEvent, YAMLError, parse
 
 from afd.config import Frozen, Params
 from afd.consistency import broken_rules
 
 Model = TypeVar("Model", bound=Frozen)
+TAGS = ("kind", "family")  # the field that chooses among the models of a section
 
 # What a key looks like when it was pasted where the name of an environment variable belongs.
 _SECRET = re.compile(
-    r"(sk-[\w-]{16,}|AKIA[A-Z0-9]{16}|gh[pousr]_\w{20,}|eyJ[\w-]{20,}\.|Bearer \S+)"
+    r"(\bsk-[\w-]{16,}|AKIA[A-Z0-9]{16}|AIza[\w-]{30,}|\bgh[pousr]_\w{20,}|github_pat_\w{20,}"
+    r"|glpat-[\w-]{16,}|\bhf_\w{20,}|\br8_\w{20,}|\bxox[abprs]-[\w-]{10,}|\bpn[ub]_\w{20,}"
+    r"|\bkey_[0-9a-f]{32,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9a-f]{32}"
+    r"|eyJ[\w-]{20,}\.|Bearer \S+|://[^/\s:@]+:[^/\s@]+@|BEGIN [A-Z ]*PRIVATE KEY)"
 )
+# A field of such a name holds the NAME of a variable, or nothing.
+_SECRET_FIELD = re.compile(r"(api_?key|access_?key|secret|token|password|passwd)$", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 class ParamsError(ValueError):
@@ -42,7 +49,8 @@ def load_params(
     source = " + ".join(map(str, [path, *overlays]))
     merged = OmegaConf.create({})
     for file in [path, *overlays]:
-        merged = OmegaConf.merge(merged, _read(file))
+        laid = _read(file)
+        merged = OmegaConf.merge(_without_replaced(merged, laid), laid)
     if overrides:
         merged = OmegaConf.merge(merged, _dotlist(overrides))
     return validate(model, OmegaConf.to_container(merged, resolve=False), source)
@@ -64,8 +72,20 @@ def validate(model: type[Model], values: Any, source: str) -> Model:
     return result
 
 
+def secret_fields(path: Path) -> list[str]:
+    """Fields of a YAML file that look like secrets; [] where it cannot be read."""
+    try:
+        values = OmegaConf.to_container(_read(path), resolve=False)
+    except ParamsError:
+        return []
+    return [told.partition(":")[0] for told in _refuse_text(values) if "a secret" in told]
+
+
 def _read(path: Path) -> DictConfig:
     try:
+        if _has_alias(path):
+            problem = "aliases (*name) are not allowed: nine of them in nine lists fill the memory"
+            raise ParamsError(str(path), [f"{problem}; write the values out"])
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
@@ -76,6 +96,24 @@ def _read(path: Path) -> DictConfig:
     if isinstance(loaded, ListConfig):
         raise ParamsError(str(path), ["must be a mapping of fields, got a list"])
     return loaded
+
+
+def _without_replaced(below: Any, laid: DictConfig) -> Any:
+    """`below` without the sections to which `laid` gives another kind: their fields are others."""
+    for name in laid:
+        mine, theirs = below.get(name), laid.get(name)
+        if isinstance(mine, DictConfig) and isinstance(theirs, DictConfig):
+            for tag in TAGS:
+                kind = theirs.get(tag)
+                if kind is not None and mine.get(tag) not in (None, kind):
+                    below = OmegaConf.masked_copy(below, [key for key in below if key != name])
+    return below
+
+
+def _has_alias(path: Path) -> bool:
+    """Whether it refers to its own parts; found without building anything."""
+    with path.open(encoding="utf-8") as file:
+        return any(isinstance(event, AliasEvent) for event in parse(file))
 
 
 def _dotlist(overrides: Sequence[str]) -> DictConfig:
@@ -97,7 +135,10 @@ def _refuse_text(values: Any, path: str = "") -> list[str]:
         return [p for i, v in enumerate(values) for p in _refuse_text(v, f"{path}[{i}]")]
     if isinstance(values, str) and "${" in values:
         return [f"{path}: interpolation is not allowed, got {values!r}; write the literal value"]
-    if isinstance(values, str) and _SECRET.search(values):
+    if isinstance(values, str) and (
+        _SECRET.search(values)
+        or (_SECRET_FIELD.search(path) and values and not _VARIABLE.fullmatch(values))
+    ):
         return [
             f"{path}: looks like a secret (not shown); "
             "write the NAME of the environment variable that holds it"
@@ -135,6 +176,11 @@ def _describe(model: type[BaseModel], detail: Any) -> str:
         return f"{field}: write one of {context['expected_tags']}, got {_shown(context['tag'])}"
     if kind == "value_error":
         return f"{field}: {message}"
+    if field.endswith("_variable"):  # whatever stands there may be the key itself
+        return (
+            f"{field}: must be the NAME of an environment variable (A-Z, 0-9, _), "
+            "got a value that is not shown; write e.g. VENDOR_API_KEY and keep the key there"
+        )
     return f"{field}: {message[:1].lower()}{message[1:]}, got {_shown(detail['input'])}"
 
 
@@ -166,8 +212,8 @@ def _place(model: type[BaseModel], detail: Any) -> tuple[list[str], list[str]]:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    """The `kind` that chooses this model among the members of a union."""
-    kind = model.model_fields.get("kind")
+    """The `kind` or `family` that chooses this model among the members of a union."""
+    kind = next((model.model_fields[tag] for tag in TAGS if tag in model.model_fields), None)
     return None if kind is None else next(iter(getattr(kind.annotation, "__args__", ())), None)
 
 

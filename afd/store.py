@@ -1,11 +1,14 @@
 """The only code that knows the disk: where artifacts stand, how they are saved, whether they exist.
 
     <root>/<kind>/<fingerprint[:16]>/          one finished artifact, manifest.json written last
-    <root>/.work/<kind>-<fingerprint[:16]>/    one unfinished attempt: out/, checkpoints, metrics
+    <root>/.work/<kind>-<fingerprint[:16]>/    what is unfinished: lock, batches/, progress.json
+        attempts/0001/                         one attempt's own out/ and checkpoints/
     <root>/clips/                              teacher videos, append-only, paid once
 
 An artifact is built in .work, every file is fsynced, the manifest is written, and one rename makes
 it visible. A kill at any moment leaves either no artifact or a whole one.
+
+Who may build it is said in afd/attempts.py.
 """
 
 import contextlib
@@ -16,14 +19,15 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from afd.artifacts import MANIFEST, Artifact, ArtifactRef, FileEntry, Manifest
+from afd.attempts import Attempt, StoreError, begun, locked, refuse_cancelled
 from afd.failpoints import failpoint
 
 DISK_REASONS = {
@@ -34,14 +38,6 @@ DISK_REASONS = {
     errno.EACCES: "permission denied; make it writable or choose another store",
     errno.EPERM: "permission denied; make it writable or choose another store",
 }
-
-
-class StoreError(RuntimeError):
-    """The disk refused or an artifact is not what its manifest says: file, reason, what to do."""
-
-
-class BusyError(StoreError):
-    """Another process is making this very artifact."""
 
 
 class Store:
@@ -89,8 +85,13 @@ class Store:
             _check(path / name, entry, path, content=verify)
         return Artifact(path, manifest)
 
-    def save(self, ref: ArtifactRef, manifest: Manifest, out: Path) -> Artifact:
-        """Publish the files in `out` under `manifest` (its `files` are filled in here)."""
+    def save(self, ref: ArtifactRef, manifest: Manifest, attempt: Attempt) -> Artifact:
+        """Publish the files in `attempt.out` under `manifest` (its `files` are filled in here).
+
+        Raises LostError when a later attempt has begun and has not finished, or when this one was
+        cancelled.
+        """
+        out = attempt.out
         with told(self.root):
             files: dict[str, FileEntry] = {}
             for file in sorted(p for p in out.rglob("*") if p.is_file() and p.name != MANIFEST):
@@ -102,6 +103,8 @@ class Store:
             failpoint("store.before_publish")
             path = self.path(ref)
             path.parent.mkdir(parents=True, exist_ok=True)
+            attempt.check()
+            refuse_cancelled()
             if path.exists() and not (path / MANIFEST).exists():
                 shutil.rmtree(path)  # half a copy from elsewhere; never made by us
             try:
@@ -114,18 +117,33 @@ class Store:
         return self.load(ref)
 
     @contextlib.contextmanager
-    def attempt(self, ref: ArtifactRef) -> Iterator[Path]:
-        """Hold the right to make `ref`; gives its work folder, kept until it is published.
+    def attempt(self, ref: ArtifactRef) -> Iterator[Attempt]:
+        """Hold the right to make `ref`, until a later attempt begins.
 
-        The lock dies with its process, so a killed attempt never blocks the next one.
+        The lock dies with its process, so a killed attempt never blocks the next one. The work
+        folder is kept until the artifact is published. Raises BusyError; whatever goes wrong once a
+        later attempt has begun is a LostError.
         """
         work = self.work_path(ref)
         with told(self.root):
-            lock = _locked(work)
+            lock, attempt = begun(work)
         with lock:
-            yield work
+            try:
+                yield attempt
+            except Exception:
+                attempt.check()  # a later one may have removed what this one needed
+                raise
             if self.have(ref):
                 shutil.rmtree(work, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def part(self, ref: ArtifactRef, name: str) -> Iterator[Path]:
+        """Hold the right to compute one part of `ref`; gives the work folder. Raises BusyError."""
+        work = self.work_path(ref)
+        with told(self.root):
+            lock = locked(work / "parts", f"{name}.lock")
+        with lock:
+            yield work
 
     def tidy(self) -> None:
         """Remove work folders whose artifact was published just before a kill."""
@@ -155,7 +173,7 @@ class Store:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a whole file or none: temporary file beside it, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # threads, hosts
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
@@ -184,39 +202,23 @@ def told(root: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number, file = _disk_said(error)
+        number = disk_error(error)
         if number not in DISK_REASONS:
             raise
+        file = error.filename if isinstance(error, OSError) else None
+        kept = f"Everything finished is kept in {root}; run the same command again to go on"
         raise StoreError(
-            f"{file or root}: {DISK_REASONS[number]}. Everything finished is kept in {root}; run "
-            "the same command again to go on"
+            f"{file or root}: {DISK_REASONS[number]}. "
+            + (kept if root.is_dir() else "Nothing was started")
         ) from error
 
 
-def _disk_said(error: OSError | SafetensorError) -> tuple[int | None, str | None]:
-    """The errno, and the file where it is known; safetensors writes the number into its text."""
+def disk_error(error: OSError | SafetensorError) -> int | None:
+    """The errno of what the disk said; safetensors writes the number into its text."""
     if isinstance(error, OSError):
-        return error.errno, error.filename
+        return error.errno
     found = re.search(r"os error (\d+)", str(error))
-    return (int(found[1]) if found else None), None
-
-
-def _locked(work: Path) -> BinaryIO:
-    """The lock of a work folder, held; raises BusyError.
-
-    Who has just published removes the folder with its lock: only the lock that stands there counts.
-    """
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as unless_held:
-            lock = unless_held.enter_context((work / "lock").open("a+b"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"{work}: another process is making this artifact now") from None
-            if os.path.samestat(os.fstat(lock.fileno()), (work / "lock").stat()):
-                unless_held.pop_all()
-                return lock
+    return int(found[1]) if found else None
 
 
 def _synced(file: Path) -> FileEntry:
@@ -240,7 +242,8 @@ def _check(file: Path, entry: FileEntry, artifact: Path, *, content: bool) -> No
 
 
 def _cure(artifact: Path) -> str:
-    return (
-        f"restore it with `dvc pull`, or move {artifact} away and run the same command again to "
-        "make it anew (teacher videos in clips/ are not paid again)"
+    is_tracked = any((folder / ".dvc").is_dir() for folder in artifact.resolve().parents)
+    return ("restore it with `dvc pull`, or " if is_tracked else "") + (
+        f"move {artifact} away and run the same command again to make it anew (teacher videos in "
+        "clips/ are not paid again)"
     )

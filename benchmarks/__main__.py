@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("student", "granularity", "overhead")
+BENCHMARKS = ("student", "attention", "granularity", "overhead", "bytes", "harvest")
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from afd.config import Params
 from afd.stages.request import StageRequest
 from afd.store import Store
 from flows.campaign import play_final
+from flows.places import Places
+from flows.prefect_runs.services import OwnPrefect
 from flows.quiet import QUIET
 from flows.round import play_round, play_start
-from flows.services import OwnPrefect
-from flows.session import Places
 from flows.tasks import Named, Pending
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -37,6 +37,9 @@ class Requests:
 
     def begin(self, request: StageRequest) -> Pending:
         return Named(self.make(request))
+
+    def summary(self, ref: ArtifactRef) -> dict[str, object]:
+        return {}
 
 
 def requests_of(params: Params) -> list[StageRequest]:

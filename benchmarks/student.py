@@ -28,8 +28,8 @@ from afd.flow.solver import rollout, sample_block
 from afd.flow.times import step_list
 from afd.latents import LatentGeometry
 from afd.seeds import generator
-from afd.students.attention import Reach
 from afd.students.causal_wan import CausalWan, build
+from afd.students.reach import Reach
 
 STEPS = step_list(4, 3)
 REPEATS = 5

@@ -37,6 +37,7 @@ class Board:
     """Thread-safe; holds a campaign's hundred-odd stages, nothing more."""
 
     done: list[Done] = field(default_factory=list[Done])
+    said: list[str] = field(default_factory=list[str])  # by alarms
     _running: dict[int, Running] = field(default_factory=dict[int, Running])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -54,6 +55,11 @@ class Board:
     def finish(self, done: Done) -> None:
         with self._lock:
             self.done.append(done)
+
+    def say(self, line: str) -> None:
+        with self._lock:
+            if line not in self.said:
+                self.said.append(line)
 
     def now(self) -> list[Running]:
         with self._lock:

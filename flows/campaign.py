@@ -4,7 +4,7 @@ Run again, it goes on from the last thing that is whole; run after its end, it c
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from afd.evaluation import targets
 from afd.stages import request
 from afd.stages.outcome import RefusedError
 from afd.store import told, write_atomic, write_json
-from flows import versions
+from flows import decisions, versions
 from flows.invocation import command
-from flows.round import Standing, run_round, run_start
+from flows.places import Places
+from flows.round import play_round, play_start
 from flows.session import Session
+from flows.standing import Standing
 from flows.tasks import Played, Stages
 
 SUMMARY, REPORT_PAGE = "summary.json", "report.html"
@@ -32,6 +34,40 @@ class Finished:
     student: ArtifactRef
 
 
+def run_start(session: Session) -> Standing:
+    """Make and keep what comes before the first round."""
+    standing = play_start(Played(session, None), session.params)
+    made = {
+        "prompt_set": standing.prompt_set,
+        "held_out_clips": standing.held_out_clips,
+        "student": standing.reference,
+        **({"white_box": standing.white_box} if standing.white_box else {}),
+    }
+    session.close_round("start", made)
+    return standing
+
+
+def run_round(session: Session, standing: Standing) -> Standing:
+    """Make and keep one round; raises PausedError while an alarm waits for a person."""
+    index = len(standing.rounds)
+    decisions.refuse_stopped(standing.course, index)
+    refuse_paused(session, standing)
+    session.lineage.start_round(index)
+    after = play_round(Played(session, index), session.params, standing)
+    decision = decisions.keep(session.site.folder, index, after.course)
+    session.close_round(f"{index:03d}", after.rounds[-1])
+    session.tell(decision)
+    session.lineage.finish_round(index, decision)
+    session.dispatch.end_round()
+    return after
+
+
+def refuse_paused(session: Session, standing: Standing) -> None:
+    """Raises PausedError after a round whose alarm waits for a person."""
+    places = Places(session.site.folder.parent, session.site.store.root)
+    decisions.refuse_paused(session.name, places, len(standing.rounds) - 1, standing.course)
+
+
 def run_campaign(
     session: Session, play: Callable[[Session, Standing], Standing] = run_round
 ) -> Finished:
@@ -39,11 +75,15 @@ def run_campaign(
     params = session.params
     was_complete = session.is_complete
     standing = run_start(session)
-    while len(standing.rounds) < params.num_rounds:
+    while not standing.is_over(params):
         standing = play(session, standing)
+    refuse_paused(session, standing)
     final, page = play_final(Played(session, None), params, standing)
-    session.close_round("final", {"evaluation": final, "report": page})
-    left = _leave(session, standing, final, page)
+    ended = {"evaluation": final, "report": page}
+    if params.evaluate.horizon is not None:
+        ended["horizon"] = play_horizon(Played(session, None), params, standing)
+    session.close_round("final", ended)
+    left = _leave(session, standing, ended)
     if not was_complete:  # a killed one costs `dvc repro` a look at the store, not a computation
         versions.commit_pipeline(session.site.folder, params)
     return left
@@ -51,18 +91,25 @@ def run_campaign(
 
 def chosen_round(session: Session, index: int | None) -> int:
     """`index`, or the next round; raises RefusedError when there is no such round."""
-    last = session.params.num_rounds - 1
     chosen = session.next_round if index is None else index
-    if not 0 <= chosen <= last:
-        site = session.site
-        places = {"runs": site.folder.parent, "store": site.store.root}
-        raise RefusedError(
-            f"round {chosen}: campaign {session.name!r} has rounds 0 to {last}"
-            + ("; all of them are finished" if index is None else "")
-            + f"\n  {command('campaign', '--name', session.name, **places)}    "
-            "goes on with what is left"
-        )
+    places = Places(session.site.folder.parent, session.site.store.root)
+    refuse_no_round(session.name, session.params, places, chosen, is_next=index is None)
     return chosen
+
+
+def refuse_no_round(
+    name: str, params: Params, places: Places, index: int, *, is_next: bool = False
+) -> None:
+    """Raises RefusedError for a round that the campaign does not have."""
+    last = params.num_rounds - 1
+    if 0 <= index <= last:
+        return
+    goes_on = command("campaign", "--name", name, runs=places.runs, store=places.store)
+    raise RefusedError(
+        f"round {index}: campaign {name!r} has rounds 0 to {last}"
+        + ("; all of them are finished" if is_next else "")
+        + f"\n  {goes_on}    goes on with what is left"
+    )
 
 
 def run_one_round(session: Session, index: int | None = None) -> Standing:
@@ -91,18 +138,25 @@ def play_final(
     return final, page
 
 
-def _leave(session: Session, standing: Standing, final: ArtifactRef, page: ArtifactRef) -> Finished:
+def play_horizon(stages: Stages, params: Params, standing: Standing) -> ArtifactRef:
+    """After the last round: the same student on clips longer than any it was trained on."""
+    return stages.make(
+        request.evaluate_horizon(params, standing.prompt_set, standing.student, standing.reference)
+    )
+
+
+def _leave(session: Session, standing: Standing, ended: Mapping[str, ArtifactRef]) -> Finished:
     """Copy what people open out of the store."""
     folder, store = session.site.folder, session.site.store
-    summary = json.loads(store.load(final).file(SUMMARY).read_bytes())
+    summary = json.loads(store.load(ended["evaluation"]).file(SUMMARY).read_bytes())
     made = [standing.prompt_set, standing.held_out_clips, standing.reference]
     made += [ref for one in standing.rounds for ref in one.values()]
-    spent = _spent(store.load(ref) for ref in [*made, final, page])
+    spent = _spent(store.load(ref) for ref in [*made, *ended.values()])
     left = Finished(folder / SUMMARY, folder / REPORT_PAGE, standing.student)
     with told(folder):
         met = [asdict(target) for target in targets.judge(summary)]
         write_json(left.summary, summary | {"stages": spent, "targets": met})
-        write_atomic(left.report, store.load(page).file(REPORT_PAGE).read_bytes())
+        write_atomic(left.report, store.load(ended["report"]).file(REPORT_PAGE).read_bytes())
     return left
 
 

@@ -1,12 +1,21 @@
 """From what a person chose (files, overlays, overrides) to validated params."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from afd.config import Cluster, Params
+from afd.config import Cluster, FolderTeacher, Params, RemoteTeacher
+from afd.config.prompts import FilePrompts
+from afd.data.prompts import Prompt, PromptsError, compose, parse_jsonl, read_bytes, read_jsonl
+from afd.harvest.wants import Want, wants_of_request
 from afd.params import ParamsError, load_params
 from afd.stages import request
-from flows.session import Places, campaign_folder, kept_params
+from afd.stages.outcome import RefusedError
+from afd.store import Store
+from afd.world.sentences import is_sentence
+from flows.asked import Asked, ClusterSource
+from flows.invocation import near
+from flows.places import Places, campaign_folder, kept_params, teacher_name
 
 
 def chosen_params(
@@ -19,21 +28,68 @@ def chosen_params(
     """The params named, or those the campaign was started with when none are.
 
     Raises ParamsError, or RefusedError for what is known to stop a campaign before it starts: a
-    teacher whose terms forbid training, a prompts file that cannot be read.
+    teacher whose terms forbid training, a prompts file that cannot be used (PromptsError).
     """
-    chosen = _chosen(campaign, places, params, overlays, overrides)
+    chosen = read_params(campaign, places, params, overlays, overrides)
     request.refuse_unpermitted(chosen.teacher.training_permitted)
-    request.prompts(chosen)
+    store = Store(places.store.resolve())
+    prompts = _prompts_of(chosen, store)
+    if isinstance(chosen.teacher, RemoteTeacher | FolderTeacher):
+        from afd.harvest.permission import refuse_wanted  # pyarrow: paid where it is needed
+
+        refuse_wanted(store, chosen.teacher, _trained_on(chosen, chosen.teacher, prompts))
     return chosen
 
 
-def _chosen(
+def _prompts_of(params: Params, store: Store) -> list[Prompt]:
+    """The prompts of a campaign, looked through before anything starts.
+
+    Raises PromptsError with every problem at once, RefusedError for a file that cannot be read.
+    """
+    asked, chosen = request.prompts(params), params.prompts
+    sizes = (chosen.num_held_out, chosen.num_tuning, chosen.num_train)
+    if store.have(asked.output):
+        return read_jsonl(store.path(asked.output) / "prompts.jsonl")
+    if not isinstance(chosen, FilePrompts):
+        return compose(*sizes)
+    prompts = parse_jsonl(read_bytes(Path(chosen.path)), chosen.path, *sizes)
+    needed = ("train", params.evaluate.split)
+    if missing := [split for split in needed if split not in {one.split for one in prompts}]:
+        problem = f"{chosen.path}: no prompt is in the split {' and '.join(missing)}; write some"
+        raise PromptsError([problem])
+    if params.student.family == "causal_wan":
+        _refuse_other_sentences(chosen.path, prompts)
+    return prompts
+
+
+def _refuse_other_sentences(path: str, prompts: list[Prompt]) -> None:
+    """A fresh student is warmed up on films of the pocket world, and reads its sentences alone."""
+    others = [prompt.text for prompt in prompts if not is_sentence(prompt.text)]
+    if others:
+        raise RefusedError(
+            f"prompts.path: {len(others)} of {len(prompts)} prompts of {path} are no sentences of "
+            f"the pocket world, e.g. {others[0][:80]!r}, and a student.family causal_wan knows no "
+            "other words: choose params with a published student, e.g. params/self_forcing.yaml"
+        )
+
+
+def _trained_on(
+    params: Params, teacher: RemoteTeacher | FolderTeacher, prompts: list[Prompt]
+) -> list[Want]:
+    """Every clip that a round will learn from; held-out ones are compared with only."""
+    prompt_set = request.prompts(params).output
+    rounds = [request.harvest_round(params, prompt_set, i) for i in range(params.num_rounds)]
+    return [want for one in rounds for want in wants_of_request(one.params, teacher, prompts)]
+
+
+def read_params(
     campaign: str,
     places: Places,
     params: str | Path | None,
     overlays: Sequence[str | Path],
     overrides: Sequence[str],
 ) -> Params:
+    """The same, also for a teacher that may be harvested from but not trained on."""
     if params is not None:
         return load_params(Params, Path(params), [Path(file) for file in overlays], overrides)
     folder = campaign_folder(campaign, places)
@@ -51,3 +107,32 @@ def _chosen(
 def chosen_cluster(cluster: str | Path, overrides: Sequence[str] = ()) -> Cluster:
     """Where to run."""
     return load_params(Cluster, Path(cluster), (), overrides)
+
+
+def cluster_now(
+    asked: Asked, file: Path | None, overrides: Sequence[str]
+) -> tuple[Cluster, ClusterSource | None]:
+    """Where to go on: the file read again, for it may have been mended; else what it said then.
+
+    `file`: another one; `overrides`: over those it was asked with. Raises ParamsError.
+    """
+    known = asked.cluster_source
+    if file is not None:
+        source = ClusterSource.of(file, overrides)
+    elif known is not None and Path(known.file).exists():
+        source = ClusterSource.of(known.file, (*known.overrides, *overrides))
+    elif overrides:
+        raise RefusedError("--set-cluster: the file it belongs to is gone: name one by --cluster")
+    else:
+        if known is not None:
+            sys.stderr.write(f"{near(Path(known.file))} is gone: going on with what it said\n")
+        return asked.cluster, known
+    return chosen_cluster(source.file, source.overrides), source
+
+
+def named_teacher(campaign: str, places: Places, params: str | Path | None) -> str | None:
+    """The teacher's name for people, where the params can be read; None where they cannot."""
+    try:
+        return teacher_name(read_params(campaign, places, params, (), ()))
+    except (ParamsError, RefusedError):
+        return None

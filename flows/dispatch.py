@@ -12,13 +12,20 @@ from afd.failpoints import failpoint
 from afd.stages.door import execute, limit_threads
 from afd.stages.mailbox import request_id
 from afd.stages.outcome import EXIT_CODE, Outcome, Status, explain, status_of
-from afd.stages.request import StageRequest
+from afd.stages.request import StageRequest, needs_network
+from afd.stages.workspace import reached
 from afd.store import write_atomic
-from flows.ledger import JobEntry, Ledger, run_door
-from flows.site import GivenUpError, Site, cancelling, executor, log_tail, pause
-from flows.workers import WorkerJob
+from flows.jobs import scheduler
+from flows.jobs.inside import StageJob, run_stage
+from flows.jobs.ledger import JobEntry, Ledger, now
+from flows.jobs.site import GivenUpError, Site, cancelling, log_tail, pause
+from flows.jobs.slurm import SlurmJobs
+from flows.jobs.submit import refuse_odd_paths, submit_local
+from flows.jobs.verdict import BY_CODE, left_exit_code
+from flows.jobs.workers import WorkerJob
+from flows.told import ToldError
 
-MAX_LOST = 2  # attempts at one stage whose process is killed: preemption once, a bug not for ever
+MAX_IDLE = 2  # attempts at one stage that are killed and leave nothing new: a bug, not bad luck
 BUSY_RETRY_S = 1.0
 
 
@@ -47,7 +54,7 @@ class Dispatch(Protocol):
         ...
 
 
-class StageFailedError(RuntimeError):
+class StageFailedError(ToldError):
     """A stage left no artifact; `str` is the block of text for a person."""
 
     def __init__(self, request: StageRequest, outcome: Outcome) -> None:
@@ -59,10 +66,11 @@ class StageFailedError(RuntimeError):
 def compute(dispatch: Dispatch, site: Site, request: StageRequest) -> Outcome:
     """The outcome of `request`, with what is worth trying again tried again.
 
-    lost: once more. busy: when whoever makes it has made it or is gone.
+    lost, stopped: once more, and as often as each attempt leaves more than the one before it.
+    busy: when whoever makes it has made it or is gone.
     """
     deadline = time.monotonic() + 60 * site.cluster.timeout_min
-    num_lost = 0
+    num_idle, before = 0, reached(site.store, request)
     while True:
         outcome = dispatch.attempt(request)
         if site.store.have(request.output):
@@ -70,8 +78,12 @@ def compute(dispatch: Dispatch, site: Site, request: StageRequest) -> Outcome:
         match outcome.status:
             case "done":
                 return outcome.model_copy(update=_no_result(request, outcome))
-            case "lost" if (num_lost := num_lost + 1) < MAX_LOST:
-                continue
+            case "lost" | "stopped":
+                now_reached = reached(site.store, request)
+                num_idle = num_idle + 1 if now_reached == before else 0
+                before = now_reached
+                if num_idle >= MAX_IDLE:
+                    return outcome
             case "busy" if time.monotonic() < deadline:
                 time.sleep(BUSY_RETRY_S)
             case _:
@@ -80,13 +92,15 @@ def compute(dispatch: Dispatch, site: Site, request: StageRequest) -> Outcome:
 
 def build(site: Site) -> Dispatch:
     """The way that the cluster params name."""
+    by_stage = site.cluster.allocation == "stage"
     match site.cluster.executor:
         case "in_process":
             return InProcess(site)
         case "local":
-            if site.cluster.allocation == "stage":
-                return JobPerStage(site)
-            return WorkerJob(site)
+            return LocalJobs(site) if by_stage else WorkerJob(site)
+        case "slurm":
+            refuse_odd_paths(site)
+            return OnCluster(site, SlurmJobs(site) if by_stage else WorkerJob(site))
 
 
 class InProcess:
@@ -123,8 +137,8 @@ class InProcess:
     def close(self) -> None: ...
 
 
-class JobPerStage:
-    """`python -m afd.stages` as a submitit job of its own: long stages, wide machines."""
+class LocalJobs:
+    """`python -m afd.stages` as a submitit job of this machine."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -140,49 +154,49 @@ class JobPerStage:
         with self._lock:
             self._check_open()
             entry = self._ledger.read(name)
-            if entry is None or not entry.is_alive():
-                entry = self._submit(request, name)
+            if entry is None or not scheduler.states(entry.jobs):
+                entry = self._submit(request, name, entry)
             self._waited_for.append(entry)
-        with cancelling(entry.cancel):
-            while entry.is_alive() and not self._site.store.have(request.output):
+        with cancelling(lambda: self._cancel(entry)):
+            while scheduler.states(entry.jobs) and not self._site.store.have(request.output):
                 self._check_open()
                 pause(time.monotonic() - started)
         self._waited_for.remove(entry)
+        wall_s = time.monotonic() - started
         if self._site.store.have(request.output):
-            return Outcome(
-                status="done",
-                message="",
-                exit_code=0,
-                wall_s=time.monotonic() - started,
-                log=entry.log,
-            )
+            self._ledger.end(name, "done")
+            return Outcome(status="done", message="", exit_code=0, wall_s=wall_s, log=entry.log)
         self._check_open()
-        self._ledger.forget(name)
-        code = entry.exit_code()
-        by_code: dict[int, Status] = {value: known for known, value in EXIT_CODE.items()}
-        status = by_code.get(code, "lost")
-        return Outcome(
-            status=status,
-            message="" if status == "done" else log_tail(entry.log),
-            exit_code=code,
-            wall_s=time.monotonic() - started,
-            log=entry.log,
-        )
+        code = left_exit_code(entry.log)
+        status: Status = "lost" if code is None else BY_CODE.get(code, "lost")
+        message = "" if status == "done" else log_tail(entry.log)
+        self._ledger.end(name, status, message)
+        code = -9 if code is None else code
+        return Outcome(status=status, message=message, exit_code=code, wall_s=wall_s, log=entry.log)
 
-    def _submit(self, request: StageRequest, name: str) -> JobEntry:
-        folder = self._site.folder / "ledger"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{name}.request.json"
+    def _submit(self, request: StageRequest, name: str, before: JobEntry | None) -> JobEntry:
+        file = self._ledger.request_file(name)
         write_atomic(file, request.model_dump_json().encode())
         failpoint("flow.request_written")
-        job = executor(self._site, f"afd-{name}"[:32]).submit(
-            run_door,
-            request.stage,
-            str(file.resolve()),
-            str(self._site.store.root.resolve()),
-            self._site.cluster.num_threads,
+        told = StageJob(
+            stage=request.stage,
+            request=str(file.resolve()),
+            store=str(self._site.store.root.resolve()),
+            num_threads=self._site.cluster.num_threads,
+            hang_s=self._site.cluster.hang_s,
         )
-        return self._ledger.write(name, job)
+        job = submit_local(self._site, f"afd-{name}", run_stage, told)
+        return self._ledger.write(
+            JobEntry(
+                name=name,
+                stage=request.stage,
+                fingerprint=request.output.fingerprint,
+                folder=str(self._site.submitit),
+                jobs=(job,),
+                attempts=1 if before is None else before.attempts + 1,
+                submitted_at=now(),
+            )
+        )
 
     def start(self) -> None: ...
 
@@ -193,11 +207,38 @@ class JobPerStage:
         self._closed = True
         with self._lock:
             for entry in self._waited_for:
-                entry.cancel()
+                self._cancel(entry)
+
+    def _cancel(self, entry: JobEntry) -> None:
+        scheduler.cancel(entry.jobs)
+        self._ledger.end(entry.name, "cancelled", "given up; the next command goes on")
 
     def _check_open(self) -> None:
         if self._closed:
             raise GivenUpError("the campaign ends: its jobs are cancelled")
+
+
+class OnCluster:
+    """SLURM for what computes; what needs the network runs on the head, where there is one."""
+
+    def __init__(self, site: Site, computing: Dispatch) -> None:
+        self._computing = computing
+        self._on_head = LocalJobs(site)
+        self.num_side_by_side = computing.num_side_by_side
+
+    def attempt(self, request: StageRequest) -> Outcome:
+        chosen = self._on_head if needs_network(request) else self._computing
+        return chosen.attempt(request)
+
+    def start(self) -> None:
+        self._computing.start()
+
+    def end_round(self) -> None:
+        self._computing.end_round()
+
+    def close(self) -> None:
+        self._on_head.close()
+        self._computing.close()
 
 
 def _no_result(request: StageRequest, outcome: Outcome) -> dict[str, str]:

@@ -6,14 +6,29 @@ import shutil
 import sys
 from pathlib import Path
 
+# Where a command looks when it is not told otherwise.
+RUNS, STORE, CLUSTER = Path("runs"), Path("store"), Path("params/cluster/local.yaml")
 
-def command(*arguments: str, runs: Path | None = None, store: Path | None = None) -> str:
+
+def command(
+    *arguments: str,
+    runs: Path | None = None,
+    store: Path | None = None,
+    cluster: Path | None = None,
+) -> str:
     """`afd ARGUMENTS`, called as this process was; places only where they are not the default."""
     said = [*_program(), *arguments]
-    for option, place in (("runs", runs), ("store", store)):
-        if place is not None and place.resolve() != Path(option).resolve():
+    places = {"runs": (runs, RUNS), "store": (store, STORE), "cluster": (cluster, CLUSTER)}
+    for option, (place, default) in places.items():
+        if place is not None and place.resolve() != default.resolve():
             said += [f"--{option}", near(place)]
     return shlex.join(said)
+
+
+def beside(program: str) -> str:
+    """Another program of this Python's, as it can be typed here."""
+    ours = Path(sys.executable).with_name(program)
+    return program if shutil.which(program) == str(ours) else shlex.quote(near(ours))
 
 
 def near(path: Path) -> str:
@@ -25,6 +40,7 @@ def _program() -> list[str]:
     called = Path(sys.argv[0])
     if called.name == "cli.py":
         return [near(Path(sys.executable)), "-m", "flows.cli"]
-    if called.name != "afd" or shutil.which("afd") == str(called):
-        return ["afd"]
-    return [near(called)]
+    if called.name != "afd":  # a process that nobody typed: Prefect's engine, a helper
+        called = Path(sys.executable).with_name("afd")
+    is_found = shutil.which("afd") == str(called) or not called.exists()
+    return ["afd"] if is_found else [near(called)]

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from afd.artifacts import Artifact, ArtifactRef
 from afd.stages.request import StageRequest
 from afd.store import write_atomic
-from flows.events import (
+from flows.mlflow_runs.events import (
     CampaignFinished,
     CampaignStarted,
     CampaignStatus,
@@ -34,13 +34,14 @@ from flows.events import (
     Swept,
     parse,
 )
-from flows.run_ids import RunIds, round_key, stage_key
-from flows.runs import Campaign
-from flows.tracking import Unavailable, database_exists
+from flows.mlflow_runs.run_ids import RunIds, round_key, stage_key
+from flows.mlflow_runs.runs import Campaign
+from flows.mlflow_runs.tracking import Unavailable, brief, database_exists
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 30.0  # how long MLflow is left alone after it failed
 FLUSH_TIMEOUT_S = 60.0  # a new database takes 6 s, a stage 0.1 s
+IDLE_TIMEOUT_S = 30.0  # of which so long without anything written: MLflow hangs
 MAX_ATTEMPTS = 3  # of one event while MLflow itself is well
 
 
@@ -57,6 +58,9 @@ class Lineage:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # stages that run side by side tell at the same time
         self._down_until = 0.0
+        self._current: Event | None = None
+        self._num_tried = 0
+        self._abandoned = False
 
     def __enter__(self) -> "Lineage":
         return self
@@ -128,9 +132,11 @@ class Lineage:
             )
         )
 
-    def finish_round(self, index: int) -> None:
+    def finish_round(self, index: int, decision: Mapping[str, Any] | None = None) -> None:
+        """`decision`: what alarms said and did after it (flows/decisions.py)."""
         if not self.ids.is_finished(round_key(index)):
-            self._put(RoundFinished(at_ms=_now(), round_index=index))
+            told = None if decision is None else dict(decision)
+            self._put(RoundFinished(at_ms=_now(), round_index=index, decision=told))
 
     def finish_campaign(self, status: CampaignStatus) -> None:
         """The campaign's process ends here; waits for what is still to be written, and closes."""
@@ -153,17 +159,47 @@ class Lineage:
         return self.ids.read(stage_key(ref)).get("run_id")
 
     def close(self) -> None:
-        """Wait until everything is in MLflow or in the spool (at most a minute)."""
+        """Wait until everything is in MLflow or in the spool: at most a minute, and not for an
+        MLflow that hangs."""
         if self._thread is None and self._spool.events():
             self._start()  # MLflow may be back since
         if self._thread is not None:
             self._events.put(None)
-            self._thread.join(FLUSH_TIMEOUT_S)
-            if self._thread.is_alive():
-                log.warning("MLflow is slow: the rest of the lineage is written by the next start")
+            if not self._flushed(self._thread):
+                self._abandon()
             self._thread = None
         if waiting := len(self._spool.events()):
-            log.warning("MLflow did not take %d event(s): %s", waiting, self._spool.file)
+            log.warning(
+                "MLflow did not take %d event(s): they wait in %s", waiting, self._spool.file
+            )
+
+    def _flushed(self, thread: threading.Thread) -> bool:
+        """Whether the thread came to its end; given up while it still moves only after a minute."""
+        started = moved = time.monotonic()
+        num_tried = self._num_tried
+        while thread.is_alive():
+            thread.join(0.2)
+            now = time.monotonic()
+            if self._num_tried != num_tried:
+                num_tried, moved = self._num_tried, now
+            if now - started > FLUSH_TIMEOUT_S or now - moved > IDLE_TIMEOUT_S:
+                return not thread.is_alive()
+        return True
+
+    def _abandon(self) -> None:
+        """Leave the thread to its slow MLflow; what it has not written goes to the spool.
+
+        The event it is at may be written twice, which leaves the same rows.
+        """
+        with self._lock:
+            self._abandoned = True
+            left = [self._current] if self._current is not None else []
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    left += [event for event in (self._events.get_nowait(),) if event is not None]
+            with contextlib.suppress(OSError):
+                for event in left:
+                    self._spool.add(event)
 
     def _put(self, event: Event) -> None:
         with self._lock:
@@ -182,15 +218,24 @@ class Lineage:
         while (event := self._events.get()) is not None:
             try:
                 self._relay(force=False)
+                self._current = event
                 if self._is_down():
-                    self._spool.add(event)
+                    self._keep(event)
                 elif (error := self._try(event)) is not None:
-                    log.warning("MLflow did not take %s, spooled: %s", event.kind, error)
-                    self._spool.add(event)
+                    log.warning("MLflow did not take %s, spooled: %s", event.kind, brief(error))
+                    self._keep(event)
             except OSError as error:  # a full disk: the next start brings it again
-                log.error("lineage of %s is not written: %s", event.kind, error)
+                log.error("lineage of %s is not written: %s", event.kind, brief(error))
+            self._current = None
+            if self._abandoned:
+                return
         with contextlib.suppress(OSError):
             self._relay(force=True)
+
+    def _keep(self, event: Event) -> None:
+        with self._lock:
+            if not self._abandoned:  # else it is in the spool already
+                self._spool.add(event)
 
     def _is_down(self) -> bool:
         return time.monotonic() < self._down_until
@@ -206,23 +251,28 @@ class Lineage:
         self._down_until = 0.0
         kept: list[Event] = []
         for event in self._spool.events():
-            if self._is_down():
+            if self._is_down() or self._abandoned:
                 kept.append(event)
             elif (error := self._try(event)) is not None:
                 if isinstance(error, Unavailable) or self._spool.attempts(event) < MAX_ATTEMPTS:
                     kept.append(event)
                 else:
-                    log.error("MLflow refuses %s for good, dropped: %s", event.kind, error)
-        self._spool.replace(kept)
+                    log.error("MLflow refuses %s for good, dropped: %s", event.kind, brief(error))
+        with self._lock:
+            if not self._abandoned:  # written again another time, which leaves the same rows
+                self._spool.replace(kept)
 
     def _try(self, event: Event) -> Exception | None:
         try:
             self._campaign.apply(event)
         except Exception as error:  # noqa: BLE001  lineage never fails a campaign
             self._spool.count(event)
-            if isinstance(error, Unavailable):
+            if self._campaign.is_away(error):
                 self._down_until = time.monotonic() + RETRY_AFTER_S
+                return Unavailable(brief(error))
             return error
+        finally:
+            self._num_tried += 1
         return None
 
 

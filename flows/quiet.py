@@ -7,6 +7,16 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # An MLflow server that is slow or down is told later: seven retries of 120 s wait for nothing.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # So is Prefect's, without which a campaign goes on.
+    "PREFECT_API_REQUEST_TIMEOUT": "15",
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
+    # Its import sets up logging anew: flushes and closes every handler of the process, under
+    # the lock that the threads of Prefect's handlers wait for. A round was seen to stand still so.
+    "SUBMITIT_LOG_LEVEL": "NOCONFIG",
     "GIT_PYTHON_REFRESH": "quiet",
     "DVC_NO_ANALYTICS": "1",
     # Prefect's log lines go to its server; the terminal is for progress and for our own errors.

@@ -9,26 +9,11 @@
 `play_round` is the method; Prefect runs it as the flow `afd` (flows/deploy.py).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-
-from afd.artifacts import ArtifactRef
 from afd.config import Params
+from afd.evaluation import course
 from afd.stages import request
-from flows.session import Session
-from flows.tasks import Plan, Played, Stages
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What rounds hand on to each other."""
-
-    prompt_set: ArtifactRef
-    held_out_clips: ArtifactRef
-    reference: ArtifactRef  # the student before any round: baseline and anchor
-    student: ArtifactRef
-    discriminator: ArtifactRef | None = None
-    rounds: tuple[Mapping[str, ArtifactRef], ...] = ()  # what each one made, by role
+from flows.standing import Standing
+from flows.tasks import Stages
 
 
 def play_start(stages: Stages, params: Params) -> Standing:
@@ -36,74 +21,50 @@ def play_start(stages: Stages, params: Params) -> Standing:
     prompt_set = stages.make(request.prompts(params))
     held_out_clips = stages.begin(request.harvest_held_out(params, prompt_set))
     reference = stages.make(request.warmstart(params, prompt_set))
-    return Standing(prompt_set, held_out_clips.result(), reference, student=reference)
+    white_box = None
+    if params.update.objective == "distribution_matching":
+        white_box = stages.make(request.white_box(params, prompt_set, reference))
+    return Standing(
+        prompt_set, held_out_clips.result(), reference, student=reference, white_box=white_box
+    )
 
 
 def play_round(stages: Stages, params: Params, standing: Standing) -> Standing:
     """One round, from a standing to the next."""
-    index = len(standing.rounds)
-    on_policy = params.rollout.refresh == "every_round"
-    behaviour = standing.student if on_policy else standing.reference
-
-    harvested = stages.begin(request.harvest_round(params, standing.prompt_set, index))
-    rollouts = stages.make(request.rollout(params, standing.prompt_set, behaviour, index))
-    teacher_clips = harvested.result()
-
-    replayed = standing.rounds[max(0, index - params.fit.replay_rounds) :]
-    discriminator = stages.make(
-        request.fit(
-            params,
-            [*(made["teacher_clips"] for made in replayed), teacher_clips],
-            [*(made["rollouts"] for made in replayed), rollouts],
-            standing.discriminator,
-            index,
+    index, prompt_set = len(standing.rounds), standing.prompt_set
+    fit = standing.course.fit(params.fit, params.alarms)
+    own = params if fit == params.fit else params.model_copy(update={"fit": fit})
+    harvested = stages.begin(request.harvest_round(params, prompt_set, index))
+    rollouts = discriminator = critic = None
+    if params.update.objective != "supervised":  # the sft arm: no rollouts, nobody to convince
+        rollouts = stages.make(
+            request.rollout(params, prompt_set, standing.behaviour(params), index)
         )
-    )
+    shown = [*standing.replayed("teacher_clips", params), harvested.result()]
+    if rollouts and standing.white_box:  # the dmd arm: velocities in place of a discriminator
+        critic = stages.make(request.critic(params, rollouts, standing.critic, index))
+    elif rollouts:
+        answered = [*standing.replayed("rollouts", params), rollouts]
+        discriminator = stages.make(
+            request.fit(own, shown, answered, standing.discriminator, index, standing.anchor)
+        )
     student = stages.make(
-        request.update(params, rollouts, discriminator, standing.student, standing.reference, index)
-    )
+        request.update(
+            params, shown, rollouts, discriminator, standing.student, standing.reference, index,
+            standing.matched(critic),
+        )
+    )  # fmt: skip
     evaluation = stages.make(
-        request.evaluate_round(params, standing.prompt_set, student, standing.reference)
+        request.evaluate_round(params, prompt_set, student, standing.reference)
     )
     made = {
-        "teacher_clips": teacher_clips,
+        "teacher_clips": shown[-1],
         "rollouts": rollouts,
         "discriminator": discriminator,
+        "critic": critic,
         "student": student,
         "evaluation": evaluation,
     }
-    return replace(
-        standing, student=student, discriminator=discriminator, rounds=(*standing.rounds, made)
-    )
-
-
-def standing_before(params: Params, index: int) -> Standing:
-    """The standing that round `index` starts from: every name is known without computing."""
-    plan = Plan()
-    standing = play_start(plan, params)
-    for _ in range(index):
-        standing = play_round(plan, params, standing)
-    return standing
-
-
-def run_start(session: Session) -> Standing:
-    """Make and keep what comes before the first round."""
-    standing = play_start(Played(session, None), session.params)
-    made = {
-        "prompt_set": standing.prompt_set,
-        "held_out_clips": standing.held_out_clips,
-        "student": standing.reference,
-    }
-    session.close_round("start", made)
-    return standing
-
-
-def run_round(session: Session, standing: Standing) -> Standing:
-    """Make and keep one round."""
-    index = len(standing.rounds)
-    session.lineage.start_round(index)
-    after = play_round(Played(session, index), session.params, standing)
-    session.close_round(f"{index:03d}", after.rounds[-1])
-    session.lineage.finish_round(index)
-    session.dispatch.end_round()
-    return after
+    kept = {role: ref for role, ref in made.items() if ref is not None}
+    showed = course.gauges({role: stages.summary(ref) for role, ref in kept.items()})
+    return standing.after(kept, showed, params.alarms)

@@ -1,58 +1,40 @@
 """One process's hold on one campaign: its lock, params, dispatch, lineage and records.
 
-runs/<name>/params.yaml            the resolved params, written once
+runs/<name>/params.yaml            the resolved params; only circumstance may change
 runs/<name>/rounds/<NNN>.json      what each round made, by role; start and final beside them
-runs/<name>/lock                   who runs it now
+runs/<name>/{lock,holder.json}     who runs it now (hold.py)
+runs/<name>/asked.json             what was asked last, and how that ended
 runs/<name>/{logs,ledger,workers}  circumstance
 """
 
-import fcntl
+import contextlib
 import json
-import os
-import socket
+import logging
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
-
-import yaml
+from typing import Any
 
 from afd.artifacts import Artifact, ArtifactRef
 from afd.config import Cluster, Params
 from afd.failpoints import failpoint
-from afd.params import ParamsError, validate
 from afd.stages.outcome import RefusedError
 from afd.stages.request import StageRequest
-from afd.store import Store, StoreError, told, write_atomic, write_json
+from afd.store import Store, StoreError, told, write_json
 from flows import versions
+from flows.asked import Asked, ClusterSource, Doing, State, read_asked, write_asked
 from flows.board import Board
+from flows.decisions import PausedError, is_stopped, lines
 from flows.dispatch import Dispatch, build
-from flows.events import CampaignStatus
+from flows.hold import Hold, hold
+from flows.jobs.site import Site
 from flows.lineage import Lineage
-from flows.run_ids import stage_key
-from flows.site import Site
-
-
-class HeldError(RuntimeError):
-    """Another process runs this campaign: who, where, since when."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """The folders a campaign lives in."""
-
-    runs: Path = Path("runs")
-    store: Path = Path("store")
-
-    @property
-    def tracking_uri(self) -> str:
-        """MLflow's database: one for all campaigns of this folder."""
-        folder = (self.runs / ".services" / "mlflow").resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{folder / 'mlflow.db'}"
+from flows.mlflow_runs.events import CampaignStatus
+from flows.mlflow_runs.run_ids import stage_key
+from flows.places import Places, campaign_folder, keep_params, refuse_unusable
 
 
 @dataclass
@@ -66,13 +48,24 @@ class Session:
     lineage: Lineage
     board: Board = field(default_factory=Board)
     with_prefect: bool = False
+    hold: Hold | None = None
     _digests: dict[str, str] = field(default_factory=dict[str, str])
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def go_on_without_prefect(self, error: Exception) -> None:
+        """Prefect's server has gone away: everything it would show is in the store and on disk."""
+        if self.with_prefect:
+            sys.stderr.write(f"Prefect's server is away, going on without it: {error}\n")
+            # Its own threads go on trying and would tell of each failure.
+            logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)
+            logging.raiseExceptions = False
+        self.with_prefect = False
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to compute."""
-        played = self.next_round >= self.params.num_rounds
+        index = self.next_round
+        played = index >= self.params.num_rounds or is_stopped(self.site.folder, index)
         return self._is_finished("start") and played and self._is_finished("final")
 
     @property
@@ -111,6 +104,11 @@ class Session:
         versions.track(self.site.folder, name, artifacts)
         failpoint("flow.after_versions")
 
+    def tell(self, decision: Mapping[str, Any]) -> None:
+        """What alarms said and did after a round, to whoever looks on."""
+        for line in lines(decision):
+            self.board.say(line)
+
     def _digest(self, ref: ArtifactRef) -> str:
         if ref.fingerprint not in self._digests:
             self._digests[ref.fingerprint] = versions.digest(self.site.store.load(ref))
@@ -122,7 +120,15 @@ _held: dict[Path, Session] = {}
 
 @contextmanager
 def opened(
-    name: str, places: Places, params: Params, cluster: Cluster, *, with_prefect: bool = False
+    name: str,
+    places: Places,
+    params: Params,
+    cluster: Cluster,
+    *,
+    with_prefect: bool = False,
+    doing: Doing = "campaign",
+    round_index: int | None = None,
+    cluster_source: ClusterSource | None = None,
 ) -> Iterator[Session]:
     """Hold the campaign; the same campaign opened again in this process is the same session.
 
@@ -132,58 +138,86 @@ def opened(
     if folder in _held:
         yield _held[folder]
         return
+    refuse_unusable(places)
     with told(places.runs):
         folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, name):
-        _keep_params(folder, params)
+    with hold(folder, name) as mine:
+        keep_params(folder, params)
         site = Site(Store(places.store.resolve()), folder, cluster)
         with told(site.store.root):
             site.store.tidy()
-        lineage = Lineage(places.tracking_uri, folder)
-        session = Session(name, params, site, build(site), lineage, with_prefect=with_prefect)
+        lineage = Lineage(places.tracking_uri(cluster.mlflow), folder)
+        session = Session(
+            name, params, site, build(site), lineage, with_prefect=with_prefect, hold=mine
+        )
+        asked = Asked(
+            doing=doing,
+            round_index=round_index,
+            cluster=cluster,
+            store=str(site.store.root),
+            with_prefect=with_prefect,
+            cluster_source=cluster_source,
+        )
         _held[folder] = session
-        status: CampaignStatus = "killed"
+        ending = _Ending()
         try:
-            lineage.sweep()
-            lineage.start_campaign(params.model_dump(mode="json"))
-            yield session
-            status = "finished" if session.is_complete else "paused"
-        except RefusedError:
-            status = "paused"  # nothing was tried
-            raise
-        except Exception:
-            status = "failed"
-            raise
+            with _asked(session, asked, ending):
+                lineage.sweep()
+                lineage.start_campaign(params.model_dump(mode="json"))
+                yield session
+                ending.status = "finished" if session.is_complete else "paused"
         finally:
-            del _held[folder]
-            session.dispatch.close()
-            lineage.finish_campaign(status)
+            try:
+                session.dispatch.close()
+            finally:
+                lineage.finish_campaign(ending.status)
+                del _held[folder]
+
+
+@dataclass
+class _Ending:
+    """How a hold on a campaign ends, as far as is known."""
+
+    status: CampaignStatus = "killed"
+
+
+@contextmanager
+def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
+    """What is asked for is on disk while it runs, and how it ended afterwards."""
+    folder, said = session.site.folder, ""
+    state: State | None = None
+    before = read_asked(folder)
+    write_asked(folder, asked)
+    try:
+        yield
+    except PausedError as error:
+        ending.status, said = "paused", str(error)
+        raise
+    except RefusedError:
+        ending.status = "paused"  # nothing was tried
+        asked = before or asked
+        raise
+    except Exception as error:
+        ending.status, said = "failed", str(error)
+        raise
+    except BaseException:
+        why = session.hold.interrupted if session.hold else None
+        state, said = "cancelled", "another process took it over" if why == "lost" else ""
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # a full disk must not hide the error that it causes
+            changed = {"state": state or ending.status, "told": said}
+            write_asked(folder, asked.model_copy(update=changed))
+
+
+def sessions() -> tuple[Session, ...]:
+    """Every campaign that this process holds."""
+    return tuple(_held.values())
 
 
 def held(name: str, places: Places) -> Session | None:
     """The campaign's session, if this very process holds it."""
     return _held.get(campaign_folder(name, places))
-
-
-def campaign_folder(name: str, places: Places) -> Path:
-    """runs/<name>; raises ParamsError for a name that is no plain folder name."""
-    allowed = name.replace("-", "").replace("_", "").replace(".", "")
-    if not allowed.isascii() or not allowed.isalnum() or name.startswith(".") or len(name) > 64:
-        problem = f"{name!r}: a campaign's name is 1-64 letters, digits, '-', '_' or '.'"
-        raise ParamsError("--name", [problem])
-    return (places.runs / name).resolve()
-
-
-def kept_params(folder: Path) -> Params | None:
-    """The params a campaign was started with."""
-    file = folder / "params.yaml"
-    if not file.exists():
-        return None
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParamsError(str(file), [f"cannot be read as YAML: {error}"]) from None
-    return validate(Params, values, str(file))
 
 
 def read_round(file: Path) -> dict[str, ArtifactRef] | None:
@@ -195,53 +229,3 @@ def read_round(file: Path) -> dict[str, ArtifactRef] | None:
     except ValueError:
         raise StoreError(f"{file}: not JSON; remove it and run the same command again") from None
     return {role: ArtifactRef.model_validate(ref) for role, ref in content.items()}
-
-
-def _keep_params(folder: Path, params: Params) -> None:
-    before = kept_params(folder)
-    values = params.model_dump(mode="json")
-    if before is None:
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        with told(folder):
-            write_atomic(folder / "params.yaml", text.encode())
-    elif before != params:
-        differing = _differences(before.model_dump(mode="json"), values)
-        raise ParamsError(
-            str(folder / "params.yaml"),
-            [
-                *(f"{path}: the campaign has {old!r}, not {new!r}" for path, old, new in differing),
-                "a campaign keeps its params: choose another --name, or drop what differs",
-            ],
-        )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Leaves that differ, as (dotted path, old, new)."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
-        return [
-            found
-            for key in sorted({*before, *after})
-            for found in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if old == new else [(path, old, new)]
-
-
-@contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """The campaign's lock: the kernel drops it with the process, so a kill never leaves it."""
-    with told(folder), (folder / "lock").open("a+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().decode(errors="replace").strip() or "a process that just started"
-            raise HeldError(
-                f"campaign {name!r} is running already: {holder}\n"
-                "  nothing was started here; wait for it or stop it, then run the same command"
-            ) from None
-        since = datetime.now().astimezone().isoformat(" ", "seconds")
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}".encode())
-        lock.flush()
-        yield

@@ -4,7 +4,7 @@
 a campaign runs without it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from afd.artifacts import ArtifactRef
 from afd.failpoints import failpoint
+from afd.stages.outcome import RefusedError
 from afd.stages.request import StageName, StageRequest
+from afd.store import Store
 from flows.board import Done
 from flows.dispatch import StageFailedError, compute
+from flows.jobs.site import GivenUpError, log_tail
+from flows.prefect_runs.pages import progress_shown
+from flows.prefect_runs.reach import is_away
 from flows.session import Session
-from flows.site import GivenUpError, log_tail
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -34,6 +38,8 @@ class Stages(Protocol):
     def make(self, request: StageRequest) -> ArtifactRef: ...
 
     def begin(self, request: StageRequest) -> Pending: ...
+
+    def summary(self, ref: ArtifactRef) -> Mapping[str, object]: ...
 
 
 def make(session: Session, request: StageRequest, round_index: int | None) -> ArtifactRef:
@@ -72,7 +78,7 @@ class Played:
     def make(self, request: StageRequest) -> ArtifactRef:
         try:
             if self._session.with_prefect:
-                return prefect_task(request.stage)(self._held, request, self._round_index)
+                return self._as_task(request)
             return make(self._session, request, self._round_index)
         except GivenUpError:
             for begun in self._begun:
@@ -90,6 +96,20 @@ class Played:
             pending = _threads().submit(make, self._session, request, self._round_index)
         self._begun.append(Begun(self._session, pending))
         return self._begun[-1]
+
+    def summary(self, ref: ArtifactRef) -> Mapping[str, object]:
+        """What an artifact says of itself at a glance."""
+        return self._session.site.store.load(ref).manifest.summary
+
+    def _as_task(self, request: StageRequest) -> ArtifactRef:
+        """Through Prefect; if its server goes away meanwhile, without: what is made is found."""
+        try:
+            return prefect_task(request.stage)(self._held, request, self._round_index)
+        except Exception as error:
+            if not is_away(error):
+                raise
+            self._session.go_on_without_prefect(error)
+            return make(self._session, request, self._round_index)
 
     @property
     def _held(self) -> "Held":
@@ -118,13 +138,35 @@ class Named:
 
 
 class Plan:
-    """Names what stages would make, without making it: identity is known beforehand."""
+    """Names what stages would make, without making it: identity is known beforehand.
+
+    Alarms decide by what rounds showed, which is read from `store` as far as they are made; where
+    alarms steer, names after a round that is not made are not known.
+    """
+
+    def __init__(self, store: Store | None = None, *, alarms_steer: bool = False) -> None:
+        self._store, self._alarms_steer = store, alarms_steer
 
     def make(self, request: StageRequest) -> ArtifactRef:
         return request.output
 
     def begin(self, request: StageRequest) -> Pending:
         return Named(request.output)
+
+    def summary(self, ref: ArtifactRef) -> Mapping[str, object]:
+        """Empty for what has not been made; raises UnmadeError where what follows depends on it."""
+        if self._store is not None and self._store.have(ref):
+            return self._store.load(ref).manifest.summary
+        if self._alarms_steer:
+            raise UnmadeError(
+                f"{ref.kind} {ref.short} has not been made: alarms that steer decide by it what "
+                "comes after it; play the campaign's rounds in order"
+            )
+        return {}
+
+
+class UnmadeError(RefusedError):
+    """What follows depends on the gauges of something that has not been made."""
 
 
 class Held:
@@ -153,7 +195,9 @@ def prefect_task(stage: StageName) -> "Task[Any, ArtifactRef]":
     from prefect.cache_policies import NO_CACHE
 
     def run(held: Held, request: StageRequest, round_index: int | None) -> ArtifactRef:
-        return make(held.session, request, round_index)
+        session = held.session
+        with progress_shown(session.name, session.site.store, request):
+            return make(session, request, round_index)
 
     return Task(
         run,

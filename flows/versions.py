@@ -9,7 +9,6 @@ a stage may be reading them at this very moment.
 """
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -20,13 +19,13 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import yaml
 
 from afd.artifacts import MANIFEST, Artifact
 from afd.config import Params
 from afd.params import load_params
-from afd.store import StoreError, write_json
+from afd.store import StoreError
+from flows.dvc_locks import explain, release_dead_writers
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -55,16 +54,18 @@ def track(campaign_dir: Path, name: str, artifacts: Sequence[Artifact]) -> Path 
     file = campaign_dir.resolve() / "rounds" / f"{name}.dvc"
     wanted = {path for artifact in artifacts if (path := _inside(root, artifact.path)) is not None}
     with _one_at_a_time:
-        others = sorted(file.parent.parent.parent.glob("*/rounds/*.dvc"))
-        taken = {path: other for other in others if other != file for path in tracked_by(other)}
-        _tell_owners(root, file, {path: taken[path] for path in sorted(wanted & taken.keys())})
-        outs = sorted(wanted - taken.keys())
-        if not outs or (file.exists() and _is_current(file, outs)):
+        outs = _unowned(root, file, wanted)
+        if _stands(file, outs):
             return file if outs else None
         file.parent.mkdir(parents=True, exist_ok=True)
         with _writing(root) as repo:
-            if file.exists() and not tracked_by(file):
-                file.unlink()  # cut short by a kill: dvc would refuse to read it
+            # Again, now that nobody else writes: a campaign beside this one may have become the
+            # owner meanwhile, and of two owners dvc refuses to read anything.
+            outs = _unowned(root, file, wanted)
+            if file.exists() and (not outs or not tracked_by(file)):
+                file.unlink()  # all of it is another's, or it was cut short by a kill
+            if not outs:
+                return None
             stage: Any = repo.stage.create(
                 single_stage=True,
                 validate=False,  # ownership was just decided; dvc's own check reads every file
@@ -123,43 +124,6 @@ def commit_pipeline(campaign_dir: Path, params: Params) -> bool:
     return True
 
 
-def release_dead_writers(root: Path) -> list[str]:
-    """Drop entries of dvc's lock table whose process is gone; returns what they were running.
-
-    dvc forgets a dead process itself, unless its number was given to another process or the kill
-    came while the table was being written. Call it only while holding dvc's own repository lock.
-    """
-    table = root / ".dvc" / "tmp" / "rwlock"
-    try:
-        entries = json.loads(table.read_text())
-    except FileNotFoundError:
-        return []
-    except ValueError:
-        table.unlink()
-        log.warning("%s: cut short by a kill, removed; nothing tracked is lost", table)
-        return ["unreadable"]
-    released: list[str] = []
-    since = table.stat().st_mtime
-
-    def alive(entry: dict[str, Any]) -> bool:
-        with contextlib.suppress(psutil.Error):
-            if psutil.Process(int(entry["pid"])).create_time() <= since:
-                return True
-        released.append(str(entry["cmd"]))
-        return False
-
-    write = {path: entry for path, entry in entries.get("write", {}).items() if alive(entry)}
-    read = {
-        path: kept
-        for path, readers in entries.get("read", {}).items()
-        if (kept := [entry for entry in readers if alive(entry)])
-    }
-    if released:
-        write_json(table, {"write": write, "read": read})
-        log.warning("released %d lock(s) of killed dvc processes", len(released))
-    return released
-
-
 @contextlib.contextmanager
 def _writing(root: Path) -> Iterator["Repo"]:
     """The repository, locked for one writer, with errors a person can act on."""
@@ -183,8 +147,22 @@ def _writing(root: Path) -> Iterator["Repo"]:
     except (DvcException, OSError) as error:
         raise VersionsError(
             f"dvc could not keep this round in {root / '.dvc'}: {error}. The artifacts themselves "
-            "are finished and kept in the store; run the same command again to go on"
+            f"are finished and kept in the store; run the same command again to go on"
+            f"{explain(root)}"
         ) from error
+
+
+def _unowned(root: Path, file: Path, wanted: set[Path]) -> list[Path]:
+    """What of `wanted` no other .dvc file tracks; the owners are told of once."""
+    others = sorted(file.parent.parent.parent.glob("*/rounds/*.dvc"))
+    taken = {path: other for other in others if other != file for path in tracked_by(other)}
+    _tell_owners(root, file, {path: taken[path] for path in sorted(wanted & taken.keys())})
+    return sorted(wanted - taken.keys())
+
+
+def _stands(file: Path, outs: Sequence[Path]) -> bool:
+    """Whether nothing is left to write."""
+    return _is_current(file, outs) if file.exists() else not outs
 
 
 def _is_current(file: Path, outs: Sequence[Path]) -> bool:

@@ -9,14 +9,14 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from afd import seeds
 from afd.world.sentences import all_sentences
 
-Split = Literal["train", "held_out"]
+Split = Literal["train", "spare", "tuning", "held_out"]
 
 MAX_CHARACTERS = 2000  # twice what the longest vendor limit known to us accepts in one prompt
 MAX_FILE_BYTES = 256 * 2**20
@@ -31,6 +31,7 @@ class Prompt:
     id: str
     text: str
     split: Split
+    category: str | None = None  # what refusals are counted by
 
 
 class PromptsError(ValueError):
@@ -78,8 +79,11 @@ def check_text(text: str) -> str | None:
     return None
 
 
-def split_by_hash(texts: Iterable[str], num_held_out: int) -> list[Prompt]:
-    """`texts` as prompts in their order; those with the `num_held_out` lowest sha256 are held out.
+def split_by_hash(
+    texts: Iterable[str], num_held_out: int, num_tuning: int = 0, num_train: int | None = None
+) -> list[Prompt]:
+    """`texts` as prompts in their order, split by rank of their sha256: first those held out, then
+    those for tuning, then those for training, then the spare ones.
 
     The split of a text depends on the set and nothing else: not on order, seed or machine.
     Errors: PromptsError for duplicates, bad text, or a split that leaves one side empty.
@@ -87,23 +91,31 @@ def split_by_hash(texts: Iterable[str], num_held_out: int) -> list[Prompt]:
     listed = list(texts)
     problems = [f"prompt {n + 1}: {e}" for n, text in enumerate(listed) if (e := check_text(text))]
     problems += [f"prompt {n + 1}: same text as {first}" for n, first in _duplicates(listed)]
-    if not 0 < num_held_out < len(listed):
+    reserved = num_held_out + num_tuning
+    if num_held_out < 1 or reserved + (num_train or 1) > len(listed):
+        tuning = f" + prompts.num_tuning {num_tuning}" if num_tuning else ""
+        train = f", prompts.num_train {num_train}" if num_train else ""
         problems.append(
-            f"prompts.num_held_out is {num_held_out}: it must leave at least one of "
+            f"prompts.num_held_out is {num_held_out}{tuning}{train}: it must leave at least one of "
             f"{len(listed)} prompts on each side"
         )
     if problems:
         raise PromptsError(problems)
-    held_out = set(sorted(listed, key=_digest)[:num_held_out])
-    return [
-        Prompt(prompt_id(text), text, "held_out" if text in held_out else "train")
-        for text in listed
-    ]
+    last = len(listed) if num_train is None else reserved + num_train
+    shares: list[tuple[Split, int]] = [
+        ("held_out", num_held_out), ("tuning", reserved), ("train", last), ("spare", len(listed)),
+    ]  # fmt: skip
+    split_of = {
+        text: next(split for split, end in shares if rank < end)
+        for rank, text in enumerate(sorted(listed, key=_digest))
+    }
+    return [Prompt(prompt_id(text), text, split_of[text]) for text in listed]
 
 
-def compose(num_held_out: int) -> list[Prompt]:
+def compose(num_held_out: int, num_tuning: int = 0, num_train: int | None = None) -> list[Prompt]:
     """Every sentence of the pocket world's grammar as a prompt, split by hash."""
-    return split_by_hash((sentence.text for sentence in all_sentences()), num_held_out)
+    texts = (sentence.text for sentence in all_sentences())
+    return split_by_hash(texts, num_held_out, num_tuning, num_train)
 
 
 def _duplicates(texts: Sequence[str]) -> list[tuple[int, str]]:
@@ -120,20 +132,29 @@ def _duplicates(texts: Sequence[str]) -> list[tuple[int, str]]:
 def to_jsonl(prompts: Sequence[Prompt]) -> bytes:
     """One object a line, keys in one order, UTF-8: equal prompts give equal bytes."""
     lines = [
-        json.dumps({"id": p.id, "text": p.text, "split": p.split}, ensure_ascii=False)
+        json.dumps(
+            {"id": p.id, "text": p.text, "split": p.split}
+            | ({"category": p.category} if p.category else {}),
+            ensure_ascii=False,
+        )
         for p in prompts
     ]
     return "".join(line + "\n" for line in lines).encode()
 
 
-def read_jsonl(path: Path, num_held_out: int | None = None) -> list[Prompt]:
-    """Prompts of a JSONL file: a `text` a line and, if the file decides, `split` (and `id`).
+def read_jsonl(
+    path: Path,
+    num_held_out: int | None = None,
+    num_tuning: int = 0,
+    num_train: int | None = None,
+) -> list[Prompt]:
+    """Prompts of a JSONL file: a `text` a line and, if you like, `split`, `category` and `id`.
 
     Without any `split` in the file the split is by hash and `num_held_out` is needed; a file that
     gives some prompts a split must give all of them one.
     Errors: PromptsError with every problem at once as file:line, or when it is unreadable.
     """
-    return parse_jsonl(read_bytes(path), str(path), num_held_out)
+    return parse_jsonl(read_bytes(path), str(path), num_held_out, num_tuning, num_train)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -147,7 +168,13 @@ def read_bytes(path: Path) -> bytes:
         raise PromptsError([f"{path}: cannot be read: {error.strerror}"]) from None
 
 
-def parse_jsonl(data: bytes, name: str, num_held_out: int | None = None) -> list[Prompt]:
+def parse_jsonl(
+    data: bytes,
+    name: str,
+    num_held_out: int | None = None,
+    num_tuning: int = 0,
+    num_train: int | None = None,
+) -> list[Prompt]:
     """`read_jsonl` on bytes; `name` is what problems call the file."""
     problems: list[str] = []
     rows: list[tuple[int, dict[str, str]]] = []
@@ -178,9 +205,13 @@ def parse_jsonl(data: bytes, name: str, num_held_out: int | None = None) -> list
     if problems:
         raise PromptsError(problems)
     if without and num_held_out is not None:
-        return split_by_hash((row["text"] for _, row in rows), num_held_out)
+        categories = {row["text"]: row.get("category") for _, row in rows}
+        texts = (row["text"] for _, row in rows)
+        hashed = split_by_hash(texts, num_held_out, num_tuning, num_train)
+        return [replace(prompt, category=categories[prompt.text]) for prompt in hashed]
     return [
-        Prompt(prompt_id(row["text"]), row["text"], cast(Split, row["split"])) for _, row in rows
+        Prompt(prompt_id(row["text"]), row["text"], cast(Split, row["split"]), row.get("category"))
+        for _, row in rows
     ]
 
 
@@ -211,8 +242,8 @@ def _check_row(value: Any) -> dict[str, str] | str:  # noqa: PLR0911 (one return
     if not isinstance(value, dict):
         return f'a {type(value).__name__}, not an object; write {{"text": "..."}}'
     row = cast(dict[str, Any], value)
-    if unknown := sorted(set(row) - {"id", "text", "split"}):
-        return f"unknown key {', '.join(map(repr, unknown))}; known are id, text, split"
+    if unknown := sorted(set(row) - {"id", "text", "split", "category"}):
+        return f"unknown key {', '.join(map(repr, unknown))}; known are id, text, split, category"
     if "text" not in row:
         return "no text; every line needs one"
     for key, entry in row.items():
@@ -220,8 +251,11 @@ def _check_row(value: Any) -> dict[str, str] | str:  # noqa: PLR0911 (one return
             return f"{key} is a {type(entry).__name__}, not a string"
     if wrong := check_text(row["text"]):
         return wrong
+    if wrong := check_text(row.get("category", "none")):
+        return f"category: {wrong}"
     if "split" in row and row["split"] not in get_args(Split):
-        return f"split is {row['split'][:40]!r}; write {' or '.join(get_args(Split))}"
+        *most, last = get_args(Split)
+        return f"split is {row['split'][:40]!r}; write {', '.join(most)} or {last}"
     if "id" in row and row["id"] != prompt_id(row["text"]):
         return (
             f"id {row['id'][:40]!r} is not the id of this text, {prompt_id(row['text'])}: the text "
@@ -243,8 +277,10 @@ def prompts_of_round(
         raise PromptsError([f"no prompt is in the split {split}"])
     start = round_index * num_prompts
     drawn: list[Prompt] = []
+    order: Sequence[int] = ()
     for number in range(start, start + num_prompts):
         turn, place = divmod(number, len(chosen))
-        order = seeds.numpy_generator(seed, "prompts", split, turn).permutation(len(chosen))
+        if number == start or place == 0:  # one shuffle a turn, not one a prompt
+            order = seeds.numpy_generator(seed, "prompts", split, turn).permutation(len(chosen))
         drawn.append(chosen[int(order[place])])
     return drawn

@@ -2,7 +2,7 @@
 
     clips.tar      one member a distinct video, named by the sha256 of its bytes
     clips.parquet  one row a clip: prompt_id, prompt, seed, member, offset, num_bytes, sha256,
-                   frames_sha256, num_frames, fps, width, height
+                   frames_sha256, num_frames, fps, width, height, and where it came from
 
 Readers go by the table (offset and length), never by the tar's own headers, and every byte is held
 against its sha256 before anything is decoded. Equal rows give equal files.
@@ -11,15 +11,17 @@ against its sha256 before anything is decoded. Equal rows give equal files.
 import hashlib
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
-from afd.data.clips import ClipError, canonical, decode, frames_sha256
+from afd.data.canonical import Canon
+from afd.data.clips import ClipError, Frames, Shown, open_clip
+from afd.data.content import Content
 from afd.store import StoreError
 
 TAR = "clips.tar"
@@ -30,56 +32,74 @@ COLUMNS = (
 )  # fmt: skip
 
 
+JUDGED = {"frames_sha256", "num_frames", "fps", "width", "height"}  # what decoding told
+
+
 class ShardError(StoreError):
     """A shard that cannot be believed: which file, which member, what to do."""
 
 
-def write_shard(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write clips.tar and clips.parquet from rows with prompt_id, prompt, seed and bytes.
+def write_shard(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write clips.tar and clips.parquet from rows with prompt_id, prompt, seed and bytes or path.
 
-    Every clip is decoded first: a shard holds sound clips only. Rows of equal bytes share a member.
-    Errors: ShardError naming the row for a missing key or an unsound clip; nothing is written then.
+    Other keys of a row (plain values: where it came from) become columns behind the known ones.
+    Every clip is decoded first: a shard holds sound clips only. (A row that carries its sha256 and
+    all of `JUDGED` was: its file is only compared.) Rows of equal bytes share a member.
+    Memory holds one clip and the table. Errors: ShardError naming the row for a missing key or an
+    unsound clip; nothing is written then.
     """
     table: list[dict[str, Any]] = []
     places: dict[str, tuple[int, int]] = {}
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, row in enumerate(rows):
-            if missing := {"prompt_id", "prompt", "seed", "bytes"} - row.keys():
-                raise ShardError(f"row {number}: {', '.join(sorted(missing))} missing")
-            data = cast(bytes, row["bytes"])
-            about = _about(number, row, data)
-            digest = about["sha256"]
-            if digest not in places:
-                member = tarfile.TarInfo(about["member"])
-                member.size = len(data)
-                places[digest] = (buffer.tell() + tarfile.BLOCKSIZE, len(data))
-                tar.addfile(member, io.BytesIO(data))
-            offset, num_bytes = places[digest]
-            table.append(about | {"offset": offset, "num_bytes": num_bytes})
-    (folder / TAR).write_bytes(buffer.getbuffer())
-    pd.DataFrame(table, columns=list(COLUMNS)).to_parquet(folder / TABLE, index=False)
+    unfinished = folder / f".{TAR}.tmp"
+    try:
+        with (
+            unfinished.open("wb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for number, row in enumerate(rows):
+                given = row if "bytes" in row or "path" not in row else row | {"bytes": ...}
+                if missing := {"prompt_id", "prompt", "seed", "bytes"} - given.keys():
+                    raise ShardError(f"row {number}: {', '.join(sorted(missing))} missing")
+                data = row["bytes"] if "bytes" in row else Path(row["path"]).read_bytes()
+                about = _about(number, row, data)
+                digest = about["sha256"]
+                if digest not in places:
+                    member = tarfile.TarInfo(about["member"])
+                    member.size = len(data)
+                    places[digest] = (file.tell() + tarfile.BLOCKSIZE, len(data))
+                    tar.addfile(member, io.BytesIO(data))
+                offset, num_bytes = places[digest]
+                table.append(about | {"offset": offset, "num_bytes": num_bytes})
+        unfinished.rename(folder / TAR)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    others = dict.fromkeys(name for row in table for name in row if name not in COLUMNS)
+    pd.DataFrame(table, columns=[*COLUMNS, *others]).to_parquet(folder / TABLE, index=False)
 
 
 def _about(number: int, row: dict[str, Any], data: bytes) -> dict[str, Any]:
     """The table's row of one clip, but for its place in the tar."""
-    try:
-        clip = decode(data)
-    except ClipError as error:
-        raise ShardError(f"row {number}, prompt {row['prompt'][:80]!r}: {error}") from error
-    num_frames, height, width, _ = clip.frames.shape
     digest = hashlib.sha256(data).hexdigest()
-    return {
-        "prompt_id": row["prompt_id"],
-        "prompt": row["prompt"],
+    known = {key: value for key, value in row.items() if key not in {"bytes", "path"}} | {
         "seed": int(row["seed"]),
         "member": f"{digest[:32]}.mp4",
         "sha256": digest,
-        "frames_sha256": frames_sha256(clip.frames),
-        "num_frames": num_frames,
-        "fps": float(clip.fps),
-        "width": width,
-        "height": height,
+    }
+    if row.keys() >= JUDGED and row.get("sha256") == digest:
+        return known
+    try:
+        with open_clip(data) as clip:
+            content = Content()
+            for shown in clip.frames():
+                content.add(shown.frame)
+    except ClipError as error:
+        raise ShardError(f"row {number}, prompt {row['prompt'][:80]!r}: {error}") from error
+    return known | {
+        "frames_sha256": content.sha256,
+        "num_frames": clip.num_shown,
+        "fps": float(clip.header.fps),
+        "width": clip.header.width,
+        "height": clip.header.height,
     }
 
 
@@ -100,40 +120,79 @@ def read_shard(folder: Path) -> list[dict[str, Any]]:
 
     The inverse of `write_shard`. Errors: ShardError naming shard and member.
     """
+    return list(iterate(folder))
+
+
+def iterate(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of `read_shard`, one in memory at a time."""
     rows = cast(list[dict[str, Any]], read_table(folder).to_dict("records"))
     path = folder / TAR
     try:
         with path.open("rb") as tar:
             for row in rows:
-                tar.seek(row["offset"])
-                row["bytes"] = tar.read(row["num_bytes"])
-                if hashlib.sha256(row["bytes"]).hexdigest() != row["sha256"]:
-                    raise ShardError(
-                        f"{path}, member {row['member']} (prompt {row['prompt'][:80]!r}): its "
-                        f"bytes are not those that were stored; {_cure(folder)}"
-                    )
+                yield row | {"bytes": _member(tar, row, folder)}
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error}); {_cure(folder)}") from error
-    return rows
 
 
-def read_clips(folder: Path, frame_size: int, num_frames: int) -> tuple[torch.Tensor, pd.DataFrame]:
-    """Canonical clips float32 [N, F, 3, H, W] in [0, 1] and the table, in one order.
+def read_row(folder: Path, row: dict[str, Any]) -> bytes:
+    """The video of one row of the table, verified. Errors: ShardError."""
+    path = folder / TAR
+    try:
+        with path.open("rb") as tar:
+            return _member(tar, row, folder)
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error}); {_cure(folder)}") from error
 
+
+def _member(tar: BinaryIO, row: dict[str, Any], folder: Path) -> bytes:
+    tar.seek(int(row["offset"]))
+    data = tar.read(int(row["num_bytes"]))
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise ShardError(
+            f"{folder / TAR}, member {row['member']} (prompt {row['prompt'][:80]!r}): its "
+            f"bytes are not those that were stored; {_cure(folder)}"
+        )
+    return data
+
+
+def read_videos(
+    folder: Path,
+    canon: Canon,
+    view: Callable[[Iterable[Shown], Canon], Frames],
+    chosen: Sequence[int] | None = None,
+) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Clips uint8 [N, F, 3, H, W] and the table, in one order; with `chosen`, those rows alone.
+
+    `view` is `canonical` for what discriminators see, `conform` for what people and metrics do.
     Errors: ShardError naming shard and member when bytes are corrupt or do not give such a clip.
     """
-    rows = read_shard(folder)
-    clips = np.empty((len(rows), num_frames, 3, frame_size, frame_size), np.float32)
+    table = read_table(folder)
+    table = table if chosen is None else table.iloc[list(chosen)]
+    rows = cast(list[dict[str, Any]], table.to_dict("records"))
+    clips = np.empty((len(table), canon.num_frames, 3, *canon.sides), np.uint8)
     for clip, row in zip(clips, rows, strict=True):
+        data = read_row(folder, row)
         try:
-            clip[:] = canonical(decode(row["bytes"]).frames, frame_size, num_frames)
+            with open_clip(data) as opened:
+                clip[:] = view(opened.frames(), canon).transpose(0, 3, 1, 2)
         except ClipError as error:
             raise ShardError(
                 f"{folder / TAR}, member {row['member']} (prompt {row['prompt'][:80]!r}): {error}; "
                 f"{_cure(folder)}"
             ) from error
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
     return torch.from_numpy(clips), table
+
+
+def places(table: pd.DataFrame, prompts: Sequence[str]) -> list[int]:
+    """Which of a round's prompts each row answers, by its place: a refused prompt has no row.
+
+    Raises ValueError when the table is about other prompts.
+    """
+    found = table["place"].tolist() if "place" in table else list(range(len(prompts)))
+    if [prompts[place] for place in found if place < len(prompts)] != table["prompt"].tolist():
+        raise ValueError("the teacher clips are about other prompts")
+    return found
 
 
 def _cure(folder: Path) -> str:

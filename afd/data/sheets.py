@@ -1,7 +1,7 @@
 """Clips for people to look at: filmstrips as PNG, clips side by side as mp4.
 
-All take float clips [F, 3, H, W] in [0, 1], as everywhere in the method. Small clips are magnified
-by whole factors, nearest neighbour: what is seen is what is scored.
+All take clips [F, 3, H, W], floats in [0, 1] as everywhere in the method, or bytes. Small clips are
+magnified by whole factors, nearest neighbour: what is seen is what is scored.
 """
 
 import io
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from afd.encoding import encode
 
-Clip = npt.NDArray[np.float32]
+Clip = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
 LABEL_PX = 14
 GAP_PX = 2
@@ -58,7 +58,9 @@ def side_by_side(clips: Sequence[Clip], fps: int, min_side: int = MIN_SIDE_PX) -
 
 def _frames(clip: Clip, count: int) -> npt.NDArray[np.uint8]:
     chosen = clip[np.linspace(0, len(clip) - 1, count).round().astype(int)]
-    return np.rint(np.clip(chosen, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    if chosen.dtype != np.uint8:
+        chosen = np.rint(np.clip(chosen, 0, 1) * 255).astype(np.uint8)
+    return chosen.transpose(0, 2, 3, 1)
 
 
 def _magnify(frames: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
@@ -69,6 +71,8 @@ def _magnify(frames: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
 def _even(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Pad to even height and width, as yuv420p needs."""
     height, width = frames.shape[1:3]
+    if height % 2 == width % 2 == 0:
+        return frames
     return np.pad(frames, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)], mode="edge")
 
 

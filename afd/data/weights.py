@@ -16,11 +16,20 @@ class WeightsError(ValueError):
     """Saved tensors that do not fit what they are restored into."""
 
 
+def own_state(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state; of one that is partly frozen (LoRA, heads) only what trains is its own."""
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    state = module.state_dict()
+    if not trained or len(trained) == sum(1 for _ in module.parameters()):
+        return state
+    return {name: value for name, value in state.items() if name in trained}
+
+
 def module_tensors(name: str, module: nn.Module) -> dict[str, Tensor]:
-    """A module's state as `<name>/<parameter>`, detached and contiguous."""
+    """A module's own state as `<name>/<parameter>`, detached and contiguous."""
     return {
         f"{name}/{key}": value.detach().contiguous().clone()
-        for key, value in module.state_dict().items()
+        for key, value in own_state(module).items()
     }
 
 
@@ -28,12 +37,12 @@ def restore_module(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) 
     """The inverse of `module_tensors`, strictly."""
     prefix = f"{name}/"
     own = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
-    wanted = module.state_dict()
+    wanted = own_state(module)
     if own.keys() != wanted.keys():
         raise WeightsError(
             f"{name}: saved and present tensors differ: {sorted(own.keys() ^ wanted.keys())[:5]}"
         )
-    module.load_state_dict(own)
+    module.load_state_dict(own, strict=len(wanted) == len(module.state_dict()))
 
 
 def optimiser_tensors(name: str, module: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:

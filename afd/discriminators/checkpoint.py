@@ -1,52 +1,65 @@
 """Discriminator weights on disk.
 
-discriminator.json          params and sizes
+discriminator.json          params and setting
 discriminator.safetensors   `discriminator/...` and `optimiser/...`: refitting goes on from both
+
+Of a large backbone only what trains is here; the rest stays where params say.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from afd import seeds
-from afd.config import ConvDiscriminator as ConvParams
-from afd.discriminators.conv import ConvDiscriminator, build
+from afd.config import Discriminator as DiscriminatorParams
+from afd.discriminators.backbones import BackboneError
+from afd.discriminators.build import AnyDiscriminator, build
+from afd.discriminators.discriminator import Setting, TextEncoder
+
+_KINDS: TypeAdapter[DiscriminatorParams] = TypeAdapter(DiscriminatorParams)
 
 
 class CheckpointError(ValueError):
     """A folder that holds no discriminator that fits."""
 
 
+def params_of(values: Any) -> DiscriminatorParams:
+    """The params of one kind or another, from the values a request or a file holds."""
+    return _KINDS.validate_python(values)
+
+
 def save(
-    folder: Path, params: ConvParams, num_frames: int, frame_size: int, text_dim: int,
-    tensors: dict[str, Tensor],
-) -> None:  # fmt: skip
+    folder: Path, params: DiscriminatorParams, setting: Setting, tensors: dict[str, Tensor]
+) -> None:
     """Write both files."""
-    described = {
-        "params": params.model_dump(mode="json"),
-        "num_frames": num_frames,
-        "frame_size": frame_size,
-        "text_dim": text_dim,
-    }
+    described = {"params": params.model_dump(mode="json"), **asdict(setting)}
     (folder / "discriminator.json").write_text(json.dumps(described, indent=1))
     save_file(tensors, folder / "discriminator.safetensors")
 
 
-def load(folder: Path) -> ConvDiscriminator:
+def load(folder: Path, encode: TextEncoder) -> AnyDiscriminator:
     """The discriminator of a DiscriminatorWeights folder, strictly, ready to score."""
     prefix = "discriminator/"
     try:
         described = json.loads((folder / "discriminator.json").read_text())
-        params = ConvParams.model_validate(described.pop("params"))
-        draw = seeds.generator(0, "overwritten")
-        model = build(params, generator=draw, **described)
+        params = params_of(described.pop("params"))
+        model = build(params, Setting(**described), encode, seeds.generator(0, "overwritten"))
         tensors = load_file(folder / "discriminator.safetensors")
-        model.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        wanted = {name for name, p in model.named_parameters() if p.requires_grad}
+        if wanted - own.keys():
+            raise ValueError(f"missing {sorted(wanted - own.keys())[:5]}")
+        unexpected = model.load_state_dict(own, strict=False).unexpected_keys
+        if unexpected:
+            raise ValueError(f"unexpected {unexpected[:5]}")
+    except BackboneError:
+        raise  # says itself what to do
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: no discriminator that fits: {error}") from error
     return model.eval().requires_grad_(False)

@@ -4,13 +4,17 @@ Time enters as channels, so motion is visible to the first layer; input noise an
 from winning on pixels. Both sides of a pair must come through one decode and resize path before.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, layer_norm, leaky_relu
 
+from afd import draws
 from afd.config import ConvDiscriminator as ConvParams
+from afd.config import rows_and_columns
+from afd.discriminators.discriminator import Setting, TextEncoder
 from afd.latents import Clips, Scores, Text
 
 POOL = 2  # pixels a side; finer detail is look, not motion
@@ -26,19 +30,31 @@ class ConvDiscriminator(nn.Module):
     standardised (`normalise`), in standard deviations of the clip, about 6 times smaller.
     """
 
-    def __init__(self, params: ConvParams, num_frames: int, frame_size: int, text_dim: int) -> None:
+    penalty_step: float | None = None
+    micro_batch: int | None = None
+
+    def __init__(self, params: ConvParams, setting: Setting, encode: TextEncoder) -> None:
         super().__init__()
         self.params = params
+        self.encode = encode
         width = params.width
-        side = frame_size // POOL
+        rows, columns = (side // POOL for side in rows_and_columns(setting.frame_size))
         for _ in range(2):
-            side = (side + 1) // 2
-        self.frames = nn.Conv2d(3 * num_frames, width, 3, padding=1)
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+        self.frames = nn.Conv2d(3 * setting.num_frames, width, 3, padding=1)
         self.middle = nn.Conv2d(width, width, 3, stride=2, padding=1)
         self.last = nn.Conv2d(width, width, 3, stride=2, padding=1)
-        self.features = nn.Linear(width * side * side, width)
-        self.prompt = nn.Linear(text_dim, width)
+        self.features = nn.Linear(width * rows * columns, width)
+        self.prompt = nn.Linear(setting.text_dim, width)
         self.head = nn.Linear(width, 1)
+
+    def read(self, prompts: Sequence[str]) -> Text:
+        """The student's own text tokens."""
+        return self.encode(prompts)
+
+    def see(self, clips: Clips) -> Clips:
+        """Pixels as they are."""
+        return clips
 
     def score(self, clips: Clips, text: Text, generator: Generator) -> Scores:
         """Mean score over num_passes noisy passes; differentiable in weights and clips."""
@@ -71,17 +87,17 @@ class ConvDiscriminator(nn.Module):
         shape = (len(pooled_clips), 1, 1, 1)
         contrast = _uniform(shape, params.contrast.low, params.contrast.high, generator)
         offset = _uniform(shape, params.brightness.low, params.brightness.high, generator)
-        noise = torch.randn(pooled_clips.shape, generator=generator)
+        noise = draws.normal(pooled_clips.shape, generator)
         return pooled_clips * contrast + (offset + params.noise / POOL * noise)
 
 
 def build(
-    params: ConvParams, num_frames: int, frame_size: int, text_dim: int, generator: Generator
+    params: ConvParams, setting: Setting, encode: TextEncoder, generator: Generator
 ) -> ConvDiscriminator:
     """A fresh discriminator, initialised from `generator` alone."""
     # torch's own initialisation draws globally
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
-        model = ConvDiscriminator(params, num_frames, frame_size, text_dim)
+        model = ConvDiscriminator(params, setting, encode)
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -97,4 +113,4 @@ def pooled(text: Text) -> Tensor:
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator)
+    return low + (high - low) * draws.uniform(shape, generator)

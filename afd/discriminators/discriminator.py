@@ -1,18 +1,62 @@
-"""What the method asks of a discriminator: a score of finished clips under their prompts."""
+"""What the method asks of a discriminator: a score of finished clips under their prompts.
 
-from typing import Protocol
+Stages know no kind. They hand over pixels and sentences once (`see`, `read`), keep what comes back
+as rows of tensors, index, shuffle and slice them, and ask for scores.
+"""
 
-from torch import Generator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from torch import Generator, Tensor
 
 from afd.latents import Clips, Scores, Text
+
+TextEncoder: TypeAlias = Callable[[Sequence[str]], Text]
+"""The student's text encoder, for discriminators that have none of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a discriminator must know of the campaign it judges in."""
+
+    num_frames: int
+    frame_size: int | Sequence[int]  # px: a side, or rows and columns
+    text_dim: int  # of the student's text encoder
 
 
 class Discriminator(Protocol):
     """Scores how much a clip looks like the teacher's answer to its prompt.
 
-    Only differences within a prompt mean anything.
+    Only differences within a prompt mean anything. It is an nn.Module: parameters that require
+    gradient are trained and saved, the others stand in the weights it was started from.
     """
 
-    def score(self, clips: Clips, text: Text, generator: Generator) -> Scores:
-        """One score a clip, differentiable in weights and clips; it draws from `generator` only."""
+    @property
+    def penalty_step(self) -> float | None:
+        """Step of the finite-difference R1 (losses/gradient_penalty.py); None: the exact one."""
+        ...
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Pairs for which memory is taken at once; None: a whole batch."""
+        ...
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts as rows of one tensor: what `score` takes as text."""
+        ...
+
+    def see(self, clips: Clips) -> Tensor:
+        """Clips as rows of what `score` takes, without gradient; all that is frozen is done here.
+
+        Clips of both sides have taken one decode, resize and frame-rate path before.
+        """
+        ...
+
+    def __call__(self, seen: Tensor, text: Tensor, generator: Generator) -> Scores:
+        """One training pass: a score a row, differentiable in weights and `seen`."""
+        ...
+
+    def score(self, seen: Tensor, text: Tensor, generator: Generator) -> Scores:
+        """The score that counts, a row each; what is random in it comes from `generator` only."""
         ...

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 INK = "#808080"  # reads on white and on black
 STUDENT, TEACHER, BASE = "#2f7fd6", "#3a9d5d", "#d9822b"
 LEVELS = {"teacher": TEACHER, "base": BASE}
-_STYLE: Any = {"svg.hashsalt": "afd", "font.size": 10, "axes.spines.top": False}
+STYLE: Any = {"svg.hashsalt": "afd", "font.size": 10, "axes.spines.top": False}
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Curve:
 
 def svg(curve: Curve) -> bytes:
     """One small figure, transparent, 340 x 210 px."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4, 2.1), dpi=100)
         figure.subplots_adjust(0.16, 0.21, 0.98, 0.88)
         _draw(figure.subplots(), curve)
-        return _bytes(figure, "svg", transparent=True)
+        return as_bytes(figure, "svg", transparent=True)
 
 
 def png(curves: Sequence[Curve], columns: int = 3) -> bytes:
     """All curves as small multiples on white, 140 dpi."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         rows = max(1, -(-len(curves) // columns))
         figure = Figure(figsize=(3.6 * columns, 2.3 * rows), dpi=140)
         figure.subplots_adjust(0.055, 0.23 / rows, 0.99, 1 - 0.12 / rows, wspace=0.22, hspace=0.55)
@@ -57,7 +57,7 @@ def png(curves: Sequence[Curve], columns: int = 3) -> bytes:
             _draw(axis, curve)
         for axis in axes[len(curves) :]:
             axis.set_axis_off()
-        return _bytes(figure, "png", transparent=False)
+        return as_bytes(figure, "png", transparent=False)
 
 
 def _draw(axis: Axes, curve: Curve) -> None:
@@ -89,7 +89,7 @@ def _draw(axis: Axes, curve: Curve) -> None:
     axis.spines["right"].set_visible(False)
 
 
-def _bytes(figure: Figure, kind: str, *, transparent: bool) -> bytes:
+def as_bytes(figure: Figure, kind: str, *, transparent: bool) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     figure.savefig(buffer, format=kind, transparent=transparent, metadata=metadata)

@@ -37,6 +37,7 @@ FEATURES: dict[str, float] = {
 }
 PEAK_SHARE = 0.02  # 5 of 256 pixels: the core of a small ball
 EDGE_SHARE = 0.02
+PIXELS_AT_ONCE = 2**24  # numbers of a part of the frames: a copy in float64 takes 134 MB
 FLAT, HARD = 0.02, 0.15  # gradients in grey levels: below is ground, above a ball's edge
 
 
@@ -56,7 +57,12 @@ def look_features(clips: Clips) -> Floats:
         raise ValueError("clips hold values that are not finite")
     columns = np.empty((len(clips), len(FEATURES)))
     for start in range(0, len(clips), 256):
-        columns[start : start + 256] = _features(clips[start : start + 256])
+        part = clips[start : start + 256]
+        step = max(1, PIXELS_AT_ONCE // (part[:, 0].size or 1))  # frames: each stands for itself
+        frames = [
+            _features(part[:, first : first + step]) for first in range(0, part.shape[1], step)
+        ]
+        columns[start : start + 256] = np.concatenate(frames, axis=1).mean(axis=1)
     return columns / np.array(list(FEATURES.values()))
 
 
@@ -87,6 +93,7 @@ def _root(covariance: Floats) -> Floats:
 
 
 def _features(clips: Clips) -> Floats:
+    """Of every frame, [N, F, len(FEATURES)]."""
     num_clips, num_frames, _, height, width = clips.shape
     pixels = clips.reshape(num_clips, num_frames, 3, -1).astype(np.float64)  # [N, F, 3, P]
     ground = np.median(pixels, axis=-1)  # [N, F, 3]
@@ -107,7 +114,7 @@ def _features(clips: Clips) -> Floats:
     hard = (gradients >= HARD).mean(axis=-1)
     columns = [ground, grain[..., None], peak, contrast[..., None], saturation[..., None]]
     columns += [part[..., None] for part in (edge, covered, flat, 1 - flat - hard, hard)]
-    return np.concatenate(columns, axis=-1).mean(axis=1)
+    return np.concatenate(columns, axis=-1)
 
 
 def _gradients(clips: Clips) -> Floats:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from afd.evaluation import figures, readings
+from afd.evaluation.course import Course
 from afd.evaluation.figures import Curve
 from afd.evaluation.readings import Row
 from afd.evaluation.targets import Target
@@ -33,6 +34,7 @@ class Report:
     targets: Sequence[Target]
     curves: Sequence[Curve]
     health: Sequence[tuple[Curve, str]]  # with what it means
+    courses: Sequence[Course]  # after each round
     filmstrips: Sequence[Filmstrip]
     film: bytes | None  # mp4, teacher | base | student side by side
     rounds: Sequence[Mapping[str, str]]  # one a round: role -> what stands there
@@ -40,6 +42,8 @@ class Report:
     settings: Sequence[tuple[str, str]]
     provenance: Sequence[tuple[str, str]]
     card: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    # category of prompts: wanted, clips, refused as input, as output
+    refusals: Sequence[tuple[str, int, int, int, int]] = field(default_factory=tuple)
 
 
 def render(report: Report) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 MAX_CHANCE = 0.05  # of Holm's adjusted p; a clear interval of one metric in ten is no finding
 Goal = Literal["low", "high", "teacher", "base", "none"]
+GOALS: Mapping[str, Goal] = {"low": "low", "high": "high", "none": "none"}  # of evaluators outside
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Row:
     margin: float | None = None  # a guard: how far it may move, fixed before the run
     p_holm: float | None = None  # of the difference, adjusted over all metrics
     num_prompts: int | None = None  # those in which the metric is defined for both
+    goal: Goal | None = None  # of an evaluator outside; None: as `meaning` says
+    is_independent: bool = True  # false: the discriminator started from it, or learns by it
 
 
 MEANINGS: Mapping[str, Meaning] = {
@@ -46,7 +49,10 @@ MEANINGS: Mapping[str, Meaning] = {
         "Gravity, free fit", "px/frame²", "teacher", "the same with the start speed fitted too"
     ),
     "object_permanence": Meaning(
-        "Object permanence", "", "high", "share of frames in which every ball is still there"
+        "Object permanence",
+        "",
+        "high",
+        "share of balls, frame by frame, that are still there",
     ),
     "interpenetration": Meaning(
         "Interpenetration",
@@ -67,7 +73,50 @@ MEANINGS: Mapping[str, Meaning] = {
         "Pair accuracy", "", "none", "share of pairs in which the teacher outscores the student"
     ),
     "pair_accuracy_before": Meaning(
-        "Pair accuracy before", "", "none", "the same before the fit, on pairs it had never seen"
+        "Held-out accuracy", "", "none", "the same before the fit, on pairs it had never seen"
+    ),
+    "anchor_pair_accuracy": Meaning(
+        "Frozen-anchor accuracy",
+        "",
+        "none",
+        "on the first round's pairs, which never change: falling means that the discriminator "
+        "forgets",
+    ),
+    "calibration_error": Meaning(
+        "Calibration error",
+        "",
+        "none",
+        "how far its claimed certainty is from how often it is right, 0 to 1",
+    ),
+    "calibration_error_before": Meaning(
+        "Held-out calibration",
+        "",
+        "none",
+        "the same before the fit: high means it is sure where it has not looked yet",
+    ),
+    "rank_correlation": Meaning(
+        "Rank correlation",
+        "",
+        "high",
+        "inside groups, of the score with the trajectory error that it never saw: 0 selects by "
+        "chance, below 0 it selects the worse",
+    ),
+    "leak_accuracy": Meaning(
+        "Leak probe",
+        "",
+        "none",
+        "how often traces of compression alone name the side; 0.5 is chance. A teacher that looks "
+        "different is named by its look: there 1 is no fault of the path",
+    ),
+    "effective_share": Meaning(
+        "Effective sample size",
+        "",
+        "none",
+        "share of the rollouts that carry the update: 1 when all pull alike",
+    ),
+    "static_share": Meaning("Still rollouts", "", "low", "share in which nothing moves"),
+    "duplicate_share": Meaning(
+        "Repeated rollouts", "", "low", "share that looks like an earlier one of its group"
     ),
     "mismatch_pair_accuracy": Meaning(
         "Matching accuracy",
@@ -77,7 +126,7 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "margin": Meaning("Margin", "", "none", "mean score of teacher minus student"),
     "margin_before": Meaning(
-        "Margin before", "", "none", "the same before the fit, on pairs it had never seen"
+        "Held-out margin", "", "none", "the same before the fit, on pairs it had never seen"
     ),
     "group_spread_before": Meaning(
         "Spread before", "", "none", "of scores inside groups, by the discriminator before its fit"
@@ -87,23 +136,26 @@ MEANINGS: Mapping[str, Meaning] = {
         "Spread inside groups", "", "none", "what the advantage selects on; 0 teaches nothing"
     ),
     "zero_spread_share": Meaning(
-        "Groups without spread", "", "none", "share of groups that teach nothing"
+        "Zero-spread groups",
+        "",
+        "none",
+        "share of groups whose scores are alike: they teach nothing",
     ),
     "mean_abs_2w_minus_1": Meaning(
         "|2w \u2212 1|", "", "none", "strength of the update's signal, 0 to 1"
     ),
     "distance_to_behaviour": Meaning(
-        "Distance to behaviour", "", "none", "velocity distance from the student that rolled out"
+        "Distance to v_old", "", "none", "velocity distance from the student that rolled out"
     ),
     "distance_to_reference": Meaning(
-        "Distance to reference", "", "none", "velocity distance from the student before any round"
+        "Distance to v_ref", "", "none", "velocity distance from the student before any round"
     ),
 }
 
 
 def meaning(name: str) -> Meaning:
     """The meaning of a metric; one that nobody described is shown under its own name."""
-    plain = name.replace("_", " ")
+    plain = name.replace("_", " ").replace(".", ": ")
     return MEANINGS.get(name, Meaning(plain[:1].upper() + plain[1:], "", "none", ""))
 
 
@@ -124,6 +176,8 @@ def row(name: str, values: Mapping[str, object], margin: float | None = None) ->
         margin,
         _number(values.get("p_holm")),
         count if isinstance(count := values.get("num_prompts"), int) else None,
+        GOALS.get(str(values.get("goal"))),
+        values.get("independent") is not False,
     )
 
 
@@ -131,14 +185,14 @@ def read(row: Row) -> str:
     """One plain sentence about a row, with no more claimed than the interval allows."""
     if row.student is None or row.base is None:
         return "not defined for these clips"
-    change = row.student - row.base
-    if row.interval is None:
+    if row.interval is None or row.difference is None:
         return "no interval can be given, so nothing is claimed"
     if row.margin is not None:
         return _guarded(row.interval, row.margin)
     if row.interval[0] <= 0 <= row.interval[1]:
         return "no clear change: the interval contains 0"
-    said = _change(row.base, change, row.teacher, meaning(row.name).goal)
+    said = _change(row.base, row.difference, row.teacher, row.goal or meaning(row.name).goal)
+    said += "" if row.is_independent else "; no independent judge, the discriminator knows it"
     chance = row.p_holm is not None and row.p_holm > MAX_CHANCE
     return said + (", but not beyond chance over all metrics" if chance else "")
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
 
 from afd import seeds
 
@@ -63,6 +62,11 @@ def by_prompt(prompt_ids: Sequence[str], values: npt.ArrayLike) -> dict[str, flo
     return {key: float(np.mean(some)) if some else np.nan for key, some in collected.items()}
 
 
+def mean_of(values: Mapping[str, float]) -> float | None:
+    """Mean over the prompts that have a value; None where none has."""
+    return _mean(np.array([values[key] for key in sorted(values)], dtype=np.float64))
+
+
 def mean_over_prompts(
     values: Mapping[str, float], seed: int, num_resamples: int = 9999, confidence: float = 0.95
 ) -> Estimate:
@@ -99,18 +103,24 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     return adjusted
 
 
+def _mean(values: Floats) -> float | None:
+    kept = values[~np.isnan(values)]
+    if not len(kept):
+        return None
+    # The mean of equal numbers is them, but for rounding.
+    return float(kept[0] if np.ptp(kept) == 0 else kept.mean())
+
+
 def _estimate(values: Floats, seed: int, num_resamples: int, confidence: float) -> Estimate:
     if num_resamples < MIN_RESAMPLES:
         raise ValueError(f"num_resamples {num_resamples}: at least {MIN_RESAMPLES}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence}: between 0 and 1")
     kept = values[~np.isnan(values)]
-    dropped = len(values) - len(kept)
-    mean = float(kept.mean()) if len(kept) else None
+    dropped, mean = len(values) - len(kept), _mean(kept)
     if mean is None or len(kept) < 2:
         return Estimate(mean, None, None, len(kept), dropped, "not estimable", None)
     if np.ptp(kept) == 0:
-        mean = float(kept[0])  # the mean of equal numbers is them, but for rounding
         p_value = 1.0 if mean == 0 else max(2.0 ** (1 - len(kept)), 1 / (num_resamples + 1))
         return Estimate(mean, mean, mean, len(kept), dropped, "exact", p_value)
     low, high, method, resampled = _bootstrap(kept, seed, num_resamples, confidence)
@@ -122,6 +132,8 @@ def _bootstrap(
     values: Floats, seed: int, num_resamples: int, confidence: float
 ) -> tuple[float, float, Literal["bca", "percentile"], Floats]:
     """Interval and resampled means: BCa, or percentile where BCa has no answer."""
+    import scipy.stats  # a second, which `dvc repro` would pay in every cell that only reads
+
     for method in ("bca", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)

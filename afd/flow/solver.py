@@ -41,10 +41,16 @@ class Autoregressive(Protocol[Cache]):
         ...
 
 
-def sample_block(velocity: BlockVelocity, noise: Noise, steps: Sequence[float]) -> Latents:
+def sample_block(
+    velocity: BlockVelocity,
+    noise: Noise,
+    steps: Sequence[float],
+    visited: list[Latents] | None = None,
+) -> Latents:
     """Denoise one block from pure noise along `steps`; noise[:, i] enters at step i.
 
-    Raises ValueError when the steps do not start at 1, do not fall, or do not match the noise.
+    The noisy input of each step is appended to `visited`, if there is one. Raises ValueError when
+    the steps do not start at 1, do not fall, or do not match the noise.
     """
     check_steps(steps, noise.shape[1])
     noisy = noise[:, 0]
@@ -53,6 +59,8 @@ def sample_block(velocity: BlockVelocity, noise: Noise, steps: Sequence[float]) 
         t = noisy.new_full((noisy.shape[0], 1), time)
         if index:
             noisy = path.noisy(clean, noise[:, index], t)
+        if visited is not None:
+            visited.append(noisy)
         clean = path.clean_from_velocity(noisy, velocity(noisy, t[:, 0]), t)
     return clean
 
@@ -66,6 +74,18 @@ def rollout(
     Deterministic in (weights, text, noise). Raises ValueError when the noise has another shape
     than the student's geometry and the steps ask for.
     """
+    return trace(student, text, noise, steps)[0]
+
+
+@torch.no_grad()
+def trace(
+    student: Autoregressive[Cache], text: Text, noise: Noise, steps: Sequence[float]
+) -> tuple[Latents, Noise]:
+    """A rollout and the noisy inputs it went through, [batch, steps, ...] as the noise.
+
+    A rollout need not be stored with its chain: made again from its seeds, it visits the same
+    states. Raises as `rollout`.
+    """
     geometry = student.geometry
     if noise.ndim != 6 or tuple(noise.shape[2:]) != geometry.shape(1)[1:]:
         raise ValueError(
@@ -77,11 +97,15 @@ def rollout(
         return student.block_velocity(noisy, t, cache)
 
     blocks: list[Tensor] = []
+    chains: list[Tensor] = []
     for block in range(geometry.num_blocks):
-        clean = sample_block(velocity, noise[:, :, :, geometry.block_frames(block)], steps)
+        visited: list[Tensor] = []
+        part = noise[:, :, :, geometry.block_frames(block)]
+        clean = sample_block(velocity, part, steps, visited)
         student.commit(clean, cache)
         blocks.append(clean)
-    return torch.cat(blocks, dim=2)
+        chains.append(torch.stack(visited, dim=1))
+    return torch.cat(blocks, dim=2), torch.cat(chains, dim=3)
 
 
 def check_steps(steps: Sequence[float], num_noises: int) -> None:

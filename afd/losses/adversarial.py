@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from afd.latents import Clips, Scores
+from afd.latents import Scores
 
 Metrics = dict[str, Tensor]
 
@@ -26,13 +26,23 @@ def binary_cross_entropy(teacher_scores: Scores, student_scores: Scores) -> tupl
     return loss, _pair_metrics(loss, teacher_scores - student_scores)
 
 
-def r1_penalty(scores: Scores, clips: Clips) -> Tensor:
-    """E |d score / d clip|^2, summed over a clip's pixels (Mescheder et al., arXiv:1801.04406).
+def generator_loss(student_scores: Scores, teacher_scores: Scores) -> tuple[Tensor, Metrics]:
+    """The student's side of the pair loss, the "gan" arm: -log sigmoid(student - teacher).
 
-    Differentiable in the weights.     `clips` must require gradient and be the very tensor the
+    The gradient runs through the scores into the clips; the teacher's scores are given.
+    """
+    margin = teacher_scores.detach() - student_scores
+    loss = softplus(margin).mean()
+    return loss, _pair_metrics(loss, margin)
+
+
+def r1_penalty(scores: Scores, seen: Tensor) -> Tensor:
+    """E |d score / d seen|^2, summed over a clip's values (Mescheder et al., arXiv:1801.04406).
+
+    Differentiable in the weights. `seen` must require gradient and be the very tensor the
     scores were computed from.
     """
-    (gradient,) = torch.autograd.grad(scores.sum(), clips, create_graph=True)
+    (gradient,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
 
 

@@ -11,7 +11,9 @@ The loss curve is no measure of progress; the metrics returned beside it are.
 Two scalings. "velocity" is the formula above. "adaptive_clean" is the authors' code: the residual
 in clean space, clean+- - clean = -t (v+- - velocity), its square divided by its own detached mean
 absolute value, and the whole by beta, so that the size of a step hardly depends on beta.
-Their code also multiplies by 5 (the advantage clip): leave that to the learning rate.
+Their code also multiplies by 5 (the advantage clip). The learning rate does not stand in for it:
+AdamW's step is the same for a loss at any scale, what shifts is this loss against `prior` and how
+often the gradient is clipped. To have theirs, divide update.prior and update.gradient_clip by 5.
 """
 
 from typing import Literal, TypeAlias

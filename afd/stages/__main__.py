@@ -1,9 +1,16 @@
 """THE door: `python -m afd.stages NAME --request FILE --store DIR [--threads N]`.
 
-Exit codes: 0 done, 1 crash, 2 refused (bad input), 3 store or disk, 4 busy (made elsewhere now).
+With `--part I/N` it computes one part of a stage that can be split, with `--gather N` it puts the
+parts together and publishes. With AFD_RANK and its like set it is one of several processes that
+compute fit or update together (stages/ranks.py).
+
+Exit codes: 0 done, 1 crash, 2 refused (bad input), 3 store or disk, 4 busy (made elsewhere now), 5
+lost (another took over, or one that was needed is gone: ask again), 6 stopped (told to; what was
+done is kept: ask again).
 """
 
 import argparse
+import contextlib
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,34 +19,81 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from afd.stages.door import execute, limit_threads
+from afd.attempts import LostError
+from afd.stages import signals
+from afd.stages.door import Asked, answer, follow, limit_threads
 from afd.stages.outcome import EXIT_CODE, RefusedError, explain, invalid, status_of
+from afd.stages.parts import Gather, Part
+from afd.stages.ranks import BEGIN, Ranks, joined
 from afd.stages.request import StageName, StageRequest
 from afd.store import Store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one stage and say how it ended."""
+    """Run one stage, or a part of it, and say how it ended."""
     parser = argparse.ArgumentParser(prog="python -m afd.stages", description=__doc__)
     parser.add_argument("name", choices=get_args(StageName))
     parser.add_argument("--request", type=Path, required=True, help="what to compute, as JSON")
     parser.add_argument("--store", type=Path, required=True, help="folder of the artifacts")
     parser.add_argument("--threads", type=int, default=1, help="compute threads (default 1)")
+    parser.add_argument("--hang-s", type=float, help="no progress for so long: write stacks, die")
+    piece = parser.add_mutually_exclusive_group()
+    piece.add_argument("--part", metavar="I/N", help="compute only part I of N, from 0")
+    piece.add_argument("--gather", metavar="N", type=int, help="put N parts together and publish")
     chosen = parser.parse_args(argv)
     limit_threads(chosen.threads)
+    signals.limit_silence(chosen.hang_s)
     try:
-        request = read_request(chosen.request)
-        if request.stage != chosen.name:
-            raise RefusedError(f"{chosen.request} asks for {request.stage}, not {chosen.name}")
-        artifact = execute(request, Store(chosen.store), chosen.threads)
+        asked = read_asked(chosen)
+        with joined() as ranks:
+            return together(ranks, asked, Store(chosen.store), chosen.threads)
     except Exception as error:  # noqa: BLE001 (the process's border: every error becomes an exit code)
-        status = status_of(error)
-        if status == "failed":
-            traceback.print_exc()
-        sys.stderr.write(explain(error, chosen.name, chosen.store) + "\n")
-        return EXIT_CODE[status]
-    sys.stdout.write(f"{artifact.path}\n")
-    return 0
+        return told(error, chosen.name, chosen.store)
+
+
+def together(ranks: Ranks, asked: Asked, store: Store, num_threads: int) -> int:
+    """The exit code: rank 0 computes and publishes, the others compute along and leave with it."""
+    if not ranks.is_first:
+        heard = ranks.hear()
+        if heard == BEGIN:
+            follow(asked.request, store, num_threads, ranks)
+            heard = ranks.hear()
+        return heard
+    code = 0
+    try:
+        if made := answer(asked, store, num_threads, ranks=ranks):
+            sys.stdout.write(f"{made.path}\n")
+    except Exception as error:  # noqa: BLE001 (the other ranks must hear of it)
+        code = told(error, asked.request.stage, store.root)
+    with contextlib.suppress(LostError):
+        ranks.say(code)
+    return code
+
+
+def told(error: Exception, stage: str, store: Path) -> int:
+    """Say what went wrong; gives the exit code."""
+    status = status_of(error)
+    if status == "failed":
+        traceback.print_exception(error)
+    sys.stderr.write(explain(error, stage, store) + "\n")
+    return EXIT_CODE[status]
+
+
+def read_asked(chosen: argparse.Namespace) -> Asked:
+    """What the command line asks for; raises RefusedError."""
+    request = read_request(chosen.request)
+    if request.stage != chosen.name:
+        raise RefusedError(f"{chosen.request} asks for {request.stage}, not {chosen.name}")
+    try:
+        if chosen.part is not None:
+            return Asked(request=request, piece=Part.parse(chosen.part))
+        if chosen.gather is not None:
+            return Asked(request=request, piece=Gather(num_parts=chosen.gather))
+    except ValueError:
+        raise RefusedError(
+            f"--part {chosen.part}: must be I/N with I from 0 to N-1, as in --part 0/4"
+        ) from None
+    return Asked(request=request)
 
 
 def read_request(path: Path) -> StageRequest:
@@ -53,4 +107,5 @@ def read_request(path: Path) -> StageRequest:
 
 
 if __name__ == "__main__":
+    signals.heed()
     sys.exit(main())

@@ -10,27 +10,65 @@ import platform
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from afd.artifacts import Artifact, MadeBy, Manifest
+from afd.attempts import Attempt, BusyError
+from afd.stages.batches import Batches, Compute
+from afd.stages.outcome import RefusedError
+from afd.stages.parts import Asked, Gather, Part, batches_of, max_parts
+from afd.stages.ranks import ALONE, BEGIN, SHARED_STAGES, Ranks
 from afd.stages.request import StageName, StageRequest
 from afd.stages.workspace import Workspace
-from afd.store import BusyError, Store, told
+from afd.store import Store, told
 
 VERSIONED = ("torch", "diffusers", "numpy", "pymunk", "av")
 Summary = dict[str, float | int | str | None]
+SplitFunction = Callable[[dict[str, Any], dict[str, Artifact], Store], Compute]
 StageFunction = Callable[[dict[str, Any], dict[str, Artifact], Store, Workspace], Summary]
 
 
+def answer(
+    asked: Asked,
+    store: Store,
+    num_threads: int = 1,
+    made_by: MadeBy | None = None,
+    ranks: Ranks = ALONE,
+) -> Artifact | None:
+    """Do what is asked for: the artifact, or None after one part of it."""
+    request = asked.request
+    if ranks.count > 1 and (request.stage not in SHARED_STAGES or asked.piece is not None):
+        raise RefusedError(
+            f"{request.stage} is not computed by several ranks, only {' and '.join(SHARED_STAGES)} "
+            "are; give it one task, or parts (--part I/N) where it can be split"
+        )
+    match asked.piece:
+        case Part():
+            return compute_part(request, store, asked.piece, num_threads)
+        case Gather():
+            return execute(request, store, num_threads, made_by, gather=asked.piece.num_parts)
+        case None:
+            return execute(request, store, num_threads, made_by, ranks)
+
+
 def execute(
-    request: StageRequest, store: Store, num_threads: int = 1, made_by: MadeBy | None = None
+    request: StageRequest,
+    store: Store,
+    num_threads: int = 1,
+    made_by: MadeBy | None = None,
+    ranks: Ranks = ALONE,
+    *,
+    gather: int | None = None,
 ) -> Artifact:
     """The artifact of `request`, made now unless it exists. `made_by` spares asking git again.
 
-    Raises RefusedError, StoreError, BusyError, or whatever the stage's own bug raises.
+    With `gather`, only put together from what that many parts have left. Of several ranks the first
+    one calls this, the others `follow`. Raises RefusedError, StoreError and its kinds,
+    StoppedError, or whatever the stage's own bug raises.
     """
     ref = request.output
     if store.have(ref):
@@ -38,18 +76,19 @@ def execute(
             with contextlib.suppress(BusyError), store.attempt(ref):
                 pass
         return store.load(ref)
-    with store.attempt(ref) as path:
+    with store.attempt(ref) as attempt:
         if store.have(ref):  # made by another process between the two questions
             return store.load(ref)
         run = stage_function(request.stage)  # before the clock: imports are not the stage's work
         with told(store.root):
-            work = Workspace(path)
+            work = Workspace(attempt, ranks, gather)
             work.prepare()
-            inputs = {role: store.load(made, verify=True) for role, made in request.inputs.items()}
-            if "torch" in sys.modules:
-                sys.modules["torch"].set_num_threads(num_threads)
-            summary = run(request.params, inputs, store, work)
+            inputs = read_inputs(request, store, num_threads)
+            ranks.say(BEGIN)
+            with ranks.computing():
+                summary = run(request.params, inputs, store, work)
         wall_s, cpu_s = work.spent()
+        circumstance = {"num_threads": num_threads, "num_ranks": ranks.count}
         manifest = Manifest(
             schema_version=1,
             kind=ref.kind,
@@ -57,14 +96,67 @@ def execute(
             stage=request.stage,
             params=request.params,
             made_from=request.inputs,
-            made_by=(made_by or describe_maker()).model_copy(update={"num_threads": num_threads}),
+            made_by=(made_by or describe_maker()).model_copy(update=circumstance),
             files={},
             summary=summary,
             wall_s=round(wall_s, 3),
             cpu_s=round(cpu_s, 3),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        return store.save(ref, manifest, work.out)
+        return store.save(ref, manifest, attempt)
+
+
+def follow(request: StageRequest, store: Store, num_threads: int, ranks: Ranks) -> None:
+    """What every rank but the first does: compute along, in a folder of its own that goes away."""
+    with tempfile.TemporaryDirectory(prefix="afd-rank-") as folder:
+        work = Workspace(Attempt.begin(Path(folder)), ranks)
+        work.prepare()
+        inputs = read_inputs(request, store, num_threads)
+        with ranks.computing():
+            stage_function(request.stage)(request.params, inputs, store, work)
+
+
+def compute_part(request: StageRequest, store: Store, part: Part, num_threads: int = 1) -> None:
+    """Compute the batches of one part that are not there yet, unless the artifact exists.
+
+    Raises what `execute` raises; RefusedError for a stage that cannot be split so.
+    """
+    ref = request.output
+    wanted = batches_of(request, part)
+    if store.have(ref):
+        return
+    batches = split_function(request.stage)
+    with store.part(ref, f"{part.index}-of-{part.num_parts}") as path, told(store.root):
+        if store.have(ref):  # gathered between the two questions
+            return
+        inputs = read_inputs(request, store, num_threads)
+        compute = batches(request.params, inputs, store)
+        try:
+            Batches(path).make(wanted, max_parts(request), compute)
+        except FileNotFoundError:
+            if not store.have(ref):  # else it was gathered without us, and tidied up
+                raise
+
+
+def read_inputs(request: StageRequest, store: Store, num_threads: int) -> dict[str, Artifact]:
+    """The verified inputs, and the thread limit set where torch is there to take it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(num_threads)
+    return {role: store.load(made, verify=True) for role, made in request.inputs.items()}
+
+
+def split_function(stage: StageName) -> SplitFunction:
+    """What computes the batches of a stage that falls into some; raises RefusedError."""
+    match stage:
+        case "rollout":
+            from afd.stages import rollout as module
+        case "evaluate":
+            from afd.stages import measuring as module
+        case "harvest":
+            from afd.stages import harvest as module
+        case _:
+            raise RefusedError(f"{stage} cannot be computed in parts: ask for it as a whole")
+    return module.batches
 
 
 def stage_function(stage: StageName) -> StageFunction:
@@ -80,6 +172,8 @@ def stage_function(stage: StageName) -> StageFunction:
             from afd.stages import rollout as module
         case "fit":
             from afd.stages import fit as module
+        case "critic":
+            from afd.stages import critic as module
         case "update":
             from afd.stages import update as module
         case "evaluate":

@@ -2,9 +2,11 @@
 
 Everybody answers the same prompts with the same noise. With teacher clips among the inputs this is
 the final judgement, with intervals paired by prompt; without them the cheaper look after a round.
+Sampling and measuring are what costs: they fall into batches (stages/parts.py).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,84 +16,84 @@ import torch
 
 from afd import seeds
 from afd.artifacts import Artifact
-from afd.config import LawsParams
-from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
-from afd.data.shards import read_clips
+from afd.data.prompts import Prompt
+from afd.data.shards import read_table
 from afd.data.sheets import filmstrips, side_by_side
-from afd.data.text import encode
-from afd.evaluation import look, metrics
-from afd.evaluation.statistics import by_prompt, holm, mean_over_prompts, paired_difference
+from afd.evaluation import drift, general, look, metrics
+from afd.evaluation.statistics import by_prompt, holm, mean_of, paired_difference
 from afd.fingerprint import fingerprint
-from afd.flow.solver import rollout
-from afd.flow.times import step_list
+from afd.stages import outside
+from afd.stages.batches import Batch
+from afd.stages.measuring import (
+    LOOK_SEED,
+    Film,
+    SideName,
+    batches,
+    films_of,
+    metric_names,
+    of_pocket_world,
+    prompts_of,
+    spread,
+)
+from afd.stages.parts import num_batches
 from afd.stages.workspace import Workspace
 from afd.store import Store, write_json
-from afd.students.checkpoint import Loaded, load_student
-from afd.world import build as world
-from afd.world.sentences import parse
 
-Clips = npt.NDArray[np.float32]
+ORDER: tuple[SideName, ...] = ("student", "base", "teacher")
 FRECHET = "frechet_distance"
 NUM_FRECHET_RESAMPLES = 999  # each costs two eigendecompositions: 1 s in all
-LOOK_SEED = 90_001  # noise of the base clips that define its own look; no evaluation seed
 
 
 class Side(NamedTuple):
-    """One of those who are judged: its clips for each noise seed and what was measured on them."""
+    """What was measured on one of those who are judged."""
 
-    clips: list[Clips]  # a noise seed each: [prompts, F, 3, H, W]
+    shown: list[npt.NDArray[np.uint8]]  # clips of the prompts to show, of the first noise seed
     table: pd.DataFrame  # a row a prompt and noise seed
     num_failed: int
-    features: list[npt.NDArray[np.float64]]
+    features: list[npt.NDArray[np.float64]]  # a noise seed each
 
 
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves summary.json, per_prompt.parquet, card.json, filmstrips/ and samples.mp4."""
-    prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
-    seed, num_prompts = int(params["seed"]), int(params["num_prompts"])
-    chosen = prompts_of_round(prompts, "held_out", num_prompts, seed, 0)
-    noise_seeds = [int(value) for value in params["noise_seeds"]]
-    laws = world.laws(LawsParams.model_validate(params["laws"]))
-    student = load_student(inputs["student"].path, "average")
-    base = load_student(inputs["reference"].path, "average")
-
-    sides: dict[str, Side] = {}
-    total = 2 * len(noise_seeds) + 1
-    for name, judged in (("student", student), ("base", base)):
-        clips: list[Clips] = []
-        for noise_seed in noise_seeds:
-            clips.append(sample(judged, chosen, noise_seed))
-            work.progress(len(clips) + len(sides) * len(noise_seeds), total)
-        sides[name] = judge(clips, chosen, noise_seeds, laws)
-    if "teacher_clips" in inputs:
-        films, table = read_clips(
-            inputs["teacher_clips"].path, params["frame_size"], params["num_frames"]
-        )
-        if table["prompt_id"].tolist() != [prompt.id for prompt in chosen]:
-            raise ValueError("the held-out teacher clips are about other prompts")
-        sides["teacher"] = judge([films.numpy()], chosen, [-1], laws)
-    own_look = look.look_features(finite(sample(base, chosen, LOOK_SEED))[0])
-    measured = {
-        name: compare(name, sides, params, seed) for name in metrics.NAMES
-    }  # fmt: skip
+    """Leaves summary.json, per_prompt.parquet, card.json, filmstrips/, sheet.png, samples.mp4."""
+    chosen, seed = prompts_of(params, inputs), int(params["seed"])
+    made = work.batches(num_batches("evaluate", params, inputs), batches(params, inputs, store))
+    films = films_of(params, inputs)
+    by_film = dict(zip(films, in_films(made, len(films)), strict=True))
+    sides = {name: side_of(name, by_film, chosen) for name in ORDER if name in dict(films)}
+    own_look = joined(by_film[Film("own_look", LOOK_SEED)], "features")
+    evaluators = outside.asked_of(params)
+    told: dict[str, Any] = {}
+    if evaluators:
+        shown_to_all = {film: made for film, made in by_film.items() if film.side in sides}
+        columns, told = outside.measure(evaluators, shown_to_all, chosen, params["fps"], work.path)
+        sides = {
+            name: side._replace(table=joined_with(side.table, name, columns))
+            for name, side in sides.items()
+        }
+    names = [*metric_names(params, chosen), *outside.names(evaluators)]
+    measured = {name: compare(name, sides, params, seed) for name in names}
+    for name, said in outside.about(told).items():
+        measured[name] |= said
     measured[FRECHET] = compare_look(sides, own_look, seed, params["confidence"])
     adjusted = holm({name: row.pop("p_value") for name, row in measured.items()})
     for name, row in measured.items():
         row["p_holm"] = adjusted[name]
 
-    shown = spread(chosen, int(params["num_filmstrips"]))
-    leave_pictures(work, sides, chosen, shown, params["fps"])
+    shown = [chosen[index] for index in spread(chosen, int(params["num_filmstrips"]))]
+    leave_pictures(work, sides, shown, params["fps"])
     summary = {
         "metrics": measured,
         "num_prompts": len(chosen),
-        "noise_seeds": noise_seeds,
+        "noise_seeds": [int(value) for value in params["noise_seeds"]],
         "num_failed": {name: side.num_failed for name, side in sides.items()},
         "confidence": params["confidence"],
         "frechet_margin": params["frechet_margin"],
-        "filmstrip_prompts": [chosen[index].text for index in shown],
-    }
+        "filmstrip_prompts": [prompt.text for prompt in shown],
+    } | ({"outside": told} if told else {})
+    if params.get("horizon"):
+        summary |= {"drift": drift_of(by_film), "horizon": params["horizon"]}
     write_json(work.out / "summary.json", summary)
     write_json(work.out / "card.json", card(params, chosen, inputs))
     tables = [side.table.assign(side=name) for name, side in sides.items()]
@@ -100,46 +102,66 @@ def run(
     return means | {"num_prompts": len(chosen), "num_failed": sides["student"].num_failed}
 
 
-def sample(judged: Loaded, prompts: list[Prompt], noise_seed: int) -> Clips:
-    """Clips [prompts, F, 3, H, W] as a file would show them; noise from (noise seed, prompt)."""
-    wan, student = judged.params, judged.student
-    steps = step_list(wan.num_steps, wan.shift)
-    shape = (len(steps), *student.geometry.shape(1)[1:])
-    parts: list[torch.Tensor] = []
-    for start in range(0, len(prompts), 64):
-        batch = prompts[start : start + 64]
-        noise = seeds.sample_noise([seeds.derive(noise_seed, "noise", p.id) for p in batch], shape)
-        text = encode([p.text for p in batch], wan.num_text_tokens, wan.text_dim)
-        parts.append(judged.codec.decode(rollout(student, text, noise, steps)))
-    return ((torch.cat(parts) * 255).round() / 255).numpy()
+def in_films(made: Sequence[Batch], num_films: int) -> list[Sequence[Batch]]:
+    """The batches of each film."""
+    size = len(made) // num_films
+    return [made[start : start + size] for start in range(0, len(made), size)]
 
 
-def finite(clips: Clips) -> tuple[Clips, npt.NDArray[np.bool_]]:
-    """Clips with those that hold NaN or infinity blacked out, and which ones they were."""
-    failed = ~np.isfinite(clips).all(axis=(1, 2, 3, 4))
-    return np.where(failed[:, None, None, None, None], np.float32(0), clips), failed
+def joined(film: Sequence[Batch], name: str) -> npt.NDArray[Any]:
+    """One measured quantity of a film, a row a prompt."""
+    return torch.cat([batch[name] for batch in film]).numpy()
 
 
-def judge(clips: list[Clips], prompts: list[Prompt], noise_seeds: list[int], laws: Any) -> Side:
+def side_of(name: SideName, by_film: dict[Film, Sequence[Batch]], prompts: list[Prompt]) -> Side:
     """Every metric of every clip; a failed clip keeps its row, without values."""
-    sentences = [parse(prompt.text) for prompt in prompts]
+    films = {film.noise_seed: made for film, made in by_film.items() if film.side == name}
     tables: list[pd.DataFrame] = []
-    features: list[npt.NDArray[np.float64]] = []
-    num_failed = 0
-    for number, noise_seed in enumerate(noise_seeds):
-        sound, failed = finite(clips[number])
-        measured = metrics.measure(sound, sentences, laws)
-        table = pd.DataFrame({name: np.where(failed, np.nan, v) for name, v in measured.items()})
+    for noise_seed, made in films.items():
+        measured = [n for n in (*metrics.NAMES, *general.NAMES) if f"metric/{n}" in made[0]]
+        table = pd.DataFrame({name: joined(made, f"metric/{name}") for name in measured})
         table.insert(0, "prompt_id", [prompt.id for prompt in prompts])
         table.insert(1, "prompt", [prompt.text for prompt in prompts])
         table.insert(2, "noise_seed", noise_seed)
-        tables.append(table.assign(failed=failed))
-        features.append(look.look_features(sound))
-        num_failed += int(failed.sum())
-    return Side(clips, pd.concat(tables, ignore_index=True), num_failed, features)
+        tables.append(table.assign(failed=joined(made, "failed")))
+    table = pd.concat(tables, ignore_index=True)
+    first = next(iter(films.values()))
+    return Side(
+        shown=list(joined(first, "shown")),
+        table=table,
+        num_failed=int(table["failed"].sum()),
+        features=[joined(made, "features") for made in films.values()],
+    )
 
 
-def compare(name: str, sides: dict[str, Side], params: dict[str, Any], seed: int) -> dict[str, Any]:
+def drift_of(by_film: dict[Film, Sequence[Batch]]) -> dict[str, dict[str, list[float | None]]]:
+    """Of student and base each metric block by block, a mean over prompts and noise seeds."""
+    told: dict[str, dict[str, list[float | None]]] = {}
+    for side in ("student", "base"):
+        films = [made for film, made in by_film.items() if film.side == side]
+        measured = [name for name in drift.NAMES if f"drift/{name}" in films[0][0]]
+        for name in measured:  # in one order, whoever measured and whatever was read
+            values = np.concatenate([joined(made, f"drift/{name}") for made in films])
+            known = np.isfinite(values).any(axis=0)
+            means = np.nanmean(values[:, known], axis=0)
+            rows: list[float | None] = [None] * values.shape[1]
+            for place, mean in zip(np.flatnonzero(known), means, strict=True):
+                rows[place] = float(mean)
+            told.setdefault(side, {})[name] = rows
+    return told
+
+
+def joined_with(
+    table: pd.DataFrame, side: SideName, columns: dict[Film, dict[str, npt.NDArray[np.float64]]]
+) -> pd.DataFrame:
+    """A side's table and what evaluators outside said, a noise seed below the other."""
+    own = [pd.DataFrame(said) for film, said in columns.items() if film.side == side]
+    return pd.concat([table, pd.concat(own, ignore_index=True)], axis=1)
+
+
+def compare(
+    name: str, sides: dict[SideName, Side], params: dict[str, Any], seed: int
+) -> dict[str, Any]:
     """One metric of everybody; student minus base paired by prompt, noise seeds averaged inside."""
     values = {
         side: by_prompt(of.table["prompt_id"].tolist(), of.table[name].to_numpy(float))
@@ -147,7 +169,7 @@ def compare(name: str, sides: dict[str, Side], params: dict[str, Any], seed: int
     }
     resamples = (seeds.derive(seed, name), params["num_resamples"], params["confidence"])
     paired = paired_difference(values["student"], values["base"], *resamples)
-    means = {side: mean_over_prompts(of, *resamples).mean for side, of in values.items()}
+    means = {side: mean_of(of) for side, of in values.items()}
     return {
         "teacher": means.get("teacher"),
         "base": means["base"],
@@ -162,7 +184,7 @@ def compare(name: str, sides: dict[str, Side], params: dict[str, Any], seed: int
 
 
 def compare_look(
-    sides: dict[str, Side], own_look: npt.NDArray[np.float64], seed: int, confidence: float
+    sides: dict[SideName, Side], own_look: npt.NDArray[np.float64], seed: int, confidence: float
 ) -> dict[str, Any]:
     """Frechet distance of everybody's look to the base's own, at one n; interval over prompts."""
     distances = {
@@ -198,47 +220,48 @@ def _distance(features: npt.NDArray[np.float64], own_look: npt.NDArray[np.float6
     return math.nan if distance is None else distance
 
 
-def spread(prompts: list[Prompt], count: int) -> list[int]:
-    """Which prompts to show: half with two balls that meet, half others, in the set's order."""
-    meeting = [i for i, prompt in enumerate(prompts) if parse(prompt.text).meets]
-    others = [i for i in range(len(prompts)) if i not in set(meeting)]
-    half = min(len(meeting), count // 2)
-    return sorted(meeting[:half] + others[: count - half])
-
-
 def leave_pictures(
-    work: Workspace, sides: dict[str, Side], prompts: list[Prompt], shown: list[int], fps: int
+    work: Workspace, sides: dict[SideName, Side], shown: list[Prompt], fps: int
 ) -> None:
     """A filmstrip a prompt, one film with everybody side by side, one sheet of the student."""
     order = [name for name in ("teacher", "base", "student") if name in sides]
     (work.out / "filmstrips").mkdir()
-    for number, index in enumerate(shown):
-        clips = [sides[name].clips[0][index] for name in order]
+    for number in range(len(shown)):
+        clips = [sides[name].shown[number] for name in order]
         (work.out / "filmstrips" / f"{number}.png").write_bytes(filmstrips(clips, order))
-    films = [np.concatenate([sides[name].clips[0][i] for i in shown]) for name in order]
+    films = [np.concatenate(sides[name].shown) for name in order]
     (work.out / "samples.mp4").write_bytes(side_by_side(films, fps))
-    labels = [prompts[index].text for index in shown]
-    students = [sides["student"].clips[0][index] for index in shown]
-    (work.out / "sheet.png").write_bytes(filmstrips(students, labels))
+    labels = [prompt.text for prompt in shown]
+    (work.out / "sheet.png").write_bytes(filmstrips(sides["student"].shown, labels))
+
+
+def _content(clips: Artifact) -> str:
+    """Clips by what they show: campaigns of other training seeds harvest them in another order."""
+    table = read_table(clips.path)
+    shown = sorted(map(list, zip(table["prompt_id"], table["sha256"], strict=True)))
+    return fingerprint(shown)[:16]
 
 
 def card(
     params: dict[str, Any], prompts: list[Prompt], inputs: dict[str, Artifact]
 ) -> dict[str, Any]:
     """What two evaluations must share to be comparable; nothing of who was evaluated."""
-    teacher = inputs.get("teacher_clips")
+    teacher, is_pocket = inputs.get("teacher_clips"), of_pocket_world(params, prompts)
     return {
-        "prompts": fingerprint([prompt.id for prompt in prompts])[:16],
+        "prompts": fingerprint(sorted(prompt.id for prompt in prompts))[:16],
+        "split": params["split"],
         "num_prompts": len(prompts),
         "noise_seeds": [int(value) for value in params["noise_seeds"]],
         "num_frames": params["num_frames"],
         "frame_size": params["frame_size"],
         "fps": params["fps"],
-        "laws": params["laws"],
-        "metrics_version": metrics.VERSION,
+        "laws": params["laws"] if is_pocket else None,
+        "metrics_version": metrics.VERSION if is_pocket else f"general {general.VERSION}",
         "look_version": look.VERSION,
-        "teacher_clips": teacher.manifest.fingerprint[:16] if teacher else None,
+        "teacher_clips": _content(teacher) if teacher else None,
         "num_resamples": params["num_resamples"],
         "confidence": params["confidence"],
         "frechet_margin": params["frechet_margin"],
+        **{name: params[name] for name in ("guidance", "horizon") if name in params},
+        **outside.card(outside.asked_of(params), params.get("evaluator_weights", {})),
     }

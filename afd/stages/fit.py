@@ -9,33 +9,56 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from afd import seeds
 from afd.artifacts import Artifact
-from afd.config import ConvDiscriminator, FitParams
-from afd.data.shards import read_clips
-from afd.data.text import encode
+from afd.config import FitParams
+from afd.data.canonical import Canon, canon_of
+from afd.data.shards import places
 from afd.data.weights import Training
 from afd.discriminators import checkpoint as discriminators
-from afd.discriminators.conv import ConvDiscriminator as ConvModel
-from afd.discriminators.conv import build
-from afd.failpoints import failpoint
+from afd.discriminators.build import AnyDiscriminator, build
+from afd.discriminators.discriminator import Setting
+from afd.draws import RowDraws, normal
+from afd.evaluation import gauges
+from afd.harvest.permission import refuse_clips
 from afd.losses.adversarial import binary_cross_entropy, bradley_terry, r1_penalty
+from afd.losses.gradient_penalty import r1_by_differences
+from afd.stages.panel import leak_accuracy
+from afd.stages.ranks import Ranks
 from afd.stages.request import refuse_unpermitted
+from afd.stages.seen import in_parts, seen_rollouts, seen_teacher
+from afd.stages.slices import slices
+from afd.stages.training import resumed_at, steps
 from afd.stages.workspace import Workspace
 from afd.store import Store
-from afd.students.checkpoint import load_codec, load_student_params
-from afd.students.codec import PatchCodec
+from afd.students.checkpoint import load_encoder
+
+
+class Drawn(NamedTuple):
+    """One batch of same-prompt pairs, a row each."""
+
+    teacher: Tensor  # [B, ...]
+    student: Tensor  # [B, ...]
+    text: Tensor  # [B, ...]
+
+
+class Pictures(NamedTuple):
+    """One round's clips as both sides come through one path (stages/seen.py), pair by pair."""
+
+    teacher: Tensor  # uint8 [P, F, 3, H, W]
+    student: Tensor  # uint8 [P, K, F, 3, H, W]
+    prompts: list[str]  # P
 
 
 class Pairs(NamedTuple):
     """One round's material, prompt by prompt."""
 
-    teacher: Tensor  # [P, F, 3, H, W]
-    student: Tensor  # [P, K, F, 3, H, W]
-    text: Tensor  # [P, L, text_dim]
+    teacher: Tensor  # [P, ...], as the discriminator sees clips: conv [F, 3, H, W]
+    student: Tensor  # [P, K, ...]
+    text: Tensor  # [P, ...], as it reads prompts
 
 
 def run(
@@ -43,66 +66,116 @@ def run(
 ) -> dict[str, float | int | str | None]:
     """Leaves the discriminator with its optimiser; the summary is what it did before and after."""
     own = FitParams.model_validate(params["fit"])
-    shape = ConvDiscriminator.model_validate(params["discriminator"])
+    kind = discriminators.params_of(params["discriminator"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
-    rounds = read_rounds(inputs, store)
+    encoder = load_encoder(store.path(inputs["rollouts_0"].manifest.made_from["student"]))
+    setting = Setting(params["num_frames"], params["frame_size"], encoder.dim)
+    model = build(kind, setting, encoder, seeds.generator(seed, "discriminator"))
+    rounds, leaked = read_rounds(inputs, store, model, canon_of(params))
     now = rounds[0]
-    text_dim = now.text.shape[2]
-    model = build(
-        shape, params["num_frames"], params["frame_size"], text_dim,
-        seeds.generator(seed, "discriminator"),
-    )  # fmt: skip
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=own.learning_rate, betas=own.betas, weight_decay=own.weight_decay
+        [p for p in model.parameters() if p.requires_grad],
+        lr=own.learning_rate,
+        betas=own.betas,
+        weight_decay=own.weight_decay,
     )
     training = Training("discriminator", {"discriminator": model}, optimiser)
     if previous := inputs.get("discriminator"):
         training.restore(load_file(previous.file("discriminator.safetensors")))
     before = measure(model, now, seeds.generator(seed, "before", round_index))
-    first = 0
-    if kept := work.resume():
-        last, tensors, _ = kept
-        first = last + 1
-        training.restore(tensors)
-
     num_steps = own.num_steps + (own.warmup_steps if previous is None else 0)
-    for step in range(first, num_steps):
+    span = range(num_steps)
+    tally = {"num_skipped": 0}
+    for step in steps(work, training, span, "fit.step", tally):
         draw = seeds.generator(seed, "fit", round_index, step)
-        total, metrics = fit_loss(model, draw_pairs(rounds, own, draw), own, draw)
-        if not torch.isfinite(total):
-            raise FloatingPointError(
-                f"fit: loss is {total.item()} in round {round_index}, step {step}; lower "
-                f"fit.learning_rate ({own.learning_rate}) or raise fit.r1 ({own.r1})"
-            )
+        pairs = draw_pairs(rounds, own, draw)
         optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        optimiser.step()
-        work.record(step, {f"fit/{name}": float(value) for name, value in metrics.items()})
-        work.progress(step + 1, num_steps)
-        if step + 1 < num_steps and work.checkpoint_due():
-            work.checkpoint(step, training.tensors(), {})
-        failpoint("fit.step")
-    sizes = (params["num_frames"], params["frame_size"], text_dim)
-    discriminators.save(work.out, shape, *sizes, training.tensors())
+        metrics = accumulate(model, pairs, own, draw, work.ranks)
+        if math.isfinite(metrics.pop("total")) and gradients_are_finite(model):
+            optimiser.step()
+        else:
+            tally["num_skipped"] += 1
+            refuse_divergence(tally["num_skipped"], own, step, pairs, work)
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        work.record(step, {f"fit/{name}": value for name, value in finite.items()})
+    if not work.ranks.is_first:
+        return {}
+    discriminators.save(work.out, kind, setting, training.tensors())
     after = measure(model, now, seeds.generator(seed, "after", round_index))
+    if "anchor_rollouts" in inputs:  # the first round's pairs: they never change
+        asked = (inputs["anchor_clips"], inputs["anchor_rollouts"])
+        pairs = sighted(model, read_pairs(*asked, store, canon_of(params)))
+        anchored = measure(model, pairs, seeds.generator(seed, "anchor", round_index))
+        after |= {"anchor_pair_accuracy": anchored["pair_accuracy"]}
     return {
         # Before: on rollouts and clips it has never seen, so it is held-out by construction.
         **{f"{name}_before": value for name, value in before.items()},
         **after,
+        **leaked,
         "num_steps": num_steps,
+        **(tally if tally["num_skipped"] else {}),
         "num_pairs": len(now.teacher),
         "num_replayed_rounds": len(rounds) - 1,
-        "resumed_from_step": first,
+        "resumed_from_step": resumed_at(work, span),
     }
 
 
+def gradients_are_finite(model: AnyDiscriminator) -> bool:
+    """Whether a step by these gradients leaves weights that are numbers."""
+    return all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def refuse_divergence(
+    num_skipped: int, own: FitParams, step: int, pairs: Drawn, work: Workspace
+) -> None:
+    """Keep the pairs of a step that is not finite for inspection; stop after too many."""
+    kept = work.path / f"not-finite-step-{step:05d}.safetensors"
+    if work.ranks.is_first:
+        held = {name: part.contiguous() for name, part in pairs._asdict().items()}
+        save_file(held, kept)
+    if num_skipped > own.max_skipped_steps:
+        raise FloatingPointError(
+            f"fit: {num_skipped} steps were NaN or infinite, more than fit.max_skipped_steps "
+            f"({own.max_skipped_steps}); the last batch is in {kept}; lower fit.learning_rate "
+            f"({own.learning_rate}) or raise fit.r1 ({own.r1})"
+        )
+
+
+def accumulate(
+    model: AnyDiscriminator, pairs: Drawn, own: FitParams, draw: Generator, ranks: Ranks
+) -> dict[str, float]:
+    """Leave the gradients of the whole batch's loss, whoever computes which rows of it.
+
+    Gives the metrics of the batch, and its loss as `total`.
+    """
+    num_pairs = len(pairs.text)
+    mine = ranks.rows(num_pairs)
+    means: dict[str, Tensor] = {}
+    for rows in slices(mine, model.micro_batch):
+        total, metrics = fit_loss(model, pairs, own, RowDraws.at(draw), rows)
+        (total * ((rows.stop - rows.start) / num_pairs)).backward()
+        weight = (rows.stop - rows.start) / (mine.stop - mine.start)
+        for name, value in (metrics | {"total": total.detach()}).items():
+            means[name] = means[name] + weight * value if name in means else weight * value
+    ranks.sum_gradients(model.parameters())
+    return ranks.mean(means, num_pairs)
+
+
 def fit_loss(
-    model: ConvModel, pairs: tuple[Tensor, Tensor, Tensor], own: FitParams, draw: Generator
+    model: AnyDiscriminator,
+    pairs: Drawn,
+    own: FitParams,
+    draw: Generator,
+    rows: slice = slice(None),
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The discriminator's whole loss on same-prompt pairs (teacher, student, text)."""
-    teacher, student, text = pairs
-    both = torch.cat([teacher, student]).requires_grad_(True)
-    scores = model(both, torch.cat([text, text]), draw)
+    """The discriminator's whole loss on rows `rows` of a batch of same-prompt pairs."""
+    num_pairs = len(pairs.text)
+    taken = torch.arange(num_pairs)[rows]
+    draws = RowDraws.at(draw)
+    teacher, student, text = (part[rows] for part in pairs)
+    both = torch.cat([teacher, student]).requires_grad_(model.penalty_step is None)
+    draws.take(torch.cat([taken, num_pairs + taken]), 2 * num_pairs)
+    scores = model(both, torch.cat([text, text]), draws)
     teacher_scores, student_scores = scores.chunk(2)
     if own.loss == "bradley_terry":
         loss, metrics = bradley_terry(teacher_scores, student_scores)
@@ -112,63 +185,85 @@ def fit_loss(
         # Matching-aware (Reed et al., arXiv:1605.05396): a teacher clip must score higher under its
         # own prompt than under another's. Look gives nothing away here, so motion and content are
         # learned: rank correlation with the true fall .38 -> .51 after 23 steps (lab notes).
-        wrong = model(teacher, text.roll(1, dims=0), draw)
-        matched, seen = bradley_terry(model(teacher, text, draw), wrong)
+        draws.take(taken, num_pairs)
+        wrong = model(teacher, pairs.text.roll(1, dims=0)[rows], draws)
+        matched, seen = bradley_terry(model(teacher, text, draws), wrong)
         loss = loss + own.mismatch * matched
         metrics |= {f"mismatch_{name}": value for name, value in seen.items()}
     if own.r1:
-        penalty = r1_penalty(scores, both)
+        if model.penalty_step is None:
+            penalty = r1_penalty(scores, both)
+        else:
+            draws.take(torch.cat([taken, num_pairs + taken]), 2 * num_pairs)
+            penalty = r1_by_differences(
+                lambda seen: model(seen, torch.cat([text, text]), draws.again()),
+                both,
+                normal(both.shape, draws),
+                model.penalty_step,
+            )
         loss = loss + own.r1 * penalty
         metrics |= {"r1": penalty.detach()}
     return loss, metrics
 
 
-def read_rounds(inputs: dict[str, Artifact], store: Store) -> list[Pairs]:
-    """This round's pairs, then the replayed ones, the newest first.
+def read_rounds(
+    inputs: dict[str, Artifact], store: Store, model: AnyDiscriminator, canon: Canon
+) -> tuple[list[Pairs], dict[str, float]]:
+    """This round's pairs as `model` sees them, then the replayed ones, the newest first.
 
-    Raises ValueError when teacher clips and rollouts of a round are about other prompts.
+    And this round's gauge of leaks, taken while its pictures are at hand. Raises ValueError when
+    teacher clips and rollouts of a round are about other prompts.
     """
     rounds: list[Pairs] = []
+    leaked: dict[str, float] = {}
     while (role := f"rollouts_{len(rounds)}") in inputs:
-        rollouts = inputs[role]
         clips = inputs[f"teacher_clips_{len(rounds)}"]
-        student_ref = rollouts.manifest.made_from["student"]
-        wan = load_student_params(store.path(student_ref))
-        codec = load_codec(store.path(student_ref))
-        refuse_unpermitted(clips.manifest.params["teacher"]["training_permitted"])
-        teacher, table = read_clips(clips.path, *shape_of(clips))
-        who = pd.read_parquet(rollouts.file("rollouts.parquet"))
-        prompts = who.groupby("group")["prompt"].first().tolist()
-        if prompts != table["prompt"].tolist():
-            raise ValueError(
-                f"teacher clips {clips.manifest.fingerprint[:16]} and rollouts "
-                f"{rollouts.manifest.fingerprint[:16]} are about different prompts"
-            )
-        latents = load_file(rollouts.file("rollouts.safetensors"))["latents"]
-        student = as_seen(codec.decode(latents)).unflatten(0, (len(prompts), -1))
-        text = encode(prompts, wan.num_text_tokens, wan.text_dim)
-        rounds.append(Pairs(_through(codec, teacher), student, text))
-    return rounds
+        pictures = read_pairs(clips, inputs[role], store, canon)
+        if not rounds:
+            leaked = leak_accuracy(pictures.teacher, pictures.student[:, 0])
+        rounds.append(sighted(model, pictures))
+    return rounds, leaked
 
 
-def shape_of(clips: Artifact) -> tuple[int, int]:
-    """(frame size, frames) of the clips as the student sees them."""
-    return clips.manifest.params["frame_size"], clips.manifest.params["num_frames"]
+def read_pairs(clips: Artifact, rollouts: Artifact, store: Store, canon: Canon) -> Pictures:
+    """One round's pairs; raises ValueError as `read_rounds`.
+
+    Raises RefusedError, NotPermittedError for clips whose terms do not allow training.
+    """
+    refuse_unpermitted(clips.manifest.params["teacher"]["training_permitted"])
+    refuse_clips(store, clips)
+    teacher, table = seen_teacher(clips, rollouts, store, canon)
+    who = pd.read_parquet(rollouts.file("rollouts.parquet"))
+    prompts = who.groupby("group")["prompt"].first().tolist()
+    try:
+        paired = places(table, prompts)
+    except ValueError:
+        raise ValueError(
+            f"teacher clips {clips.manifest.fingerprint[:16]} and rollouts "
+            f"{rollouts.manifest.fingerprint[:16]} are about different prompts"
+        ) from None
+    student = seen_rollouts(rollouts, store, canon).unflatten(0, (len(prompts), -1))
+    if len(paired) < len(prompts):  # groups without a pair do not enter
+        student, prompts = student[paired], [prompts[place] for place in paired]
+    return Pictures(teacher, student, prompts)
 
 
-def as_seen(clips: Tensor) -> Tensor:
-    """Clips as a file would show them: 8 bits a channel."""
-    return (clips * 255).round() / 255
+def sighted(model: AnyDiscriminator, pictures: Pictures) -> Pairs:
+    """The pairs as `model` sees and reads them."""
+    teacher, student, prompts = pictures
+    return Pairs(
+        sight(model, teacher),
+        sight(model, student.flatten(0, 1)).unflatten(0, student.shape[:2]),
+        model.read(prompts),
+    )
 
 
-def _through(codec: PatchCodec, teacher: Tensor) -> Tensor:
-    """Teacher clips through the student's codec, so that what it blurs gives nobody away."""
-    return as_seen(codec.decode(codec.encode(teacher)))
+def sight(model: AnyDiscriminator, clips: Tensor) -> Tensor:
+    """Clips uint8 [N, F, 3, H, W] as `model` sees them."""
+    return torch.cat([model.see(part) for part in in_parts(clips)])
 
 
-def draw_pairs(
-    rounds: list[Pairs], own: FitParams, draw: Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def draw_pairs(rounds: list[Pairs], own: FitParams, draw: Generator) -> Drawn:
     """Same-prompt pairs [B, ...]: `replay_share` of them from earlier rounds, if there are."""
     num_replayed = round(own.batch_size * own.replay_share) if len(rounds) > 1 else 0
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -181,8 +276,7 @@ def draw_pairs(
         prompt = torch.randint(len(pairs.teacher), (count,), generator=draw)
         member = torch.randint(pairs.student.shape[1], (count,), generator=draw)
         parts.append((pairs.teacher[prompt], pairs.student[prompt, member], pairs.text[prompt]))
-    teacher, student, text = (torch.cat(part) for part in zip(*parts, strict=True))
-    return teacher, student, text
+    return Drawn(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
@@ -197,11 +291,12 @@ def measure(model: Any, pairs: Pairs, draw: Generator) -> dict[str, float]:
         [model.score(pairs.student[:, member], pairs.text, draw) for member in range(few)], dim=1
     )
     margin = teacher - student[:, 0]
+    if not (torch.isfinite(teacher).all() and torch.isfinite(student).all()):
+        raise FloatingPointError("fit: the discriminator's scores are not finite")
     measured = {
         "pair_accuracy": (margin > 0).float().mean().item(),
         "margin": margin.mean().item(),
         "group_spread": student.std(dim=1).mean().item(),
+        "calibration_error": gauges.calibration_error(margin.numpy()),
     }
-    if not all(map(math.isfinite, measured.values())):
-        raise FloatingPointError(f"fit: the discriminator's scores are not finite: {measured}")
     return measured

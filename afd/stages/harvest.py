@@ -4,75 +4,230 @@ A video is named by the hash of what was asked: teacher, prompt, sample number, 
 by another round, campaign, seed or clone, it is read from the store; only what is missing is paid.
 """
 
-import hashlib
-from pathlib import Path
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
 
 from afd import seeds
 from afd.artifacts import Artifact
-from afd.config import SimulatorTeacher
+from afd.config import (
+    DiffusersTeacher,
+    FolderTeacher,
+    RemoteTeacher,
+    SimulatorTeacher,
+    Teacher,
+)
 from afd.data.clips import decode
 from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
-from afd.data.shards import read_shard, read_table, write_shard
+from afd.data.shards import write_shard
 from afd.failpoints import failpoint
 from afd.fingerprint import fingerprint
+from afd.harvest.answers import delivered, row_of_shard
+from afd.harvest.gathering import Gathered, HarvestPausedError, gather
+from afd.harvest.live import Live
+from afd.harvest.status import NO_CATEGORY
+from afd.harvest.vault import keep_bytes, kept
+from afd.harvest.wants import Want, wants_of_request
+from afd.stages.batches import Batch, Compute
+from afd.stages.outcome import StoppedError
+from afd.stages.parts import num_batches
+from afd.stages.signals import show_life
 from afd.stages.workspace import Workspace
-from afd.store import Store, StoreError, write_atomic
-from afd.teachers.simulator import build
-from afd.teachers.teacher import Teacher
+from afd.store import Store, write_json
+from afd.teachers.build import build
+from afd.teachers.teacher import PromptRefused
+from afd.teachers.teacher import Teacher as Films
+
+OUTCOMES = "outcomes.json"  # of a remote teacher or a folder: refusals bend its distribution
+_TERMS = ("training_permitted", "terms")
 
 
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves one shard: clips.tar and clips.parquet, a row a prompt in the round's order."""
-    own = SimulatorTeacher.model_validate(params["teacher"])
+    """Leaves one shard: clips.tar and clips.parquet, a row a prompt in the round's order.
+
+    A prompt that the teacher refused has no row; `place` says which of the round's each row is.
+    """
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
-    split, seed, round_index = params["split"], int(params["seed"]), int(params["round_index"])
-    num_prompts = int(params["num_prompts"])
-    chosen = prompts_of_round(prompts, split, num_prompts, seed, round_index)
-    size = sum(prompt.split == split for prompt in prompts)
-    teacher = build(own, params["num_frames"], params["fps"])
-    rows: list[dict[str, Any]] = []
-    num_paid = 0
-    shards: dict[int, Path] | None = None  # looked for when the first clip is missing
-    for number, prompt in enumerate(chosen):
-        # The n-th time a prompt comes up it shows its n-th clip, then the first again.
-        sample = (round_index * num_prompts + number) // size % own.clips_per_prompt
-        key = request_key(params, prompt, sample)
-        clip = kept(store, key)
-        if clip is None:
-            shards = delivered(store) if shards is None else shards
-            clip = read_back(shards, key)
-            if is_new := clip is None:
-                clip = pay(teacher, prompt, key)
-            keep(store, key, clip)
-            if is_new:
-                num_paid += 1
-                failpoint("harvest.clip_paid")
-        rows.append(
-            {"prompt_id": prompt.id, "prompt": prompt.text, "seed": seed_of(key), "bytes": clip}
-        )
-        work.progress(number + 1, len(chosen))
+    teacher = TypeAdapter[Teacher](Teacher).validate_python(params["teacher"])
+    if isinstance(teacher, SimulatorTeacher | DiffusersTeacher):
+        return _filmed(teacher, params, inputs, store, work)
+    return _answered(teacher, params, prompts, store, work)
+
+
+def _answered(
+    teacher: RemoteTeacher | FolderTeacher,
+    params: dict[str, Any],
+    prompts: list[Prompt],
+    store: Store,
+    work: Workspace,
+) -> dict[str, float | int | str | None]:
+    """Out of the store; what is not there is ordered from the vendor, or imported."""
+    wants = wants_of_request(params, teacher, prompts)
+
+    news = ""
+
+    def tell(live: Live) -> None:
+        nonlocal news
+        show_life()  # a vendor may take hours
+        work.progress(live.num_settled, live.num_wanted)
+        if live.news not in ("", news):
+            news = live.news
+            sys.stderr.write(f"{news}\n")
+
+    try:
+        gathered = gather(teacher, store, wants, tell)
+    except HarvestPausedError as error:
+        if error.why == "interrupted":
+            raise StoppedError(str(error)) from None
+        raise
+    rows = (
+        gathered.answers[want.slot].row()
+        | {"prompt_id": want.prompt_id, "prompt": want.prompt, "place": place}
+        for place, want in enumerate(wants)
+        if want.slot in gathered.answers
+    )
     write_shard(work.out, rows)
-    return {"num_clips": len(rows), "num_paid": num_paid, "num_reused": len(rows) - num_paid}
+    write_json(work.out / OUTCOMES, _by_category(wants, gathered))
+    num_clips = sum(want.slot in gathered.answers for want in wants)
+    without = {f"num_{state}": number for state, number in gathered.without_clip.items()}
+    return {
+        "num_clips": num_clips,
+        "num_paid": gathered.num_new,
+        "num_reused": num_clips - gathered.num_new,
+        "num_without_clip": len(wants) - num_clips,
+        "cost_usd": gathered.cost_usd,
+        **without,
+    }
+
+
+def _by_category(wants: Sequence[Want], gathered: Gathered) -> dict[str, dict[str, int]]:
+    """Category of the prompt -> how many of its wants have a clip, and how the others ended."""
+    told: dict[str, Counter[str]] = {}
+    for want in wants:
+        state = "clip" if want.slot in gathered.answers else gathered.ends[want.slot]
+        told.setdefault(want.category or NO_CATEGORY, Counter())[state] += 1
+    return {category: dict(sorted(counts.items())) for category, counts in sorted(told.items())}
+
+
+def _filmed(
+    own: SimulatorTeacher | DiffusersTeacher,
+    params: dict[str, Any],
+    inputs: dict[str, Artifact],
+    store: Store,
+    work: Workspace,
+) -> dict[str, float | int | str | None]:
+    """A teacher that films here: what is missing, now, or gathered from its parts."""
+    chosen = chosen_prompts(params, inputs)
+    compute = batches(params, inputs, store)
+    made: list[Batch] = []
+    if total := num_batches("harvest", params, inputs):
+        made = work.batches(total, compute)
+    for number in range(len(made), len(chosen)):
+        made.append(compute(number))
+        work.progress(number + 1, len(chosen))
+    asked = sampled(params, inputs, own)
+    answered = [place for place, batch in enumerate(made) if len(batch["clip"])]
+    if not answered:
+        raise PromptRefused(f"the teacher refused all {len(made)} prompts; the log says why")
+    rows: list[dict[str, Any]] = []
+    for place in answered:
+        prompt, sample = asked[place]
+        row = {
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "seed": seed_of(request_key(params, prompt, sample)),
+            "bytes": bytes(made[place]["clip"].numpy()),
+        }
+        rows.append(row if len(answered) == len(made) else row | {"place": place})
+    write_shard(work.out, rows)
+    num_paid = sum(int(batch["is_new"]) for batch in made)
+    told = {"num_clips": len(rows), "num_paid": num_paid, "num_reused": len(rows) - num_paid}
+    return told if len(rows) == len(made) else told | {"num_refused": len(made) - len(rows)}
+
+
+def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -> Compute:
+    """Batch n: the n-th prompt's clip, kept in the store the moment it is there."""
+    own = TypeAdapter[Teacher](Teacher).validate_python(params["teacher"])
+    if not isinstance(own, SimulatorTeacher | DiffusersTeacher):
+        raise TypeError(f"teacher.kind {own.kind} films elsewhere")
+    asked = sampled(params, inputs, own)
+    teacher = cache(lambda: build(own, params["num_frames"], params["fps"]))
+    shards = cache(lambda: delivered(store, "seed"))  # looked for when the first clip is missing
+
+    def compute(number: int) -> Batch:
+        prompt, sample = asked[number]
+        key = request_key(params, prompt, sample)
+        is_new = False
+        there = kept(store, key)
+        clip = None if there is None else there.read()
+        if clip is None:
+            seed = seed_of(key)  # 63 bits of the request
+            if is_new := seed not in shards():
+                try:
+                    clip = pay(teacher(), prompt, key)
+                except PromptRefused as error:  # the round goes on without it
+                    sys.stderr.write(f"warning: no clip: {error}\n")
+                    return {"clip": torch.zeros(0, dtype=torch.uint8), "is_new": torch.tensor(0)}
+            else:
+                clip = bytes(row_of_shard(shards()[seed], "seed", seed)["bytes"])
+        if there is None or not there.note.exists():
+            keep_bytes(store, key, clip, about(own, prompt, sample, key))
+        if is_new:
+            failpoint("harvest.clip_paid")
+        held = torch.from_numpy(np.frombuffer(clip, np.uint8).copy())
+        return {"clip": held, "is_new": torch.tensor(int(is_new))}
+
+    return compute
+
+
+def chosen_prompts(params: dict[str, Any], inputs: dict[str, Artifact]) -> list[Prompt]:
+    """The round's prompts, in its order."""
+    prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
+    return prompts_of_round(
+        prompts,
+        params["split"],
+        int(params["num_prompts"]),
+        int(params["seed"]),
+        int(params["round_index"]),
+    )
+
+
+def sampled(
+    params: dict[str, Any],
+    inputs: dict[str, Artifact],
+    own: SimulatorTeacher | DiffusersTeacher,
+) -> list[tuple[Prompt, int]]:
+    """Each prompt with the number of its clip: the n-th time it comes up it shows its n-th."""
+    prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
+    size = sum(prompt.split == params["split"] for prompt in prompts)
+    before = int(params["round_index"]) * int(params["num_prompts"])
+    return [
+        (prompt, (before + number) // size % own.clips_per_prompt)
+        for number, prompt in enumerate(chosen_prompts(params, inputs))
+    ]
 
 
 def request_key(params: dict[str, Any], prompt: Prompt, sample: int) -> str:
     """The identity of one paid video: what was asked of whom, and nothing of who asks.
 
-    Terms (training_permitted) and how many clips a campaign wants do not change the video.
+    Terms (training_permitted), how many clips a campaign wants and what else learns from them do
+    not change the video.
     """
-    terms = {"training_permitted", "clips_per_prompt"}
-    return fingerprint(
-        {
-            "teacher": {k: v for k, v in params["teacher"].items() if k not in terms},
-            "num_frames": params["num_frames"],
-            "fps": params["fps"],
-            "prompt": prompt.text,
-            "sample": sample,
-        }
-    )
+    terms = {"training_permitted", "clips_per_prompt", "white_box"}
+    asked = {"num_frames": params["num_frames"], "fps": params["fps"]}
+    if params["teacher"]["kind"] == "diffusers":  # its own sizes, its weights by content
+        terms |= {"terms", "laws", "pipeline"}
+        asked = {"weights": params["content"]["teacher.pipeline"]}
+    teacher = {k: v for k, v in params["teacher"].items() if k not in terms}
+    return fingerprint({"teacher": teacher, **asked, "prompt": prompt.text, "sample": sample})
 
 
 def seed_of(key: str) -> int:
@@ -80,55 +235,28 @@ def seed_of(key: str) -> int:
     return seeds.derive(0, "teacher", key)
 
 
-def pay(teacher: Teacher, prompt: Prompt, key: str) -> bytes:
+def about(
+    own: SimulatorTeacher | DiffusersTeacher, prompt: Prompt, sample: int, key: str
+) -> dict[str, Any]:
+    """What stands beside the clip in the vault, as beside every other one."""
+    told = own.model_dump(mode="json", exclude_none=True)
+    return {
+        "key": key,
+        "prompt": prompt.text,
+        "prompt_id": prompt.id,
+        "category": prompt.category,
+        "provider": own.kind,
+        "model": getattr(own, "pipeline", own.kind),
+        "parameters": {name: value for name, value in told.items() if name not in _TERMS},
+        "sample": sample,
+        "seed": seed_of(key),
+        "cost_usd": 0.0,
+        **{name: told[name] for name in _TERMS if name in told},
+    }
+
+
+def pay(teacher: Films, prompt: Prompt, key: str) -> bytes:
     """Ask the teacher, and believe nothing that does not decode."""
     clip = teacher.film(prompt.text, seed_of(key))
     decode(clip)
     return clip
-
-
-def keep(store: Store, key: str, clip: bytes) -> None:
-    """Into the append-only part of the store, whole or not at all; its name carries its hash."""
-    folder = store.clips / key[:2]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{key}.{_digest(clip)}.mp4", clip)
-
-
-def kept(store: Store, key: str) -> bytes | None:
-    """The video already paid for, or None. Raises StoreError when its bytes have changed."""
-    damaged: list[str] = []
-    for path in sorted((store.clips / key[:2]).glob(f"{key}.*.mp4")):
-        clip = path.read_bytes()
-        if path.name == f"{key}.{_digest(clip)}.mp4":
-            return clip
-        damaged.append(str(path))
-    if damaged:
-        raise StoreError(
-            f"{damaged[0]}: a paid teacher video has changed on disk. Restore it from a backup; "
-            f"only if it is lost for good, `rm {damaged[0]}` and run the same command again to pay "
-            "for it once more"
-        )
-    return None
-
-
-def delivered(store: Store) -> dict[int, Path]:
-    """The teacher's seed -> the shard that holds its video: what stands in a shard was paid.
-
-    A clone that pulled shards has no clips/. Raises StoreError or ShardError for a shard that
-    cannot be read: it is restored first, for nobody knows what of it was paid.
-    """
-    made = [artifact.ref for artifact in store.all() if artifact.manifest.kind == "teacher_clips"]
-    folders = [store.load(ref).path for ref in made]
-    return {int(seed): folder for folder in folders for seed in read_table(folder)["seed"]}
-
-
-def read_back(shards: dict[int, Path], key: str) -> bytes | None:
-    """The video of this very request (its seed is 63 bits of it), verified; None: never paid."""
-    seed = seed_of(key)
-    if seed not in shards:
-        return None
-    return next(bytes(row["bytes"]) for row in read_shard(shards[seed]) if row["seed"] == seed)
-
-
-def _digest(clip: bytes) -> str:
-    return hashlib.sha256(clip).hexdigest()[:16]

@@ -6,12 +6,15 @@
                        left to do
     heartbeat.json     the worker: pid, host, code digest, whether it serves yet
 
-A request moves by rename, so it is in exactly one place; the worker alone moves it.
+A request moves by rename, so it is in exactly one place; the worker alone moves it. Hosts disagree
+about the time: who waits for a sign from another host looks whether a counter moves, by its own
+clock.
 """
 
 import hashlib
 import os
 import socket
+import time
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -20,10 +23,12 @@ import psutil
 
 from afd.config import Frozen
 from afd.stages.outcome import Outcome
+from afd.stages.parts import Asked, Gather, Part
 from afd.stages.request import StageRequest
 from afd.store import write_atomic
 
 BOXES = ("req", "run", "done", "cancel")
+OWNER_SILENCE_S = 600.0  # a head process that says nothing for so long is gone
 
 
 class Heartbeat(Frozen):
@@ -31,6 +36,8 @@ class Heartbeat(Frozen):
 
     pid: int
     host: str
+    term: int = 1  # of the workers that one mailbox has had: the later one stays
+    beat: int = 0  # goes up with every heartbeat
     code: str  # digest of the code it has loaded
     state: Literal["loading", "serving"]
     running: tuple[str, ...]
@@ -42,10 +49,11 @@ class Owner(Frozen):
     pid: int
     host: str
     created: float
+    beat: int = 0  # another number with every sign of attention
 
     @classmethod
     def me(cls) -> "Owner":
-        return cls.of(os.getpid())
+        return cls.of(os.getpid()).model_copy(update={"beat": time.time_ns()})
 
     @classmethod
     def of(cls, pid: int) -> "Owner":
@@ -77,16 +85,16 @@ class Mailbox:
     # ---------------------------------------------------------------- the flow's side
 
     def own(self) -> None:
-        """Tell the worker that this process pays attention."""
+        """Tell the worker that this process pays attention; from another host, every minute."""
         write_atomic(self.folder / "owner.json", Owner.me().model_dump_json().encode())
 
-    def ask(self, request: StageRequest) -> str:
+    def ask(self, request: StageRequest, piece: Part | Gather | None = None) -> str:
         """Put a request, unless it is there or runs already; gives its id."""
-        name = request_id(request)
+        name = request_id(request, piece)
         (self.folder / "cancel" / name).unlink(missing_ok=True)
         if not self.is_pending(name):
             (self.folder / "done" / f"{name}.json").unlink(missing_ok=True)
-            content = request.model_dump_json().encode()
+            content = Asked(request=request, piece=piece).model_dump_json().encode()
             write_atomic(self.folder / "req" / f"{name}.json", content)
         return name
 
@@ -94,6 +102,9 @@ class Mailbox:
         return any((self.folder / box / f"{name}.json").exists() for box in ("req", "run"))
 
     def outcome(self, name: str) -> Outcome | None:
+        """How it ended, once it has left run/: asked again, it must not be met by its old end."""
+        if (self.folder / "run" / f"{name}.json").exists():
+            return None
         try:
             content = (self.folder / "done" / f"{name}.json").read_bytes()
         except FileNotFoundError:
@@ -104,8 +115,12 @@ class Mailbox:
         """Give up one request: not started, or its child is killed."""
         (self.folder / "cancel" / name).touch()
 
+    @property
+    def stop_file(self) -> Path:
+        return self.folder / "stop"
+
     def stop(self) -> None:
-        (self.folder / "stop").touch()
+        self.stop_file.touch()
 
     def heartbeat(self) -> Heartbeat | None:
         try:
@@ -128,6 +143,11 @@ class Mailbox:
             e.name.removesuffix(".json") for e in sorted(found, key=lambda e: e.stat().st_mtime)
         ]
 
+    def take_back(self) -> None:
+        """What an earlier worker left in run/ is asked for again."""
+        for file in (self.folder / "run").glob("*.json"):
+            file.rename(self.folder / "req" / file.name)
+
     def take(self, name: str) -> Path:
         """Move a request to run/."""
         path = self.folder / "run" / f"{name}.json"
@@ -145,19 +165,45 @@ class Mailbox:
         return {entry.name for entry in os.scandir(self.folder / "cancel")}
 
     def is_stopped(self) -> bool:
-        return (self.folder / "stop").exists()
+        return self.stop_file.exists()
 
-    def is_owned(self) -> bool:
+    def owner(self) -> Owner | None:
         try:
             content = (self.folder / "owner.json").read_bytes()
         except FileNotFoundError:
+            return None
+        return Owner.model_validate_json(content)
+
+
+class Attention:
+    """The worker's look at its owner: of this host it is seen, of another one it must be heard."""
+
+    def __init__(self, box: Mailbox, silence_s: float = OWNER_SILENCE_S) -> None:
+        self._box, self._silence_s = box, silence_s
+        self._heard: Owner | None = None
+        self._heard_at = time.monotonic()
+
+    def is_paid(self) -> bool:
+        """Whether somebody still waits for what this worker does."""
+        owner = self._box.owner()
+        if owner is None or not owner.is_alive():
             return False
-        return Owner.model_validate_json(content).is_alive()
+        if owner != self._heard:
+            self._heard, self._heard_at = owner, time.monotonic()
+        is_here = owner.host == socket.gethostname()
+        return is_here or time.monotonic() - self._heard_at < self._silence_s
 
 
-def request_id(request: StageRequest) -> str:
-    """The same for the same artifact, so that nothing is asked for twice."""
-    return f"{request.stage}-{request.output.fingerprint[:16]}"
+def request_id(request: StageRequest, piece: Part | Gather | None = None) -> str:
+    """The same for the same artifact or piece of it, so that nothing is asked for twice."""
+    name = f"{request.stage}-{request.output.fingerprint[:16]}"
+    match piece:
+        case Part():
+            return f"{name}-part-{piece.index}-of-{piece.num_parts}"
+        case Gather():
+            return f"{name}-gather-{piece.num_parts}"
+        case None:
+            return name
 
 
 @cache

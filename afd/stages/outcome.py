@@ -11,16 +11,36 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from afd.attempts import BusyError, LostError, StoreError
 from afd.config import Frozen
-from afd.store import BusyError, StoreError
 
-Status = Literal["done", "refused", "store", "busy", "failed", "lost"]
-# 1 is what Python itself exits with; a child that dies of signal n has -n.
-EXIT_CODE: dict[Status, int] = {"done": 0, "failed": 1, "refused": 2, "store": 3, "busy": 4}
+Status = Literal["done", "refused", "store", "busy", "failed", "lost", "stopped"]
+# 1 is what Python itself exits with; a child that dies of signal n has -n and is lost as well.
+EXIT_CODE: dict[Status, int] = {
+    "done": 0,
+    "failed": 1,
+    "refused": 2,
+    "store": 3,
+    "busy": 4,
+    "lost": 5,
+    "stopped": 6,
+}
 
 
 class RefusedError(ValueError):
     """The stage was handed something it will not work with: which input, the rule, the cure."""
+
+
+class StoppedError(RuntimeError):
+    """Told to stop, the stage has kept what it had: the next attempt goes on from there."""
+
+
+FAMILIES: tuple[tuple[type[Exception], Status], ...] = (
+    (BusyError, "busy"),
+    (LostError, "lost"),
+    (StoreError, "store"),  # after its own kinds
+    (StoppedError, "stopped"),
+)
 
 
 class Outcome(Frozen):
@@ -35,18 +55,14 @@ class Outcome(Frozen):
 
 def status_of(error: BaseException) -> Status:
     """Which outcome an exception means."""
-    match error:
-        case BusyError():
-            return "busy"
-        case StoreError():
-            return "store"
-        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            return "store"
-        # An error class of our own says what a person can mend; a bare ValueError is a bug.
-        case ValueError() if type(error).__module__.startswith("afd."):
-            return "refused"
-        case _:
-            return "failed"
+    for family, status in FAMILIES:
+        if isinstance(error, family):
+            return status
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return "store"
+    # An error class of our own says what a person can mend; a bare ValueError is a bug.
+    is_ours = type(error).__module__.startswith("afd.")
+    return "refused" if is_ours and isinstance(error, ValueError) else "failed"
 
 
 def explain(error: BaseException, stage: str, kept: Path) -> str:
@@ -56,6 +72,10 @@ def explain(error: BaseException, stage: str, kept: Path) -> str:
             return f"{stage}: {error}\n  wait for it, or stop it; then run the same command again"
         case "store":
             return f"{stage}: {error}"
+        case "lost":
+            return f"{stage}: {error}\n  to go on, run the same command again"
+        case "stopped":
+            return f"{stage}: {error}\n  run the same command again to go on from there"
         case "refused":
             return (
                 f"{stage}: {error}\n  nothing was computed; everything finished is kept in {kept}\n"

@@ -22,8 +22,9 @@ def run(
     since it was named by its content.
     """
     chosen = params["prompts"]
+    sizes = (chosen["num_held_out"], chosen["num_tuning"], chosen["num_train"])
     if chosen["kind"] == "grammar":
-        prompts = compose(chosen["num_held_out"])
+        prompts = compose(*sizes)
     else:
         path = Path(chosen["path"])
         content = read_bytes(path)
@@ -33,7 +34,7 @@ def run(
                 f"prompts.path: {path} has changed since it was asked for: its sha256 is "
                 f"{found[:16]}, not {wanted[:16]}; restore it, or choose another --name"
             )
-        prompts = parse_jsonl(content, str(path), chosen["num_held_out"])
+        prompts = parse_jsonl(content, str(path), *sizes)
     (work.out / PROMPTS).write_bytes(to_jsonl(prompts))
     num_held_out = sum(prompt.split == "held_out" for prompt in prompts)
     return {"num_prompts": len(prompts), "num_held_out": num_held_out}

@@ -5,12 +5,14 @@ Reads the final evaluation's files and the manifests of what each round made; co
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from afd.artifacts import Artifact
+from afd.config import AlarmsParams
 from afd.evaluation import figures, readings, targets
+from afd.evaluation.course import Course, course_of, gauges
 from afd.evaluation.figures import Curve
 from afd.evaluation.page import Filmstrip, Report, lead_sentence, render
 from afd.evaluation.readings import Row
@@ -23,20 +25,29 @@ HEALTH: Mapping[str, tuple[str, ...]] = {  # role -> what its summary says about
     "discriminator": (
         "pair_accuracy_before",
         "pair_accuracy",
+        "anchor_pair_accuracy",
         "mismatch_pair_accuracy",
         "margin_before",
         "margin",
+        "calibration_error_before",
+        "calibration_error",
         "group_spread_before",
+        "leak_accuracy",
     ),
     "student": (
+        "rank_correlation",
         "group_spread",
         "zero_spread_share",
+        "effective_share",
         "mean_abs_2w_minus_1",
+        "static_share",
+        "duplicate_share",
         "distance_to_behaviour",
         "distance_to_reference",
     ),
 }
 STEPS = "metrics.jsonl"
+OUTCOMES = "outcomes.json"  # what harvest leaves of a teacher that may refuse
 OF_STEPS = {"mismatch_pair_accuracy"}
 MAX_FILM_BYTES = 8 << 20  # the page carries it in base64; a phone must still open it
 _ROUND_ROLE = re.compile(r"(?P<role>[a-z_]+)_(?P<index>\d{3,})")
@@ -64,6 +75,7 @@ def run(
         targets=targets.judge(measured),
         curves=curves,
         health=[(curve, says) for curve, says in health],
+        courses=courses(params, rounds),
         filmstrips=filmstrips(evaluation, measured),
         film=evaluation.file("samples.mp4").read_bytes()
         if film is not None and film.num_bytes <= MAX_FILM_BYTES
@@ -72,6 +84,7 @@ def run(
             {role: made[role].ref.fingerprint[:16] for role in sorted(made)} for made in rounds
         ],
         spent=spent(inputs, store),
+        refusals=refusals(rounds),
         settings=readings.flatten(params),
         provenance=provenance(evaluation, inputs),
         card=readings.flatten(json.loads(evaluation.file("card.json").read_bytes())),
@@ -126,6 +139,13 @@ def health_curves(rounds: list[dict[str, Artifact]]) -> list[tuple[Curve, str]]:
     return curves
 
 
+def courses(params: Mapping[str, Any], rounds: list[dict[str, Artifact]]) -> list[Course]:
+    """What alarms said and did after each round: they come out as they did in the campaign."""
+    limits = AlarmsParams.model_validate(params.get("alarms", {}))
+    summaries = [{role: made.manifest.summary for role, made in one.items()} for one in rounds]
+    return course_of([gauges(one) for one in summaries], limits)
+
+
 def filmstrips(evaluation: Artifact, measured: Mapping[str, Any]) -> list[Filmstrip]:
     """The pictures in filmstrips/, in order, with their prompts where the evaluation tells them."""
     prompts = measured.get("filmstrip_prompts", [])
@@ -135,6 +155,26 @@ def filmstrips(evaluation: Artifact, measured: Mapping[str, Any]) -> list[Filmst
         Filmstrip(evaluation.file(name).read_bytes(), str(prompts[i]) if i < len(prompts) else "")
         for i, name in enumerate(ordered)
     ]
+
+
+def refusals(rounds: list[dict[str, Artifact]]) -> list[tuple[str, int, int, int, int]]:
+    """Category of the prompts, how many were wanted, got a clip, were refused as input, as output.
+
+    Over all rounds, the most refused first; nothing where no prompt was refused.
+    """
+    told: dict[str, Counter[str]] = defaultdict(Counter)
+    for made in rounds:
+        clips = made.get("teacher_clips")
+        if clips is not None and OUTCOMES in clips.manifest.files:
+            for category, counts in json.loads(clips.file(OUTCOMES).read_bytes()).items():
+                told[category].update(counts)
+    if not any(counts["refused_input"] + counts["refused_output"] for counts in told.values()):
+        return []
+    rows = [
+        (name, counts.total(), counts["clip"], counts["refused_input"], counts["refused_output"])
+        for name, counts in told.items()
+    ]
+    return sorted(rows, key=lambda row: (-(row[3] + row[4]) / row[1], row[0]))
 
 
 def spent(inputs: Mapping[str, Artifact], store: Store) -> list[tuple[str, int, float, float]]:

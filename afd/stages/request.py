@@ -4,31 +4,41 @@ The request's fingerprint is the artifact's, known before anything runs. This mo
 see of the stages: it imports no torch.
 """
 
-import hashlib
-from pathlib import Path
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any
 
 from afd.artifacts import ArtifactKind, ArtifactRef
-from afd.config import FilePrompts, Frozen, Params
+from afd.config import (
+    FilePrompts,
+    Frozen,
+    LawsParams,
+    Params,
+    SimulatorTeacher,
+    WarmstartParams,
+)
 from afd.fingerprint import fingerprint
+from afd.stages.identity import content, content_of, content_sha256, semantic
 from afd.stages.outcome import RefusedError
+from afd.stages.revisions import REVISION, StageName
 
-StageName = Literal[
-    "prompts", "harvest", "warmstart", "rollout", "fit", "update", "evaluate", "report"
-]
 OUTPUT: dict[StageName, ArtifactKind] = {
     "prompts": "prompt_set",
     "harvest": "teacher_clips",
     "warmstart": "student_weights",
     "rollout": "rollouts",
     "fit": "discriminator_weights",
+    "critic": "student_weights",
     "update": "student_weights",
     "evaluate": "evaluation",
     "report": "report",
 }
-# Raise a stage's number when a change of its code changes its result.
-REVISION: dict[StageName, int] = dict.fromkeys(OUTPUT, 1)
-TRAIN, HELD_OUT = "train", "held_out"
+TRAIN = "train"
+POCKET_LAWS = {  # of params/pocket.yaml
+    "gravity": {"low": 0.15, "high": 0.15},
+    "restitution": {"low": 0.7, "high": 0.7},
+    "velocity_jitter": 0.0,
+    "collide": 1.0,
+}
 
 
 class StageRequest(Frozen):
@@ -39,12 +49,18 @@ class StageRequest(Frozen):
     inputs: dict[str, ArtifactRef]  # role -> artifact
 
     @property
+    def makes_student(self) -> bool:
+        """Whether what it makes is a student, not another network of its family."""
+        others = self.stage == "critic" or "start" in self.inputs
+        return OUTPUT[self.stage] == "student_weights" and not others
+
+    @property
     def output(self) -> ArtifactRef:
         """The artifact this request makes."""
         identity = {
             "stage": self.stage,
             "revision": REVISION[self.stage],
-            "params": _semantic(self.params),
+            "params": semantic(self.params),
             "inputs": {role: ref.fingerprint for role, ref in self.inputs.items()},
         }
         return ArtifactRef(kind=OUTPUT[self.stage], fingerprint=fingerprint(identity))
@@ -61,18 +77,6 @@ def prompts(params: Params) -> StageRequest:
     return _request("prompts", params, (), {}, prompts=chosen)
 
 
-def content_sha256(path: str) -> str:
-    """The identity of a prompts file; raises RefusedError when it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RefusedError(
-            f"prompts.path: {path} cannot be read: {error.strerror}; write the path of a JSONL "
-            "file, relative to where you type the command; nothing was started"
-        ) from None
-
-
 def refuse_unpermitted(permitted: str) -> None:
     """Raise RefusedError unless the teacher's terms allow training; harvesting always may."""
     if permitted != "yes":
@@ -81,6 +85,11 @@ def refuse_unpermitted(permitted: str) -> None:
             "refused, clips that were paid are kept; set it to yes once the teacher's terms have "
             "been read and allow it"
         )
+
+
+def needs_network(request: StageRequest) -> bool:
+    """Whether a stage talks to a vendor: it runs where there is a network, on no compute node."""
+    return request.stage == "harvest" and request.params["teacher"]["kind"] == "remote"
 
 
 def harvest_round(params: Params, prompt_set: ArtifactRef, round_index: int) -> StageRequest:
@@ -103,7 +112,7 @@ def harvest_held_out(params: Params, prompt_set: ArtifactRef) -> StageRequest:
         params,
         ("teacher", "num_frames", "frame_size", "fps"),
         {"prompt_set": prompt_set},
-        split=HELD_OUT,
+        split=params.evaluate.split,
         round_index=0,
         num_prompts=params.evaluate.num_prompts,
     )
@@ -113,6 +122,40 @@ def warmstart(params: Params, prompt_set: ArtifactRef) -> StageRequest:
     """The student before any round: right look, wrong physics."""
     sections = ("student", "warmstart", "num_frames", "frame_size")
     return _request("warmstart", params, sections, {"prompt_set": prompt_set})
+
+
+def white_box(params: Params, prompt_set: ArtifactRef, student: ArtifactRef) -> StageRequest:
+    """The teacher that shows its velocity: `student` trained on, with the teacher's own films."""
+    teacher = params.teacher
+    if not isinstance(teacher, SimulatorTeacher) or teacher.white_box is None:
+        raise RefusedError("teacher.white_box is null: this teacher shows finished videos only")
+    corpus = WarmstartParams(
+        laws=teacher.laws, look=teacher.look, **teacher.white_box.model_dump(mode="json")
+    )
+    return _request(
+        "warmstart",
+        params,
+        ("student", "num_frames", "frame_size"),
+        {"prompt_set": prompt_set, "start": student},
+        warmstart=corpus.model_dump(mode="json"),
+    )
+
+
+def critic(
+    params: Params, rollouts: ArtifactRef, previous: ArtifactRef, round_index: int
+) -> StageRequest:
+    """A network of the student's family, refitted to the student's own rollouts."""
+    own = params.update.critic
+    if own is None:
+        raise RefusedError("update.critic is null: only distribution matching has one")
+    return _request(
+        "critic",
+        params,
+        (),
+        {"rollouts": rollouts, "critic": previous},
+        critic=own.model_dump(mode="json"),
+        round_index=round_index,
+    )
 
 
 def rollout(
@@ -134,10 +177,12 @@ def fit(
     rollouts: list[ArtifactRef],
     previous: ArtifactRef | None,
     round_index: int,
+    anchor: tuple[ArtifactRef, ArtifactRef] | None = None,
 ) -> StageRequest:
     """The discriminator, refitted on this round's pairs and a replay of the last rounds.
 
-    Both lists run from the oldest replayed round to this one. Raises RefusedError without the
+    Both lists run from the oldest replayed round to this one; `anchor` are the first round's clips
+    and rollouts, on which every later discriminator is measured. Raises RefusedError without the
     permission to train.
     """
     refuse_unpermitted(params.teacher.training_permitted)
@@ -145,30 +190,48 @@ def fit(
     inputs |= {f"rollouts_{i}": ref for i, ref in enumerate(reversed(rollouts))}
     if previous is not None:
         inputs["discriminator"] = previous
-    sections = ("discriminator", "fit", "frame_size", "num_frames")
+    if anchor is not None:
+        inputs["anchor_clips"], inputs["anchor_rollouts"] = anchor
+    sections = ("discriminator", "fit", "frame_size", "num_frames", "fps", "canonical")
     return _request("fit", params, sections, inputs, round_index=round_index)
 
 
 def update(
     params: Params,
-    rollouts: ArtifactRef,
-    discriminator: ArtifactRef,
+    teacher_clips: list[ArtifactRef],
+    rollouts: ArtifactRef | None,
+    discriminator: ArtifactRef | None,
     student: ArtifactRef,
     reference: ArtifactRef,
     round_index: int,
+    matched: Mapping[str, ArtifactRef] | None = None,
 ) -> StageRequest:
-    """The student after one round; refuses rollouts that another student made."""
+    """The student after one round; refuses rollouts that another student made.
+
+    Of the teacher clips (from the oldest replayed round to this one) the supervised arm learns from
+    all, the generator arm looks at this round's, AFD sees none. Distribution matching has `matched`
+    in place of a discriminator: the white_box and the critic.
+    """
+    inputs = {"student": student, "reference": reference, **(matched or {})}
+    if rollouts is not None:
+        inputs["rollouts"] = rollouts
+    if discriminator is not None:
+        inputs["discriminator"] = discriminator
+    match params.update.objective:
+        case "supervised":
+            refuse_unpermitted(params.teacher.training_permitted)
+            inputs |= {f"teacher_clips_{i}": ref for i, ref in enumerate(reversed(teacher_clips))}
+        case "generator":
+            inputs["teacher_clips"] = teacher_clips[-1]
+        case "forward_process" | "reverse_chain" | "distribution_matching":
+            pass
     return _request(
         "update",
         params,
-        ("update", "num_rounds"),
-        {
-            "rollouts": rollouts,
-            "discriminator": discriminator,
-            "student": student,
-            "reference": reference,
-        },
+        ("update", "num_rounds", "num_frames", "frame_size", "fps", "canonical"),
+        inputs,
         refresh=params.rollout.refresh,
+        behaviour=params.rollout.behaviour,
         round_index=round_index,
     )
 
@@ -206,6 +269,27 @@ def evaluate_final(
     )
 
 
+def evaluate_horizon(
+    params: Params, prompt_set: ArtifactRef, student: ArtifactRef, reference: ArtifactRef
+) -> StageRequest:
+    """Base and student on clips longer than any that was trained on; no teacher films so long.
+
+    Every prompt, with the noise seeds of a round.
+    """
+    horizon = params.evaluate.horizon
+    if horizon is None:
+        raise RefusedError("evaluate.horizon is null: nobody asked for longer clips")
+    keep = params.evaluate.model_copy(update={"evaluators": ()})
+    longer = {"num_frames": params.num_frames * horizon, "evaluate": keep}
+    return _evaluate(
+        params.model_copy(update=longer),
+        {"prompt_set": prompt_set, "student": student, "reference": reference},
+        keep.num_prompts,
+        keep.round_noise_seeds,
+        horizon=horizon,
+    )
+
+
 def report(
     params: Params,
     evaluation: ArtifactRef,
@@ -215,35 +299,52 @@ def report(
     inputs = {"evaluation": evaluation}
     for index, made in enumerate(rounds):
         inputs |= {f"{role}_{index:03d}": ref for role, ref in made.items()}
-    return StageRequest(stage="report", params=params.model_dump(mode="json"), inputs=inputs)
-
-
-def _semantic(params: dict[str, Any]) -> dict[str, Any]:
-    """`params` without where a prompts file lies: its content is identity, its place is not."""
-    chosen: Any = params.get("prompts")
-    if not isinstance(chosen, dict) or "path" not in chosen:
-        return params
-    kept = {k: v for k, v in cast("dict[str, Any]", chosen).items() if k != "path"}
-    return params | {"prompts": kept}
+    chosen = params.model_dump(mode="json")
+    return StageRequest(stage="report", params=chosen | content(chosen), inputs=inputs)
 
 
 def _evaluate(
-    params: Params, inputs: dict[str, ArtifactRef], num_prompts: int, noise_seeds: tuple[int, ...]
+    params: Params,
+    inputs: dict[str, ArtifactRef],
+    num_prompts: int,
+    noise_seeds: tuple[int, ...],
+    **more: Any,
 ) -> StageRequest:
     keep = params.evaluate
+    is_final = "teacher_clips" in inputs
+    asked = [e for e in keep.evaluators if is_final or e.when == "every_round"]
+    outside: dict[str, Any] = {}  # absent where not asked for: such evaluations stay what they are
+    if asked:
+        outside["evaluators"] = [evaluator.model_dump(mode="json") for evaluator in asked]
+        outside["evaluator_weights"] = {
+            e.name: content_of(f"evaluate.evaluators.{e.name}.weights", e.weights)
+            for e in asked
+            if e.weights is not None
+        }
+    if keep.guidance is not None:
+        outside["guidance"] = keep.guidance
     return _request(
         "evaluate",
         params,
-        ("num_frames", "frame_size", "fps"),
+        ("num_frames", "frame_size", "fps", "canonical"),
         inputs,
-        laws=params.teacher.laws.model_dump(mode="json"),
+        laws=_laws(params),
+        split=keep.split,
         num_prompts=num_prompts,
         noise_seeds=list(noise_seeds),
         num_resamples=keep.num_resamples,
         confidence=keep.confidence,
         frechet_margin=keep.frechet_margin,
         num_filmstrips=keep.num_filmstrips,
+        **outside,
+        **more,
     )
+
+
+def _laws(params: Params) -> dict[str, Any]:
+    """What physics is judged by: the teacher's laws, or the pocket world's where it tells none."""
+    known = params.teacher.laws or LawsParams.model_validate(POCKET_LAWS)
+    return known.model_dump(mode="json")
 
 
 def _request(
@@ -254,5 +355,5 @@ def _request(
     **values: Any,
 ) -> StageRequest:
     """The seed, the named sections of params and the stage's own values."""
-    chosen = params.model_dump(mode="json", include=set(sections) | {"seed"})
-    return StageRequest(stage=stage, params=chosen | values, inputs=inputs)
+    chosen = params.model_dump(mode="json", include=set(sections) | {"seed"}) | values
+    return StageRequest(stage=stage, params=chosen | content(chosen), inputs=inputs)

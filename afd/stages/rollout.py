@@ -1,7 +1,8 @@
 """Stage `rollout`: the current student answers the round's prompts, a group for each.
 
 Every rollout's noise comes from its own seed, so the clips do not depend on batching or shards.
-The student that made them is a field of the artifact: update refuses any other.
+The student that made them is a field of the artifact: update refuses any other. Batches may be
+computed by several processes (stages/parts.py).
 """
 
 from typing import Any
@@ -14,44 +15,23 @@ from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import RolloutParams
 from afd.data.prompts import prompts_of_round, read_jsonl
-from afd.data.text import encode
 from afd.flow.solver import rollout
-from afd.flow.times import step_list
+from afd.stages.batches import Batch, Compute
+from afd.stages.parts import num_batches
 from afd.stages.workspace import Workspace
 from afd.store import Store
-from afd.students.checkpoint import load_student
+from afd.students.checkpoint import describe, load_student
+from afd.students.strict import CheckpointError
 
 
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
     """Leaves latents [prompts * group, C, T, h, w] and the table of who is who, in one order."""
-    own = RolloutParams.model_validate(params["rollout"])
-    seed, round_index = int(params["seed"]), int(params["round_index"])
-    loaded = load_student(inputs["student"].path, "student")
-    student, wan = loaded.student, loaded.params
-    prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
-    chosen = prompts_of_round(prompts, "train", own.num_prompts, seed, round_index)
-    rows = [
-        {
-            "prompt_id": prompt.id,
-            "prompt": prompt.text,
-            "group": group,
-            "seed": seeds.derive(seed, "rollout", round_index, group, member),
-        }
-        for group, prompt in enumerate(chosen)
-        for member in range(own.group_size)
-    ]
-    steps = step_list(wan.num_steps, wan.shift)
-    shape = (len(steps), *student.geometry.shape(1)[1:])
-    parts: list[torch.Tensor] = []
-    for start in range(0, len(rows), own.batch_size):
-        batch = rows[start : start + own.batch_size]
-        noise = seeds.sample_noise([row["seed"] for row in batch], shape)
-        text = encode([row["prompt"] for row in batch], wan.num_text_tokens, wan.text_dim)
-        parts.append(rollout(student, text, noise, steps))
-        work.progress(start + len(batch), len(rows))
-    latents = torch.cat(parts)
+    own, rows = RolloutParams.model_validate(params["rollout"]), rows_of(params, inputs)
+    total = num_batches("rollout", params, inputs)
+    made = work.batches(total, batches(params, inputs, store))
+    latents = torch.cat([batch["latents"] for batch in made])
     bad = ~torch.isfinite(latents).flatten(1).all(dim=1)
     if bad.any():
         first = rows[int(bad.nonzero()[0])]["prompt"]
@@ -62,10 +42,50 @@ def run(
         )
     save_file({"latents": latents}, work.out / "rollouts.safetensors")
     pd.DataFrame(rows).to_parquet(work.out / "rollouts.parquet", index=False)
+    weights = {bytes(batch["weights"].tolist()).hex() for batch in made}
+    if len(weights) != 1:
+        raise CheckpointError(f"rollout: parts were made by different weights: {sorted(weights)}")
+    student = describe(inputs["student"].path)
     return {
         "num_rollouts": len(rows),
-        "num_prompts": len(chosen),
+        "num_prompts": own.num_prompts,
         "group_size": own.group_size,
-        "steps": " ".join(f"{step:.6g}" for step in steps),
-        "shift": wan.shift,
+        "steps": " ".join(f"{step:.6g}" for step in student.steps),
+        "shift": student.params.shift,
+        "weights_sha256": weights.pop(),  # update proves that its behaviour student is these
     }
+
+
+def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -> Compute:
+    """Batch n: the latents of `batch_size` consecutive rows."""
+    own, rows = RolloutParams.model_validate(params["rollout"]), rows_of(params, inputs)
+    loaded = load_student(inputs["student"].path, own.behaviour)
+    student, steps = loaded.student, loaded.steps
+    shape = (len(steps), *student.geometry.shape(1)[1:])
+    weights = torch.tensor(list(bytes.fromhex(loaded.weights_sha256())), dtype=torch.uint8)
+
+    def compute(number: int) -> Batch:
+        batch = rows[number * own.batch_size : (number + 1) * own.batch_size]
+        noise = seeds.sample_noise([row["seed"] for row in batch], shape)
+        text = loaded.encode([row["prompt"] for row in batch])
+        return {"latents": rollout(student, text, noise, steps), "weights": weights.clone()}
+
+    return compute
+
+
+def rows_of(params: dict[str, Any], inputs: dict[str, Artifact]) -> list[dict[str, Any]]:
+    """Who is rolled out: a row a rollout, groups together, each with the seed of its noise."""
+    own = RolloutParams.model_validate(params["rollout"])
+    seed, round_index = int(params["seed"]), int(params["round_index"])
+    prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
+    chosen = prompts_of_round(prompts, "train", own.num_prompts, seed, round_index)
+    return [
+        {
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "group": group,
+            "seed": seeds.derive(seed, "rollout", round_index, group, member),
+        }
+        for group, prompt in enumerate(chosen)
+        for member in range(own.group_size)
+    ]

@@ -1,58 +1,40 @@
 """Stage `update`: score -> advantage -> weight -> flow matching on the student's own rollouts.
 
+The lesson is made in afd.stages.lessons, the loss of each arm stands in afd.stages.objectives.
+
 On-policy is a field, not a hope: rollouts made by another student than the one handed in are
 refused, both named. Draws are keyed by (seed, round, step), so a killed update goes on bit for bit.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from afd import advantage, seeds
+from afd import seeds
 from afd.artifacts import Artifact
-from afd.config import CausalWanParams, UpdateParams
-from afd.data.text import encode
+from afd.config import MemoryParams, UpdateParams
+from afd.data.canonical import Canon, canon_of
 from afd.data.weights import Training, optimiser_tensors, restore_optimiser
-from afd.discriminators import checkpoint as discriminators
-from afd.discriminators.discriminator import Discriminator
-from afd.failpoints import failpoint
-from afd.flow import path
-from afd.flow.times import draw_times, step_list
-from afd.losses.anchor import anchor
-from afd.losses.flow_matching import nft_loss
+from afd.harvest.permission import refuse_clips
+from afd.stages import lessons, objectives
+from afd.stages.lessons import OffPolicyError
+from afd.stages.objectives import Loss
+from afd.stages.ranks import ALONE, Ranks
+from afd.stages.request import refuse_unpermitted
+from afd.stages.slices import MicroBatch, backward
+from afd.stages.training import resumed_at, steps
 from afd.stages.workspace import Workspace
 from afd.store import Store
 from afd.students.averaging import average_into
-from afd.students.causal_wan import CausalWan
-from afd.students.checkpoint import Loaded, load_student, save_student
-from afd.students.codec import PatchCodec
+from afd.students.checkpoint import Loaded
+from afd.students.players import Players
+from afd.students.players import gather as gather_players
 
-
-class OffPolicyError(ValueError):
-    """Rollouts and student do not belong together."""
-
-
-class Players(NamedTuple):
-    """Everybody whose velocity enters the loss."""
-
-    student: CausalWan  # in training
-    average: CausalWan  # its moving average
-    behaviour: CausalWan  # made the rollouts: v_old
-    reference: CausalWan  # before any round: v_ref
-
-
-class Lesson(NamedTuple):
-    """The chosen rollouts and what their scores say about them."""
-
-    clean: Tensor  # [N, C, T, h, w]
-    text: Tensor  # [N, L, text_dim]
-    weight: Tensor  # [N] in [0, 1]
-    table: pd.DataFrame  # who they are, a row each
-    gauges: dict[str, float]
+PLENTY = MemoryParams()
 
 
 def run(
@@ -61,130 +43,126 @@ def run(
     """Leaves the updated student, its average and its optimiser."""
     own = UpdateParams.model_validate(params["update"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
-    loaded, players = gather(inputs, off_policy=params["refresh"] == "never")
-    student, wan = players.student, loaded.params
+    loaded, players = gather(params, inputs, own.memory, work.ranks)
+    weights = players.weights
     optimiser = torch.optim.AdamW(
-        student.parameters(), lr=0.0, betas=own.betas, weight_decay=own.weight_decay
+        weights.parameters(), lr=0.0, betas=own.betas, weight_decay=own.weight_decay
     )
     before = inputs["student"].path / "optimiser.safetensors"
     if before.exists():  # not after the warm start, whose schedule was another one
-        restore_optimiser("optimiser", student, optimiser, load_file(before))
-    lesson = choose(inputs, loaded, own, seed, round_index)
+        restore_optimiser("optimiser", weights, optimiser, load_file(before))
+    lesson = taught(own, inputs, store, canon_of(params), loaded, players, seed, round_index)
+    refuse_uneven(own, len(lesson.clean), work.ranks)
+    loss = objectives.build(own, players, lesson)
 
-    training = Training("student", {"student": student, "average": players.average}, optimiser)
+    training = Training("student", {"student": weights, "average": players.average}, optimiser)
     start = round_index * own.num_steps  # steps are counted over the campaign
-    first, num_skipped = start, 0
-    if kept := work.resume():
-        last, tensors, meta = kept
-        first, num_skipped = last + 1, int(meta["num_skipped"])
-        training.restore(tensors)
-
+    span = range(start, start + own.num_steps)
+    tally = {"num_skipped": 0}
+    micro_batch = MicroBatch.of(own.memory)
     metrics: dict[str, float] = {}
-    for step in range(first, start + own.num_steps):
+    for step in steps(work, training, span, "update.step", tally):
         optimiser.param_groups[0]["lr"] = learning_rate(
             own, step / own.num_steps, int(params["num_rounds"])
         )
         batch = batch_of(len(lesson.clean), own.batch_size, step - start, seed, round_index)
         draw = seeds.generator(seed, "update", round_index, step - start)
-        loss, told = update_loss(players, lesson, batch, own, wan, loaded.codec.variance, draw)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(student.parameters(), own.gradient_clip)
-        if torch.isfinite(loss) and torch.isfinite(norm):
+        told = accumulate(loss, batch, draw, work.ranks, weights, micro_batch)
+        norm = torch.nn.utils.clip_grad_norm_(weights.parameters(), own.gradient_clip)
+        if math.isfinite(told.pop("total")) and torch.isfinite(norm):
             optimiser.step()
-            average_into(players.average, student, own.ema_decay)
+            average_into(players.average, weights, own.ema_decay)
         else:
-            num_skipped += 1
-            refuse_divergence(num_skipped, own, step, lesson.table.iloc[batch.tolist()], work)
-        metrics = {name: float(value) for name, value in told.items()}
-        metrics |= {"gradient_norm": float(norm)}
+            tally["num_skipped"] += 1
+            skipped = lesson.table.iloc[batch.tolist()]
+            refuse_divergence(tally["num_skipped"], own, step, skipped, work)
+        metrics = told | {"gradient_norm": float(norm)}
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         work.record(step, {f"update/{name}": value for name, value in metrics.items()})
-        work.progress(step + 1 - start, own.num_steps)
-        if step + 1 < start + own.num_steps and work.checkpoint_due():
-            work.checkpoint(step, training.tensors(), {"num_skipped": num_skipped})
-        failpoint("update.step")
-    save_student(work.out, student, players.average, loaded.codec, student.geometry, wan)
-    moments = optimiser_tensors("optimiser", student, optimiser)
+    if not work.ranks.is_first:
+        return {}
+    players.save(work.out)
+    lesson.scored.to_parquet(work.out / "scores.parquet", index=False)
+    moments = optimiser_tensors("optimiser", weights, optimiser)
     save_file(moments, work.out / "optimiser.safetensors")
     return {
         **lesson.gauges,
         **metrics,
-        "num_skipped": num_skipped,
-        "resumed_from_step": first - start,
-        "steps": " ".join(f"{time:.6g}" for time in step_list(wan.num_steps, wan.shift)),
+        **tally,
+        "resumed_from_step": resumed_at(work, span),
+        "steps": " ".join(f"{time:.6g}" for time in loaded.steps),
     }
 
 
-def gather(inputs: dict[str, Artifact], *, off_policy: bool) -> tuple[Loaded, Players]:
-    """The players, each from its artifact; raises OffPolicyError for rollouts of somebody else."""
-    behaved = inputs["reference" if off_policy else "student"]  # off-policy: an ablation
-    refuse_off_policy(inputs["rollouts"], behaved)
-    loaded = load_student(inputs["student"].path, "student")
-    players = Players(
-        student=loaded.student.train(),
-        average=load_student(inputs["student"].path, "average").student,
-        behaviour=load_student(behaved.path, "student").student.requires_grad_(False),
-        reference=load_student(inputs["reference"].path, "average").student.requires_grad_(False),
-    )
-    return loaded, players
-
-
-def choose(
-    inputs: dict[str, Artifact], loaded: Loaded, own: UpdateParams, seed: int, round_index: int
-) -> Lesson:
-    """Scores, advantages and weights of the rollouts; each group's best and worst are kept."""
-    rollouts, wan = inputs["rollouts"], loaded.params
-    table = pd.read_parquet(rollouts.file("rollouts.parquet"))
-    latents = load_file(rollouts.file("rollouts.safetensors"))["latents"]
-    text = encode(table["prompt"].tolist(), wan.num_text_tokens, wan.text_dim)
-    group_size = int(rollouts.manifest.summary["group_size"] or 0)
-    judge = discriminators.load(inputs["discriminator"].path)
-    draw = seeds.generator(seed, "score", round_index)
-    scores = score(judge, loaded.codec, latents, text, draw).reshape(-1, group_size)
-    advantages = advantage.advantages(scores, own.advantage_clip, own.advantage_scope)
-    if own.shuffle_advantages:
-        draw = seeds.generator(seed, "shuffled", round_index)
-        advantages = advantage.shuffled(advantages, draw)
-    chosen = advantage.extremes(advantages, own.num_best, own.num_worst)
-    rows = (torch.arange(len(scores))[:, None] * group_size + chosen).flatten()
-    weight = advantage.weights(advantages, own.advantage_clip).flatten()[rows]
-    gauges = {
-        "mean_score": scores.mean().item(),
-        "group_spread": scores.std(dim=1).mean().item(),
-        "zero_spread_share": advantage.zero_spread_share(scores).item(),
-        "mean_abs_2w_minus_1": (2 * weight - 1).abs().mean().item(),
-    }
-    return Lesson(latents[rows], text[rows], weight, table.iloc[rows.tolist()], gauges)
-
-
-def update_loss(
-    players: Players,
-    lesson: Lesson,
-    batch: Tensor,
+def taught(
     own: UpdateParams,
-    wan: CausalWanParams,
-    latent_variance: float,
+    inputs: dict[str, Artifact],
+    store: Store,
+    canon: Canon,
+    loaded: Loaded,
+    players: Players,
+    seed: int,
+    round_index: int,
+) -> lessons.Lesson:
+    """What the objective learns from; raises where a teacher's clips may not be trained on."""
+    shown = [made for role, made in inputs.items() if role.startswith("teacher_clips")]
+    for clips in shown:  # of the supervised and the generator arm
+        refuse_unpermitted(clips.manifest.params["teacher"]["training_permitted"])
+        refuse_clips(store, clips)
+    match own.objective:
+        case "supervised":
+            return lessons.from_clips(shown, loaded, canon)
+        case "distribution_matching":
+            return lessons.from_samples(inputs, loaded, players.behaviour)
+        case "forward_process" | "reverse_chain" | "generator":
+            return lessons.from_rollouts(
+                inputs, store, canon, loaded, players.behaviour, own, seed, round_index
+            )
+
+
+def gather(
+    params: dict[str, Any],
+    inputs: dict[str, Artifact],
+    memory: MemoryParams = PLENTY,
+    ranks: Ranks = ALONE,
+) -> tuple[Loaded, Players]:
+    """The players, each from its artifact; raises OffPolicyError for rollouts of somebody else."""
+    behaved = inputs["reference" if params["refresh"] == "never" else "student"]
+    if "rollouts" in inputs:
+        refuse_off_policy(inputs["rollouts"], behaved)
+    players = gather_players(
+        inputs["student"].path,
+        (behaved.path, params["behaviour"]),
+        inputs["reference"].path,
+        gradient_checkpointing=memory.gradient_checkpointing,
+        compile_blocks=memory.compile_blocks,
+    )
+    if "rollouts" in inputs:
+        refuse_other_weights(inputs["rollouts"], players.behaviour_sha256())
+    if memory.shard_blocks and ranks.count > 1:
+        players.shard()
+    return players.loaded, players
+
+
+def accumulate(
+    loss: Loss,
+    batch: Tensor,
     draw: Generator,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The method's loss on rows `batch`: noised on the sampler's own times, own clean context."""
-    clean, text = lesson.clean[batch], lesson.text[batch]
-    noise = torch.randn(clean.shape, generator=draw)
-    t = draw_times(
-        own.times, len(clean), players.student.geometry.num_blocks, draw,
-        steps=step_list(wan.num_steps, wan.shift), shift=wan.shift,
-    )  # fmt: skip
-    noisy = path.noisy(clean, noise, t)
-    velocity = players.student.velocity(noisy, t, text, clean)
-    with torch.no_grad():
-        behaviour = players.behaviour.velocity(noisy, t, text, clean)
-        reference = players.reference.velocity(noisy, t, text, clean)
-    loss, metrics = nft_loss(
-        velocity, behaviour, clean=clean, noise=noise, t=t, weight=lesson.weight[batch],
-        beta=own.beta, scaling=own.scaling,
-    )  # fmt: skip
-    prior, anchored = anchor(velocity, reference, latent_variance)
-    return loss + own.prior * prior, metrics | anchored
+    ranks: Ranks,
+    weights: nn.Module,
+    micro_batch: MicroBatch | None = None,
+) -> dict[str, float]:
+    """Leave the gradients of the whole batch's loss, whoever computes which rows of it.
+
+    Gives the metrics of the batch, and its loss as `total`.
+    """
+    mine = ranks.rows(len(batch))
+    means = backward(
+        loss, batch, draw, mine, micro_batch or MicroBatch.of(PLENTY), weights.zero_grad
+    )
+    ranks.sum_gradients(weights.parameters())
+    return ranks.mean(means, len(batch))
 
 
 def refuse_off_policy(rollouts: Artifact, behaviour: Artifact) -> None:
@@ -198,10 +176,34 @@ def refuse_off_policy(rollouts: Artifact, behaviour: Artifact) -> None:
         )
 
 
+def refuse_other_weights(rollouts: Artifact, in_memory: str) -> None:
+    """Raise OffPolicyError unless v_old is, to the last bit, what rolled out.
+
+    A copy of the student that was never synchronised has the right name and the wrong weights.
+    """
+    made_by = rollouts.manifest.summary.get("weights_sha256")
+    if not made_by:
+        raise OffPolicyError(
+            f"rollouts {rollouts.manifest.fingerprint[:16]} do not tell which weights made them; "
+            "roll out again: remove that folder from the store and run the same command again"
+        )
+    if made_by != in_memory:
+        raise OffPolicyError(
+            f"rollouts {rollouts.manifest.fingerprint[:16]} were made by weights "
+            f"{str(made_by)[:16]}, but the behaviour student holds {in_memory[:16]}; roll out again"
+        )
+
+
 def learning_rate(own: UpdateParams, rounds_done: float, num_rounds: int) -> float:
     """A cosine from learning_rate.high at the first round to .low at the last."""
     low, high = own.learning_rate.low, own.learning_rate.high
     return low + (high - low) * 0.5 * (1 + math.cos(math.pi * rounds_done / num_rounds))
+
+
+def refuse_uneven(own: UpdateParams, num_rows: int, ranks: Ranks) -> None:
+    """Raise RefusedError when ranks that share out a network would make unlike passes."""
+    if own.memory.shard_blocks:
+        ranks.refuse_unequal(min(own.batch_size, num_rows), "update.memory.shard_blocks")
 
 
 def batch_of(num_rows: int, batch_size: int, step: int, seed: int, round_index: int) -> Tensor:
@@ -210,19 +212,6 @@ def batch_of(num_rows: int, batch_size: int, step: int, seed: int, round_index: 
     turn, place = divmod(step, num_rows // size)
     order = torch.randperm(num_rows, generator=seeds.generator(seed, "order", round_index, turn))
     return order[place * size : (place + 1) * size]
-
-
-@torch.no_grad()
-def score(
-    judge: Discriminator, codec: PatchCodec, latents: Tensor, text: Tensor, draw: Generator
-) -> Tensor:
-    """Scores [N] of decoded rollouts, seen through the same 8-bit pixels as teacher clips."""
-    return torch.cat(
-        [
-            judge.score((codec.decode(part) * 255).round() / 255, words, draw)
-            for part, words in zip(latents.split(128), text.split(128), strict=True)
-        ]
-    )
 
 
 def refuse_divergence(

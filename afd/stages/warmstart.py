@@ -1,4 +1,7 @@
-"""Stage `warmstart`: the student before any round, by flow matching on a corpus it may see.
+"""Stage `warmstart`: the student before any round.
+
+A published student is its own checkpoint with a new LoRA (`adopt`). A fresh one is trained by flow
+matching on a corpus it may see (`train`).
 
 The corpus has the right look and the wrong physics: nothing of the teacher enters here. Every
 draw is keyed by (seed, step), so a killed run goes on bit for bit.
@@ -13,20 +16,20 @@ from torch import Tensor
 
 from afd import seeds
 from afd.artifacts import Artifact
-from afd.config import CausalWanParams, WarmstartParams
+from afd.config import CausalWanParams, PublishedStudent, WarmstartParams, rows_and_columns
 from afd.data.prompts import Prompt, read_jsonl
-from afd.data.text import encode
 from afd.data.weights import Training
-from afd.failpoints import failpoint
 from afd.flow import path
 from afd.flow.times import draw_times, step_list
 from afd.losses.flow_matching import sft_loss
+from afd.stages.training import resumed_at, steps
 from afd.stages.workspace import Workspace
 from afd.store import Store
 from afd.students import codec as codecs
 from afd.students.averaging import average_into, frozen_copy
 from afd.students.causal_wan import build
-from afd.students.checkpoint import save_student
+from afd.students.checkpoint import load_student, params_of, save_student
+from afd.text.words import encode
 from afd.world import build as world
 from afd.world.films import film_corpus
 from afd.world.sentences import parse
@@ -35,36 +38,74 @@ from afd.world.sentences import parse
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves the files of afd.students.checkpoint; raises FloatingPointError on a NaN loss."""
+    """Leaves the files of afd.students.checkpoint."""
+    student = params_of(params["student"])
+    if isinstance(student, CausalWanParams):
+        return train(student, params, inputs, work)
+    return adopt(student, params, inputs, work)
+
+
+def adopt(
+    student: PublishedStudent, params: dict[str, Any], inputs: dict[str, Artifact], work: Workspace
+) -> dict[str, float | int | str | None]:
+    """Bring a published student in: weights strictly, every prompt encoded once, a new LoRA.
+
+    Raises CheckpointError or TextError for whatever does not fit.
+    """
+    from afd.students import published
+
+    prompts = [prompt.text for prompt in read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))]
+    rows, columns = rows_and_columns(params["frame_size"])
+    clips = torch.Size((1, int(params["num_frames"]), 3, rows, columns))
+    draw = seeds.generator(int(params["seed"]), "lora")
+    started = published.start(student, prompts, clips, work.out, draw)
+    save_student(
+        work.out, started.weights, started.weights, started.codec, started.geometry, student
+    )
+    return {
+        "num_parameters": sum(p.numel() for p in started.student.parameters()),
+        "num_trained": sum(p.numel() for p in started.weights.parameters()),
+        "num_prompts": len(set(prompts)),
+        "latent_variance": started.codec.variance,
+    }
+
+
+def train(
+    wan: CausalWanParams, params: dict[str, Any], inputs: dict[str, Artifact], work: Workspace
+) -> dict[str, float | int | str | None]:
+    """A fresh student, or with `start` among the inputs that one trained on, in its latents.
+
+    Raises FloatingPointError on a NaN loss.
+    """
     seed = int(params["seed"])
-    wan = CausalWanParams.model_validate(params["student"])
     own = WarmstartParams.model_validate(params["warmstart"])
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
     clips, sentences = _corpus(prompts, own, seed, params["num_frames"])
     texts = encode(sentences, wan.num_text_tokens, wan.text_dim)
 
-    patch = (wan.codec.frames, *clips.shape[3:])
-    draw = seeds.generator(seed, "codec")
-    codec = codecs.fit(clips, patch, wan.codec.components, wan.codec.whitening, draw)
+    codec: codecs.Codec
+    if "start" in inputs:
+        started = load_student(inputs["start"].path, "average")
+        codec, student = started.codec, started.student.train()
+        geometry = student.geometry
+    else:
+        patch = (wan.codec.frames, *clips.shape[3:])
+        draw = seeds.generator(seed, "codec")
+        codec = codecs.fit(clips, patch, wan.codec.components, wan.codec.whitening, draw)
+        geometry = codec.geometry(clips.shape, wan.latent_frames_per_block)
+        student = build(wan, geometry, seeds.generator(seed, "student"))
     latents = torch.cat([codec.encode(part) for part in clips.split(256)])
-    geometry = codec.geometry(clips.shape, wan.latent_frames_per_block)
-    student = build(wan, geometry, seeds.generator(seed, "student"))
     average = frozen_copy(student)
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=own.weight_decay
     )
     training = Training("student", {"student": student, "average": average}, optimiser)
-    first = 0
-    if kept := work.resume():
-        last, tensors, _ = kept
-        first = last + 1
-        training.restore(tensors)
-
-    steps = step_list(wan.num_steps, wan.shift)
+    times = step_list(wan.num_steps, wan.shift)
     loss = torch.tensor(math.nan)
-    for step in range(first, own.num_steps):
+    span = range(own.num_steps)
+    for step in steps(work, training, span, "warmstart.step", {}):
         optimiser.param_groups[0]["lr"] = learning_rate(step, own)
-        loss = _loss(student, latents, texts, own, steps, wan.shift, seed, step)
+        loss = _loss(student, latents, texts, own, times, wan.shift, seed, step)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"warmstart: loss is {loss.item()} at step {step}; lower warmstart.learning_rate "
@@ -77,17 +118,13 @@ def run(
         average_into(average, student, min(own.ema_decay, (1 + step) / (10 + step)))
         if step % 10 == 0:
             work.record(step, {"warmstart/loss": loss.item()})
-        work.progress(step + 1, own.num_steps)
-        if step + 1 < own.num_steps and work.checkpoint_due():
-            work.checkpoint(step, training.tensors(), {})
-        failpoint("warmstart.step")
     save_student(work.out, average, average, codec, geometry, wan)
     return {
         "num_parameters": sum(p.numel() for p in student.parameters()),
         "num_clips": len(clips),
         "num_steps": own.num_steps,
-        "loss": loss.item() if first < own.num_steps else None,
-        "resumed_from_step": first,
+        "loss": loss.item(),
+        "resumed_from_step": resumed_at(work, span),
         "latent_variance": codec.variance,
     }
 
@@ -104,7 +141,7 @@ def _corpus(
     prompts: list[Prompt], own: WarmstartParams, seed: int, num_frames: int
 ) -> tuple[Tensor, list[str]]:
     """Clips [N, F, 3, H, W] of train prompts under the corpus's own laws, and their sentences."""
-    sentences = [parse(prompt.text) for prompt in prompts if prompt.split == "train"]
+    sentences = [parse(prompt.text) for prompt in prompts if prompt.split in ("train", "spare")]
     clips, chosen = film_corpus(
         sentences,
         world.laws(own.laws),
@@ -121,7 +158,7 @@ def _loss(
     latents: Tensor,
     texts: Tensor,
     own: WarmstartParams,
-    steps: tuple[float, ...],
+    times: tuple[float, ...],
     shift: float,
     seed: int,
     step: int,
@@ -132,7 +169,7 @@ def _loss(
     clean = latents[chosen]
     noise = torch.randn(clean.shape, generator=draw)
     num_blocks = student.geometry.num_blocks
-    t = draw_times(own.times, len(clean), num_blocks, draw, steps=steps, shift=shift)
+    t = draw_times(own.times, len(clean), num_blocks, draw, steps=times, shift=shift)
     noisy = path.noisy(clean, noise, t)
     velocity = student.velocity(noisy, t, texts[chosen], clean)
     loss, _ = sft_loss(velocity, clean=clean, noise=noise, t=t, scaling="adaptive_clean")

@@ -1,127 +1,19 @@
-"""Who attends to whom: the two attention processors of the causal Wan student and their contexts.
+"""The two attention processors of the causal Wan student, and what they are handed.
 
 Wan's block hands `rotary_emb` to self-attention and `encoder_hidden_states` to cross-attention
 untouched, so both carry a small context object here. Nothing is stored on modules: gradient
 checkpointing, FSDP and compilation keep working. Heads are laid out [batch, heads, tokens, size].
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from functools import lru_cache
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-
-class Reach(Protocol):
-    """Which keys each query of one layer sees."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention output for all tokens of this pass, in their order."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Bidirectional:
-    """Every token sees every token: stock Wan."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return scaled_dot_product_attention(query, key, value)
-
-
-@dataclass(frozen=True, slots=True)
-class Parallel:
-    """[clean blocks 0..n-2 | noisy blocks 0..n-1]: all blocks of a training pass at once.
-
-    Clean block i sees clean blocks <= i, noisy block i sees clean blocks < i and itself. A loop of
-    unmasked calls: only about 30 % of a dense mask is attended at 7 blocks, and at real size the
-    mask alone would take 4.3 GB.
-    """
-
-    num_blocks: int
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        size = query.shape[2] // (2 * self.num_blocks - 1)
-        num_clean = (self.num_blocks - 1) * size
-        # split, not slices: a slice's gradient is a zero-filled copy of the whole tensor, and in
-        # small passes filling those cost as much as attending
-        queries = _split(query, [size] * (2 * self.num_blocks - 1))
-        clean_keys, *noisy_keys = _split(key, [num_clean] + [size] * self.num_blocks)
-        clean_values, *noisy_values = _split(value, [num_clean] + [size] * self.num_blocks)
-        past: list[tuple[Tensor, Tensor]] = [
-            (clean_keys[:, :, :seen], clean_values[:, :, :seen])
-            for seen in range(0, num_clean + 1, size)
-        ]
-        outputs = [
-            scaled_dot_product_attention(queries[block], *past[block + 1])
-            for block in range(self.num_blocks - 1)
-        ]
-        for block in range(self.num_blocks):
-            keys = torch.cat([past[block][0], noisy_keys[block]], dim=2)
-            values = torch.cat([past[block][1], noisy_values[block]], dim=2)
-            own = queries[self.num_blocks - 1 + block]
-            outputs.append(scaled_dot_product_attention(own, keys, values))
-        return torch.cat(outputs, dim=2)
-
-
-@dataclass(frozen=True, slots=True)
-class TextContext:
-    """The prompt's keys and values in one layer, [batch, heads, text tokens, size].
-
-    Given as embedded text, they are projected inside the layer (training); given as keys and
-    values, they were projected once for a whole rollout.
-    """
-
-    num_frames: int
-    embedded: Tensor | None = None
-    key: Tensor | None = None
-    value: Tensor | None = None
-
-
-@dataclass(slots=True)
-class KeyValueCache:
-    """History of one rollout: static buffers per layer, of which `num_blocks` blocks are committed.
-
-    Keys are kept after rotation, at their own absolute frame. A pass that is not committed leaves
-    its keys behind the committed ones, where the next pass overwrites them.
-    """
-
-    texts: list[TextContext]
-    keys: list[Tensor]
-    values: list[Tensor]
-    frames_per_block: int
-    tokens_per_block: int
-    num_blocks: int = 0
-
-    @property
-    def num_tokens(self) -> int:
-        return self.num_blocks * self.tokens_per_block
-
-
-@dataclass(frozen=True, slots=True)
-class Cached:
-    """The tokens of one block see the committed history and themselves."""
-
-    cache: KeyValueCache
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        start = self.cache.num_tokens
-        end = start + key.shape[2]
-        if end > keys.shape[2]:
-            raise ValueError(
-                f"the cache holds {keys.shape[2]} tokens and all are committed: start a new one"
-            )
-        if torch.is_grad_enabled():  # a buffer written in place cannot be differentiated through
-            seen_keys = torch.cat([keys[:, :, :start], key], dim=2)
-            seen_values = torch.cat([values[:, :, :start], value], dim=2)
-        else:
-            keys[:, :, start:end] = key
-            values[:, :, start:end] = value
-            seen_keys, seen_values = keys[:, :, :end], values[:, :, :end]
-        return scaled_dot_product_attention(query, seen_keys, seen_values)
+from afd.students.reach import Reach, TextContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +41,7 @@ class SelfProcessor:
         query = rotated(attn.norm_q(attn.to_q(hidden)), attn.heads, rotary_emb.rotation)
         key = rotated(attn.norm_k(attn.to_k(hidden)), attn.heads, rotary_emb.rotation)
         value = _heads(attn.to_v(hidden), attn.heads)
-        output = rotary_emb.reach.attend(rotary_emb.layer, query, key, value)
+        output = _attended(rotary_emb, query, key, value)
         return _project_out(attn, output, hidden_states)
 
 
@@ -164,24 +56,37 @@ class CrossProcessor:
         attention_mask: None,
         rotary_emb: None,
     ) -> Tensor:
-        hidden = _unfold(hidden_states, encoder_hidden_states.num_frames)
-        key, value = encoder_hidden_states.key, encoder_hidden_states.value
-        if key is None or value is None:
-            embedded = cast(Tensor, encoder_hidden_states.embedded)
-            key, value = text_keys_and_values(attn, embedded)
+        context = encoder_hidden_states
+        hidden = _unfold(hidden_states, context.num_frames)
+        key, value = _text_keys(attn, context)
         query = _heads(attn.norm_q(attn.to_q(hidden)), attn.heads)
         output = scaled_dot_product_attention(query, key, value)
         return _project_out(attn, output, hidden_states)
 
 
-def text_keys_and_values(attn: WanAttention, embedded: Tensor) -> tuple[Tensor, Tensor]:
-    """Embedded text [batch, tokens, width] -> keys and values of one cross-attention."""
-    key = _heads(attn.norm_k(attn.to_k(embedded)), attn.heads)
-    return key, _heads(attn.to_v(embedded), attn.heads)
+# A compiled block is one graph for all layers, blocks and passes; what differs between them (which
+# layer, how much history, whether the prompt is kept) stays outside of it, or it would be compiled
+# anew for each. Attention is a fused kernel either way.
+@torch.compiler.disable
+def _attended(context: SelfContext, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return context.reach.attend(context.layer, query, key, value)
 
 
+@torch.compiler.disable
+def _text_keys(attn: WanAttention, context: TextContext) -> tuple[Tensor, Tensor]:
+    """The prompt's keys and values in this layer."""
+    if context.key is not None and context.value is not None:
+        return context.key, context.value
+    key = _heads(attn.norm_k(attn.to_k(context.embedded)), attn.heads)
+    value = _heads(attn.to_v(context.embedded), attn.heads)
+    if context.is_kept:
+        context.key, context.value = key, value
+    return key, value
+
+
+@lru_cache(maxsize=16)  # a block's passes share one; those of a training pass take 31 MB at 480p
 def rotations(
-    positions: Sequence[int], grid: tuple[int, int], head_size: int, device: torch.device
+    positions: tuple[int, ...], grid: tuple[int, int], head_size: int, device: torch.device
 ) -> Tensor:
     """Wan's three-axis rotary angles as unit complex numbers, [frames * patches, head_size / 2].
 
@@ -223,11 +128,6 @@ def _angles(position: Tensor, size: int) -> Tensor:
 def _heads(states: Tensor, heads: int) -> Tensor:
     batch, tokens, _ = states.shape
     return states.reshape(batch, tokens, heads, -1).transpose(1, 2)
-
-
-def _split(states: Tensor, sizes: list[int]) -> list[Tensor]:
-    """Pieces of these sizes along the tokens."""
-    return list(torch.split(states, sizes, dim=2))
 
 
 def _unfold(states: Tensor, num_frames: int) -> Tensor:

@@ -1,124 +1,173 @@
 """Student weights on disk: what StudentWeights holds and how it comes back, strictly.
 
-student.json          params and latent geometry
-student.safetensors   the weights in training; they make the rollouts
-average.safetensors   their exponential moving average; it is what evaluation judges
-codec.safetensors     pixels <-> latents
+student.json          params, latent geometry, and the start that its frozen parts are read from
+student.safetensors   what trains; it makes the rollouts
+average.safetensors   its exponential moving average; it is what evaluation judges
+
+A fresh causal_wan trains all its weights and keeps its codec beside them (codec.safetensors). A
+published student trains a LoRA; everything frozen lies once in its start (afd.students.published,
+imported where it is needed: peft and AutoencoderKLWan cost a pocket process seconds).
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from afd import seeds
 from afd.config import CausalWanParams
+from afd.config import Student as StudentParams
+from afd.device import compute_device
+from afd.flow.times import step_list
 from afd.latents import LatentGeometry
 from afd.students import codec as codecs
-from afd.students.causal_wan import CausalWan, build
-from afd.students.codec import PatchCodec
+from afd.students.causal_wan import build
+from afd.students.codec import Codec
+from afd.students.strict import CheckpointError, load_strictly, weights_sha256
+from afd.students.student import AnyStudent
+from afd.text.encoder import TextEncoder
+from afd.text.words import Words
 
 Which = Literal["student", "average"]
+_PARAMS: TypeAdapter[StudentParams] = TypeAdapter(StudentParams)
 
 
-class CheckpointError(ValueError):
-    """Weights that do not fit the student they are meant for; lists what differs."""
+@dataclass(frozen=True)
+class Described:
+    """What student.json says."""
+
+    params: StudentParams
+    geometry: LatentGeometry
+    start: Path  # the folder that holds the frozen parts; its own, for a student that starts
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """The times its sampler visits, from 1 down."""
+        return step_list(self.params.num_steps, self.params.shift)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A student ready to use, with its codec and params."""
+    """A student ready to use, with everything that stages need to know of it."""
 
-    student: CausalWan
-    codec: PatchCodec
-    params: CausalWanParams
+    student: AnyStudent
+    codec: Codec
+    encode: TextEncoder
+    params: StudentParams
+    start: Path
+    weights_sha256: Callable[[], str]  # of what trains, as it is in memory
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """The times its sampler visits, from 1 down."""
+        return step_list(self.params.num_steps, self.params.shift)
+
+
+def load_student(folder: Path, which: Which) -> Loaded:
+    """The student of a StudentWeights folder, in eval mode, where it computes.
+
+    Raises CheckpointError naming missing, unexpected, misshapen or non-finite tensors.
+    """
+    said = describe(folder)
+    file = folder / f"{which}.safetensors"
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be read as student weights: {error}") from error
+    if isinstance(said.params, CausalWanParams):
+        student = build(said.params, said.geometry, seeds.generator(0, "overwritten"))
+        load_strictly(student, tensors, str(file))
+        trained: nn.Module = student
+    else:
+        from afd.students import published
+
+        student = published.load(said.params, said.geometry, said.start)
+        trained = published.give(student, said.params, "student", tensors, str(file))
+    return Loaded(
+        student=student.eval().to(compute_device()),
+        codec=load_codec(folder),
+        encode=load_encoder(folder),
+        params=said.params,
+        start=said.start,
+        weights_sha256=lambda: weights_sha256(trained.state_dict()),
+    )
 
 
 def save_student(
     folder: Path,
-    student: nn.Module,
+    trained: nn.Module,
     average: nn.Module,
-    codec: PatchCodec,
+    codec: Codec,
     geometry: LatentGeometry,
-    params: CausalWanParams,
+    params: StudentParams,
+    start: Path | None = None,
 ) -> None:
-    """Write all four files; contiguous copies, so that views never share storage in the file."""
-    for name, module in (("student", student), ("average", average)):
+    """Write what trains, its average and what describes them; frozen parts stay in `start`.
+
+    Contiguous copies, so that views never share storage in the file.
+    """
+    for name, module in (("student", trained), ("average", average)):
         save_file(
             {
-                key: value.detach().contiguous().clone()
+                key: value.detach().cpu().contiguous().clone()
                 for key, value in module.state_dict().items()
             },
             folder / f"{name}.safetensors",
         )
-    save_file(codec.state(), folder / "codec.safetensors")
-    (folder / "student.json").write_text(
-        json.dumps(
-            {
-                "params": params.model_dump(mode="json"),
-                "geometry": asdict(geometry),
-            },
-            indent=1,
-        )
-    )
+    said: dict[str, Any] = {"params": params.model_dump(mode="json"), "geometry": asdict(geometry)}
+    if start is None:
+        codec.save(folder)
+    else:
+        said["start"] = start.name
+    (folder / "student.json").write_text(json.dumps(said, indent=1))
 
 
-def load_student(folder: Path, which: Which) -> Loaded:
-    """The student of a StudentWeights folder, in eval mode.
+def params_of(values: Any) -> StudentParams:
+    """A request's section `student` as the params of its family; raises pydantic's error."""
+    return _PARAMS.validate_python(values)
 
-    Raises CheckpointError naming missing, unexpected, misshapen or non-finite tensors.
-    """
+
+def describe(folder: Path) -> Described:
+    """What a StudentWeights folder holds, without its weights; raises CheckpointError."""
     try:
-        described = json.loads((folder / "student.json").read_text())
-        params = CausalWanParams.model_validate(described["params"])
-        geometry = LatentGeometry(**described["geometry"])
-        tensors = load_file(folder / f"{which}.safetensors")
-        codec = codecs.load(load_file(folder / "codec.safetensors"))
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be read as student weights: {error}") from error
-    student = build(params, geometry, seeds.generator(0, "overwritten"))
-    load_strictly(student, tensors, str(folder / f"{which}.safetensors"))
-    return Loaded(student.eval(), codec, params)
-
-
-def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Load every tensor or none; a partial load is never silent."""
-    wanted = module.state_dict()
-    problems = [f"missing {name}" for name in sorted(wanted.keys() - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & tensors.keys()):
-        if wanted[name].shape != tensors[name].shape:
-            shapes = f"{list(tensors[name].shape)}, not {list(wanted[name].shape)}"
-            problems.append(f"{name} is {shapes}")
-        elif not torch.isfinite(tensors[name]).all():
-            problems.append(f"{name} holds NaN or infinity")
-    if problems:
-        shown = "\n".join(f"  - {problem}" for problem in problems[:20])
-        more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise CheckpointError(
-            f"{source}: {len(problems)} tensor(s) do not fit this student; nothing was loaded; "
-            f"check student.* in params against the weights\n{shown}{more}"
-        )
-    module.load_state_dict(tensors)
-
-
-def load_student_params(folder: Path) -> CausalWanParams:
-    """The params of a StudentWeights folder alone; raises CheckpointError."""
-    try:
-        described = json.loads((folder / "student.json").read_text())
-        return CausalWanParams.model_validate(described["params"])
+        said = json.loads((folder / "student.json").read_text())
+        params = params_of(said["params"])
+        geometry = LatentGeometry(**said["geometry"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: cannot be read as student weights: {error}") from error
+    start = folder if "start" not in said else folder.parent / str(said["start"])
+    if not (start / "student.json").is_file():
+        raise CheckpointError(
+            f"{folder}: its frozen parts belong in {start}, which is not there: restore it with "
+            "`dvc pull`, or make it anew by running the campaign again"
+        )
+    return Described(params, geometry, start)
 
 
-def load_codec(folder: Path) -> PatchCodec:
+def load_codec(folder: Path) -> Codec:
     """The codec of a StudentWeights folder alone: pixels need no student."""
+    said = describe(folder)
+    if not isinstance(said.params, CausalWanParams):
+        from afd.students import published
+
+        return published.load_codec(said.start)
     try:
         return codecs.load(load_file(folder / "codec.safetensors"))
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: holds no codec that loads: {error}") from error
+
+
+def load_encoder(folder: Path) -> TextEncoder:
+    """The text encoder of a StudentWeights folder alone."""
+    said = describe(folder)
+    if isinstance(said.params, CausalWanParams):
+        return Words(said.params.num_text_tokens, said.params.text_dim)
+    from afd.students import published
+
+    return published.load_encoder(said.params, said.start)

@@ -7,15 +7,42 @@ learn where things are (RoPE carries no absolute position in its values), one di
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Protocol, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from afd.latents import Clips, LatentGeometry, Latents
 
 NUM_POWER_ITERATIONS = 4  # subspace iteration: error of the spanned variance below 1e-4 on clips
 SMALLEST_DEVIATION = 1e-4  # of a component, in pixels: below it, whitening amplifies rounding
+
+
+class Codec(Protocol):
+    """Clips [0, 1] <-> latents: what stages know of any student's codec."""
+
+    @property
+    def variance(self) -> float:
+        """Mean variance of clean latents: the scale of the anchor."""
+        ...
+
+    def geometry(self, clips_shape: torch.Size, latent_frames_per_block: int) -> LatentGeometry:
+        """Geometry of the latents of clips of this shape [batch, frames, 3, rows, columns]."""
+        ...
+
+    def encode(self, clips: Clips) -> Latents:
+        """Pixels -> latents. Raises ValueError for sizes it cannot hold."""
+        ...
+
+    def decode(self, latents: Latents) -> Clips:
+        """Latents -> pixels; differentiable with regard to them."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Leave in an artifact's folder what brings it back."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +90,10 @@ class PatchCodec:
         if self.basis is not None and self.deviation is not None:
             patches = (patches * self.deviation) @ self.basis
         return _from_patches(patches + self.mean, self.patch).clamp(0, 1)
+
+    def save(self, folder: Path) -> None:
+        """As codec.safetensors."""
+        save_file(self.state(), folder / "codec.safetensors")
 
     def state(self) -> dict[str, Tensor]:
         """Everything as tensors, for safetensors."""

@@ -5,7 +5,7 @@ over [clean | noisy], which must give the same velocities as its cached, block-b
 otherwise training and rollout are two different models.
 """
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from afd.flow.solver import Autoregressive
 from afd.latents import BlockTimes, Latents, Text
@@ -22,3 +22,10 @@ class Student(Autoregressive[Cache], Protocol[Cache]):
         Block i sees its own noisy block and the blocks of `clean` before i, nothing else.
         """
         ...
+
+    def lengthened(self, num_latent_frames: int) -> Self:
+        """The same weights for clips of another length."""
+        ...
+
+
+AnyStudent: TypeAlias = Student[Any]

@@ -125,6 +125,11 @@ def parse(text: str) -> Sentence:
     return sentence
 
 
+def is_sentence(text: str) -> bool:
+    """Whether the grammar produces it."""
+    return text in _by_text()
+
+
 def _where_it_leaves(text: str) -> str:
     words = text.split(" ")
     candidates = [known.split(" ") for known in _by_text()]

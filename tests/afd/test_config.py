@@ -102,3 +102,37 @@ def test_circumstance_is_strict_too() -> None:
     values = load_params(Cluster, PARAMS / "cluster" / "local.yaml").model_dump()
     with pytest.raises(ParamsError, match="num_threads"):
         validate(Cluster, values | {"num_threads": True}, "values")
+
+
+def test_distribution_matching_refuses_a_teacher_that_shows_finished_videos_only() -> None:
+    files = (PARAMS / "pocket.yaml", [PARAMS / "ablations" / "dmd.yaml"])
+    params = load_params(Params, *files)
+    assert params.update.objective == "distribution_matching"
+    folder = {
+        "kind": "folder", "name": "clips", "path": None, "clips_per_prompt": 1,
+        "training_permitted": "yes", "terms": {"url": "https://a.b/c", "date": "2026-11-23"},
+        "min_clip_share": 0.5,
+    }  # fmt: skip
+    values = params.model_dump(mode="json") | {"teacher": folder}
+    with pytest.raises(ParamsError) as told:
+        validate(Params, values, "values")
+    (said,) = told.value.problems
+    assert "update.objective distribution_matching" in said
+    assert "teacher.kind folder shows finished videos only: write forward_process" in said
+
+
+def test_distribution_matching_names_what_is_missing_and_who_must_not_have_it() -> None:
+    with pytest.raises(ParamsError) as told:
+        validate(Params, changed("update.objective", "distribution_matching"), "values")
+    text = str(told.value)
+    assert "teacher.white_box is null" in text and "needs update.critic" in text
+    critic = {"warmup_steps": 1, "num_steps": 1, "batch_size": 1, "learning_rate": 1e-4}
+    with pytest.raises(ParamsError, match=r"reads no update\.critic"):
+        validate(Params, changed("update.critic", critic), "values")
+
+
+@pytest.mark.parametrize(
+    "file", sorted((PARAMS / "ablations").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_every_arm_and_world_is_sound(file: Path) -> None:
+    load_params(Params, PARAMS / "pocket.yaml", [PARAMS / "ablations" / "protocol.yaml", file])

@@ -17,7 +17,10 @@ from afd.stages import request
 from afd.stages.request import StageRequest
 
 PARAMS = Path(__file__).parents[2] / "params"
-NO_IDENTITY = {"schema_version"}  # one value; a second one would be another program
+NO_IDENTITY = {
+    "schema_version",  # one value; a second one would be another program
+    "fit.max_skipped_steps",  # how long a fit goes on, not what it is
+}
 OTHER_CHOICE = {  # a change of kind that leaves the rest of the file valid
     "discriminator.kind": None,
     "prompts.kind": None,
@@ -27,7 +30,30 @@ OTHER_CHOICE = {  # a change of kind that leaves the rest of the file valid
     "teacher.training_permitted": None,  # a permission, and without it there is no campaign
     "frame_size": None,  # 16 is the only size of the pocket world
     "fit.loss": "binary_cross_entropy",
+    "canonical.chroma": "420",
+    "canonical.longer": "first",
+    "canonical.shorter": "loop",
+    "canonical.aspect": "crop",
     "rollout.refresh": "never",
+    "rollout.behaviour": "average",
+    "update.objective": "reverse_chain",
+    "update.context": "noisy",
+    "evaluate.split": "tuning",
+    "evaluate.evaluators": [
+        {
+            "name": "judge",
+            "version": "1",
+            "command": ["judge", "{videos}", "{answer}"],
+            "weights": None,
+            "metrics": [
+                {"name": "q", "goal": "high", "low": 0.0, "high": 1.0, "independent": True}
+            ],
+            "when": "final",
+            "timeout_min": 1.0,
+            "variables": [],
+        }
+    ],
+    "prompts.num_train": 5,
     "student.prediction": "velocity",
     "student.codec.components": 5,
     "update.advantage_scope": "batch",
@@ -52,7 +78,9 @@ def campaign(of: Params) -> list[StageRequest]:
         behaviour = student if of.rollout.refresh == "every_round" else base.output
         rollouts = request.rollout(of, prompts.output, behaviour, index)
         fit = request.fit(of, [clips.output], [rollouts.output], judge, index)
-        update = request.update(of, rollouts.output, fit.output, student, base.output, index)
+        update = request.update(
+            of, [clips.output], rollouts.output, fit.output, student, base.output, index
+        )
         look = request.evaluate_round(of, prompts.output, update.output, base.output)
         asked += [clips, rollouts, fit, update, look]
         student, judge = update.output, fit.output
@@ -103,7 +131,9 @@ def other(field: str, value: Any) -> Any:  # noqa: PLR0911 (one return a kind of
 LEAVES = [
     (field, value)
     for field, value in leaves(params().model_dump(mode="json"))
-    if field not in NO_IDENTITY and OTHER_CHOICE.get(field, "") is not None
+    if field not in NO_IDENTITY
+    and not field.startswith("update.memory.")  # how memory is found for the same sums
+    and OTHER_CHOICE.get(field, "") is not None
 ]
 
 
@@ -115,6 +145,9 @@ def test_every_value_of_params_is_identity(field: str, value: Any) -> None:
     for part in sections:
         section = section[part]
     section[name] = other(field, value)
+    if field in ("teacher.size", "canonical.magnify"):  # one follows the other
+        size = 8 * 16 if field == "teacher.size" else 16 * values["canonical"]["magnify"]
+        values["teacher"]["size"], values["canonical"]["magnify"] = size, size // 16
     if name == "low":  # both ends at once where they are one value
         section["high"] = max(section["high"], section["low"])
     if name == "high":
@@ -129,7 +162,7 @@ def test_circumstance_is_no_identity() -> None:
     """No request can be built from Cluster, and none of its values is in one."""
     named = {name for asked in campaign(params()) for name, _ in leaves(asked.params)}
     fields = set(Cluster.model_fields)
-    assert fields == {"executor", "allocation", "num_threads", "num_children", "timeout_min"}
+    assert {"executor", "allocation", "num_threads", "slurm", "resources"} <= fields
     assert not {name.rpartition(".")[2] for name in named} & fields
 
 

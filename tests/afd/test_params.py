@@ -41,6 +41,8 @@ def test_everything_wrong_is_told_at_once() -> None:
         "evaluate.noise_seeds: must be distinct and not empty, got [1, 1]",
         "update.num_best 2 + update.num_worst 2 exceed rollout.group_size 2",
         "frame_size 32 must be 16: the pocket world films 16x16 px",
+        "canonical.magnify 4 x frame_size 32 must be teacher.size 64: rollouts are filmed as large "
+        "as the teacher's clips",
     }
 
 
@@ -81,13 +83,32 @@ def test_interpolation_is_refused_and_never_resolved(tmp_path: Path, text: str) 
 
 @pytest.mark.parametrize(
     "secret",
-    ["sk-abcdefghijklmnop1234", "AKIAABCDEFGHIJKLMNOP", "ghp_abcdefghijklmnopqrst12", "Bearer xyz"],
+    [
+        *("sk-abcdefghijklmnop1234", "AKIAABCDEFGHIJKLMNOP", "ghp_abcdefghijklmnopqrst12"),
+        *("Bearer xyz", "hf_abcdefghijklmnopqrstuvwxyz", "https://me:word@host/mlflow"),
+        *("AIzaSyA1234567890abcdefghijklmnopqrstu", "pnu_abcdefghijklmnopqrstuv"),
+    ],
 )
 def test_a_pasted_secret_is_refused_and_not_repeated(secret: str) -> None:
     problems = refused(f"teacher.api_key={secret}", "fit.loss=" + secret)
     assert any(p.startswith("teacher.api_key: looks like a secret") for p in problems)
     assert any(p.startswith("fit.loss: looks like a secret") for p in problems)
     assert secret not in "\n".join(problems)
+
+
+def test_what_no_pattern_knows_is_refused_where_only_a_variables_name_may_stand() -> None:
+    problems = refused("teacher.api_key=hunter2")
+    assert any(p.startswith("teacher.api_key: looks like a secret") for p in problems)
+    assert "hunter2" not in "\n".join(problems)
+
+
+def test_aliases_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    file = tmp_path / "bomb.yaml"
+    file.write_text("\n".join(lines))
+    (problem,) = refused(file=file)
+    assert "aliases" in problem
 
 
 def test_a_missing_file_names_those_beside_it() -> None:

@@ -13,7 +13,8 @@ import pytest
 from safetensors import SafetensorError
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
-from afd.store import BusyError, Store, StoreError, told, write_json
+from afd.attempts import BusyError
+from afd.store import Store, StoreError, told, write_json
 
 REF = ArtifactRef(kind="rollouts", fingerprint="ab" * 32)
 FILES = {"a.bin": b"first", "sub/b.bin": b"second"}
@@ -23,8 +24,8 @@ PUBLISH = "import sys; from pathlib import Path; from tests.afd.test_store impor
 def publish(root: Path) -> Artifact:
     """One whole attempt, as the door makes it."""
     store = Store(root)
-    with store.attempt(REF) as work:
-        out = work / "out"
+    with store.attempt(REF) as attempt:
+        out = attempt.out
         for name, content in FILES.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(content)
@@ -42,7 +43,7 @@ def publish(root: Path) -> Artifact:
             cpu_s=1.0,
             created_at="2026-01-01T00:00:00+00:00",
         )
-        return store.save(REF, manifest, out)
+        return store.save(REF, manifest, attempt)
 
 
 def is_whole(artifact: Artifact) -> bool:
@@ -113,7 +114,10 @@ def test_what_differs_from_its_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"sub/b\.bin: 18 bytes, not 6"):
         store.load(REF)
     file.unlink()
-    with pytest.raises(StoreError, match=r"sub/b\.bin: missing; .*dvc pull"):
+    with pytest.raises(StoreError, match=r"sub/b\.bin: missing; move .* away and run the same"):
+        store.load(REF)
+    (tmp_path / ".dvc").mkdir()  # where bytes are tracked, they can be had back
+    with pytest.raises(StoreError, match=r"sub/b\.bin: missing; restore it with `dvc pull`"):
         store.load(REF)
 
 
@@ -129,12 +133,13 @@ def test_a_manifest_of_something_else_or_cut_short_is_refused(tmp_path: Path) ->
         store.load(REF)
 
 
-def test_a_manifest_from_before_threads_were_recorded_is_of_one(tmp_path: Path) -> None:
+def test_a_manifest_from_before_threads_and_ranks_were_recorded_is_of_one(tmp_path: Path) -> None:
     file = publish(tmp_path).path / "manifest.json"
     content = json.loads(file.read_text())
-    del content["made_by"]["num_threads"]
+    del content["made_by"]["num_threads"], content["made_by"]["num_ranks"]
     file.write_text(json.dumps(content))
-    assert Store(tmp_path).load(REF).manifest.made_by.num_threads == 1
+    made_by = Store(tmp_path).load(REF).manifest.made_by
+    assert (made_by.num_threads, made_by.num_ranks) == (1, 1)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_a_work_folder_that_another_process_removes_meanwhile_is_held_all_the_sa
     monkeypatch.setattr(fcntl, "flock", late_flock)
     monkeypatch.setattr(Path, "mkdir", late_mkdir)
     with store.attempt(REF) as held:
-        assert held.is_dir()
+        assert held.work.is_dir()
         assert removed == ["folder", "lock"]
         with pytest.raises(BusyError), Store(tmp_path).attempt(REF):
             pass

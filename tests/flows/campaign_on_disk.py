@@ -16,10 +16,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
-from afd.config import Params
+from afd.config import OutsideEvaluator, Params
 from afd.data.sheets import side_by_side
+from afd.evaluation.outside import Answer
 from afd.params import load_params
 from afd.seeds import numpy_generator
+from afd.stages import outside
 from afd.stages import request as ask
 from afd.stages.request import StageRequest
 from afd.store import Store
@@ -65,8 +67,8 @@ class CampaignOnDisk:
     def save(self, index: int | None, request: StageRequest, seed: int = 0) -> Artifact:
         """Publish an artifact with plausible files for `request`."""
         ref = request.output
-        with self.store.attempt(ref) as work:
-            out = work / "out"
+        with self.store.attempt(ref) as attempt:
+            out = attempt.out
             out.mkdir()
             summary = _fill(request, out, seed)
             manifest = Manifest(
@@ -83,7 +85,7 @@ class CampaignOnDisk:
                 cpu_s=1.2,
                 created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).isoformat(),
             )
-            artifact = self.store.save(ref, manifest, out)
+            artifact = self.store.save(ref, manifest, attempt)
         self.made.append((index, request, artifact))
         return artifact
 
@@ -100,7 +102,7 @@ def make_campaign(root: Path, params: Params, num_rounds: int = 2) -> CampaignOn
         clips = save(index, ask.harvest_round(params, prompt_set, index), index).ref
         rollouts = save(index, ask.rollout(params, prompt_set, student, index), index).ref
         judge = save(index, ask.fit(params, [clips], [rollouts], previous, index), index).ref
-        update = ask.update(params, rollouts, judge, student, base, index)
+        update = ask.update(params, [clips], rollouts, judge, student, base, index)
         student = save(index, update, index).ref
         look = ask.evaluate_round(params, prompt_set, student, base)
         evaluation = save(index, look, index).ref
@@ -138,7 +140,9 @@ def _fill(request: StageRequest, out: Path, seed: int) -> dict[str, float | int 
             save_file({"w": draw.normal(size=(8, 8))}, out / "weights.safetensors")
             _curve(out, {"fit/loss": 0.7, "fit/mismatch_pair_accuracy": 0.6 + 0.02 * seed})
             after = {"pair_accuracy": 0.7 + 0.02 * seed, "margin": 0.4, "group_spread": 0.5}
-            return after | {f"{name}_before": value / 2 for name, value in after.items()}
+            after |= {"calibration_error": 0.1}
+            before = {f"{name}_before": value / 2 for name, value in after.items()}
+            return after | before | {"anchor_pair_accuracy": 0.9, "leak_accuracy": 1.0}
         case "warmstart" | "update":
             save_file({"w": draw.normal(size=(64, 64))}, out / "weights.safetensors")
             _curve(out, {f"{request.stage}/loss": 0.5})
@@ -148,6 +152,10 @@ def _fill(request: StageRequest, out: Path, seed: int) -> dict[str, float | int 
                 "group_spread": 0.5,
                 "zero_spread_share": 0.0,
                 "mean_abs_2w_minus_1": 0.32,
+                "effective_share": 0.8,
+                "rank_correlation": 0.4,
+                "static_share": 0.0,
+                "duplicate_share": 0.0,
                 "distance_to_behaviour": 0.01,
                 "distance_to_reference": 0.02 * (seed + 1),
             }
@@ -190,11 +198,26 @@ def _evaluation(
     }
     summary: dict[str, Any] = {"metrics": metrics, "num_prompts": 8, "noise_seeds": [11, 12]}
     summary |= {"frechet_margin": 3.0, "filmstrip_prompts": list(SENTENCES)}
+    if asked := outside.asked_of(request.params):
+        summary["outside"] = {one.name: outside.describe(one, _answer(one), 24) for one in asked}
     (out / "summary.json").write_text(json.dumps(summary))
     pd.DataFrame({"prompt": SENTENCES, "gravity": draw.normal(size=3)}).to_parquet(
         out / "per_prompt.parquet"
     )
     return {n: base + (s - base) * (seed + 1) / 3 for n, (_, base, s) in METRICS.items()}
+
+
+def _answer(evaluator: OutsideEvaluator) -> Answer:
+    """Three videos have no usable value; what is called "crash" has said nothing at all."""
+    names = [metric.name for metric in evaluator.metrics]
+    crashed = evaluator.name == "crash"
+    return Answer(
+        scores={name: {} for name in names},
+        num_failed=dict.fromkeys(names, 24 if crashed else 3),
+        version=None if crashed else "told 1",
+        error="crash: exit code 1" if crashed else None,
+        wall_s=1.0,
+    )
 
 
 def _curve(out: Path, ends: dict[str, float]) -> None:

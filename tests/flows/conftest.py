@@ -1,6 +1,7 @@
 """What tests of whole campaigns share: the tiny params and preloaded processes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ class Forge:
     process: "subprocess.Popen[str]"
     runs: Path
 
-    def afd(self, *arguments: str, store: Path, log: Path, failpoint: str = "") -> int:
+    def afd(
+        self, *arguments: str, store: Path, log: Path, failpoint: str = "", **environ: str
+    ) -> int:
         """The exit code of one command on the tiny params, computed in its own process, without
         Prefect; negative: the signal that killed it."""
         asked = {
@@ -31,7 +34,7 @@ class Forge:
                 *("--set-cluster", "executor=in_process"),
                 *("--runs", str(self.runs), "--store", str(store)),
             ],
-            "environment": {"AFD_FAILPOINT": failpoint, "AFD_CHECKPOINT_PERIOD_S": "0"},
+            "environment": {"AFD_FAILPOINT": failpoint, "AFD_CHECKPOINT_PERIOD_S": "0"} | environ,
             "log": str(log),
         }
         stdin, stdout = self.process.stdin, self.process.stdout
@@ -42,6 +45,13 @@ class Forge:
         answer = stdout.readline()
         assert answer, "the forge died: see its stderr"
         return int(answer)
+
+
+@pytest.fixture(autouse=True)
+def no_address_left_behind() -> Iterator[None]:
+    """MLflow's library leaves the address it was asked at last in its process's environment."""
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session")

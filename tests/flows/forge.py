@@ -20,7 +20,7 @@ def preload() -> None:
     import dvc.repo  # noqa: F401
     import mlflow.tracking  # noqa: F401
 
-    import flows.launch  # noqa: F401
+    import flows.commands.launch  # noqa: F401
     from afd.stages import worker
     from afd.stages.request import StageName
     from flows.quiet import be_quiet

@@ -4,7 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from afd.stages.worker import Job
+from afd.stages.child import Job
+from flows.jobs.inside import StageJob
 
 
 def worker(job: Job) -> None:
@@ -13,9 +14,9 @@ def worker(job: Job) -> None:
     time.sleep(600)
 
 
-def door(stage: str, request: str, store: str, num_threads: int) -> int:
+def door(job: StageJob) -> None:
     """The door of a stage that hangs (seed 1), or that fails some seconds after its start."""
-    del stage, store, num_threads
-    Path(request).with_suffix(".pid").write_text(str(os.getpid()))
-    time.sleep(600 if '"seed":1' in Path(request).read_text() else 4)
+    request = Path(job.request)
+    request.with_suffix(".pid").write_text(str(os.getpid()))
+    time.sleep(600 if '"seed":1' in request.read_text() else 4)
     raise SystemExit(1)

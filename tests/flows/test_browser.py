@@ -21,7 +21,7 @@ from afd.stages import request as ask
 from afd.stages.door import execute
 from flows import versions
 from flows.lineage import Lineage
-from flows.run_ids import CAMPAIGN
+from flows.mlflow_runs.run_ids import CAMPAIGN
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from afd.artifacts import ArtifactRef
 from afd.config import Params
 from afd.params import load_params
 from afd.store import Store
-from flows.round import standing_before
-from flows.services import OwnPrefect
-from flows.session import Places
+from flows.foreseen import standing_before
+from flows.places import Places
+from flows.prefect_runs.services import OwnPrefect
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT, Forge
 
 METRICS = {
@@ -90,7 +90,9 @@ def test_the_run_folder_may_be_lost(forge: Forge, finished: Finished, tmp_path: 
     """Records come back from the plan and the store."""
     log = tmp_path / "log"
     assert forge.afd("campaign", "--name", "second", store=finished.store, log=log) == 0
-    assert "rollout" not in log.read_text()  # nothing was computed
+    told = log.read_text()
+    assert "  rollout " not in told  # nothing was computed
+    assert "MLflow" not in told.replace("MLflow   ", "")  # and nothing was refused or spooled
     kept = (finished.folder / "rounds" / "001.json").read_bytes()
     assert (forge.runs / "second" / "rounds" / "001.json").read_bytes() == kept
 

@@ -6,7 +6,7 @@ import pytest
 
 from afd.stages.outcome import RefusedError
 from flows.choices import chosen_params
-from flows.session import Places
+from flows.places import Places
 from tests.flows.conftest import PARAMS
 
 

@@ -62,7 +62,11 @@ def test_help_imports_nothing_heavy() -> None:
             ("round", "--name", "x", "--params", str(PARAMS), "--set-cluster", "executor=slrm"),
             ("executor", "slrm"),
         ),
-        (("report", "--name", "x"), ("not finished", "-m flows.cli campaign --name x --runs ")),
+        (("report", "--name", "x"), ("no such campaign",)),
+        (("ui", "--name", "x"), ("no such campaign",)),
+        (("ui", "--port", "99999"), ("1 to 65535",)),
+        (("logs", "--name", "x"), ("no such campaign",)),
+        (("resume",), ("no campaign was stopped",)),
         (("show", "doesnotexist"), ("doesnotexist",)),
     ],
 )
@@ -70,7 +74,11 @@ def test_what_a_person_can_mend_is_said_in_words(
     tmp_path: Path, arguments: tuple[str, ...], said: tuple[str, ...]
 ) -> None:
     places = ("--runs", str(tmp_path / "runs"))
-    store = () if arguments[0] == "report" else ("--store", str(tmp_path / "store"))
+    store = (
+        ()
+        if arguments[0] in ("report", "ui", "logs", "resume")
+        else ("--store", str(tmp_path / "store"))
+    )
     done = afd(*arguments, *places, *store)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

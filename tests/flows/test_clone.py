@@ -6,11 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 
 from afd.artifacts import Artifact
 from afd.store import Store
+from tests.afd.harvest.ordering import KEY, KEY_VARIABLE, teacher_at
 from tests.flows.conftest import PROJECT, Forge
+from tests.harvest_server.script import Script
+from tests.harvest_server.server import Server
 
 DVC = str(Path(sys.executable).with_name("dvc"))
 QUIET = {**os.environ, "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
@@ -74,6 +79,62 @@ def test_another_clone_pulls_a_campaign_that_is_finished_and_evaluates_to_the_sa
     again = play(forge, second)[final.manifest.fingerprint]
     assert again.manifest.created_at >= final.manifest.created_at
     assert {name: again.file(name).read_bytes() for name in again.manifest.files} == before
+
+
+@pytest.mark.campaign
+def test_clips_that_were_paid_go_to_another_clone_and_replay_there_without_the_vendor(
+    forge: Forge, tmp_path: Path
+) -> None:
+    """Another round than the one that was paid wants them there: nothing is ordered, none is lost.
+
+    `store/clips` and the ledger are of the clone that paid; what is pulled are the rounds' shards.
+    """
+    first, second, log = tmp_path / "first", tmp_path / "second", tmp_path / "log"
+    first.mkdir()
+    call(first, "git", "init", "-q")
+    call(first, DVC, "init", "-q")
+    for name in (".dvc/config", ".dvcignore", ".gitignore"):
+        shutil.copy(PROJECT / name, first / name)
+
+    def harvested(clone: Path, name: str, num_prompts: int) -> list[Artifact]:
+        """The teacher clips in a clone's store after a campaign there."""
+        code = Forge(process, clone / "runs").afd(
+            *("campaign", "--name", name, "--overlay", str(tmp_path / "teacher.yaml")),
+            *("--set", "num_rounds=1", "--set", f"rollout.num_prompts={num_prompts}"),
+            store=clone / "store",
+            log=log,
+            **{KEY_VARIABLE: KEY},
+        )
+        assert code == 0, log.read_text()
+        made = Store(clone / "store").all()
+        return [artifact for artifact in made if artifact.manifest.kind == "teacher_clips"]
+
+    process = forge.process
+    with Server("ark", Script(key=KEY, film="constant", job_s=0.05)) as server:
+        teacher = {"teacher": teacher_at(server).model_dump(mode="json")}
+        (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(teacher))
+        paid = harvested(first, "paid", 4)
+        assert len(server.posts()) == 8
+    bytes_paid = {sha for artifact in paid for sha in _sha256s(artifact)}
+    call(first, "git", "add", "-A")
+    call(first, "git", *AUTHOR, "commit", "-qm", "paid clips")
+    call(first, DVC, "push", "-q")
+    shutil.rmtree(first / "store")
+
+    call(tmp_path, "git", "clone", "-q", str(first), str(second))
+    remote = str(first / "dvc-remote")
+    call(second, DVC, "remote", "modify", "--local", "local", "url", remote)
+    call(second, DVC, "pull", "-q")
+    assert not (second / "store" / "clips").exists() and not (second / "store" / "harvest").exists()
+    replayed = harvested(second, "other", 3)  # the server is gone
+    known = {artifact.manifest.fingerprint for artifact in paid}
+    (fresh,) = (artifact for artifact in replayed if artifact.manifest.fingerprint not in known)
+    assert (fresh.manifest.summary["num_paid"], fresh.manifest.summary["num_reused"]) == (0, 3)
+    assert set(_sha256s(fresh)) <= bytes_paid
+
+
+def _sha256s(clips: Artifact) -> list[str]:
+    return pd.read_parquet(clips.path / "clips.parquet")["sha256"].tolist()
 
 
 def _is_final(artifact: Artifact) -> bool:

@@ -11,19 +11,20 @@ import pytest
 
 from afd.config import Cluster
 from afd.params import load_params
-from afd.stages.mailbox import request_id
+from afd.stages.mailbox import Owner, request_id
 from afd.stages.outcome import Outcome, Status
 from afd.stages.request import StageRequest
 from afd.store import Store
 from flows import dispatch
-from flows.dispatch import JobPerStage, compute
-from flows.ledger import JobEntry, Owner
-from flows.site import Site
+from flows.dispatch import LocalJobs, compute
+from flows.jobs.ledger import Job, JobEntry, Ledger
+from flows.jobs.site import Site
 from tests.flows.conftest import CLUSTER, PROJECT
 
 
 def request(num_held_out: int = 4) -> StageRequest:
-    chosen = {"kind": "grammar", "num_held_out": num_held_out}
+    chosen = {"kind": "grammar", "num_held_out": num_held_out, "num_tuning": 0}
+    chosen["num_train"] = None
     return StageRequest(stage="prompts", params={"prompts": chosen, "seed": 1}, inputs={})
 
 
@@ -76,7 +77,7 @@ def test_what_is_tried_again(
 
 
 def test_a_stage_in_a_job_of_its_own(site: Site) -> None:
-    jobs = JobPerStage(site)
+    jobs = LocalJobs(site)
     assert compute(jobs, site, request()).status == "done"
     assert site.store.have(request().output)
     refused = compute(jobs, site, request(num_held_out=10**6))
@@ -97,11 +98,17 @@ def test_a_live_job_of_the_same_artifact_is_waited_for(site: Site) -> None:
         "time.sleep(60)"
     )
     job = subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT)
-    entry = JobEntry(job_id=str(job.pid), process=Owner.of(job.pid), log=str(site.folder / "log"))
-    ledger = site.folder / "ledger"
-    ledger.mkdir()
-    (ledger / f"{request_id(asked)}.json").write_text(entry.model_dump_json())
-    assert compute(JobPerStage(site), site, asked).status == "done"
+    entry = JobEntry(
+        name=request_id(asked),
+        stage=asked.stage,
+        fingerprint=asked.output.fingerprint,
+        folder=str(site.folder),
+        jobs=(Job(job_id=str(job.pid), kind="local", process=Owner.of(job.pid)),),
+        attempts=1,
+        submitted_at="",
+    )
+    Ledger(site.folder / "ledger").write(entry)
+    assert compute(LocalJobs(site), site, asked).status == "done"
     assert not (site.folder / "submitit").exists()  # nothing was submitted
     job.kill()
     job.wait()

@@ -17,9 +17,9 @@ from afd.artifacts import Artifact
 from afd.stages.request import StageRequest
 from afd.store import Store
 from flows import versions
-from flows.champion import choose_champion
 from flows.lineage import Lineage
-from flows.run_ids import RunIds
+from flows.mlflow_runs.champion import choose_champion
+from flows.mlflow_runs.run_ids import RunIds
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 from tests.flows.conftest import Forge
 
@@ -145,6 +145,38 @@ def test_curves_pictures_films_are_there(campaign: CampaignOnDisk) -> None:
     assert {"filmstrips", "samples.mp4", "images"} <= {f.path for f in on_campaign}
     sheets = client.list_artifacts(runs["campaign"].info.run_id, "images")
     assert len([f for f in sheets if f.path.endswith(".png")]) == 2  # one a round
+
+
+def test_what_programs_outside_say_is_marked(tmp_path: Path, empty_database: bytes) -> None:
+    """How many videos failed, which metrics are no judges, who crashed: on stage and campaign."""
+    (tmp_path / "runs" / ".services" / "mlflow").mkdir(parents=True)
+    (tmp_path / "runs" / ".services" / "mlflow" / "mlflow.db").write_bytes(empty_database)
+    params = small_params()
+    metric = {"goal": "high", "low": 0.0, "high": 1.0}
+    asked = [
+        {
+            "name": name, "version": "1", "command": ["x", "{videos}", "{answer}"],
+            "weights": None, "timeout_min": 1.0, "variables": [], "when": "every_round",
+            "metrics": [
+                {"name": "motion", "independent": False} | metric,
+                {"name": "sharp", "independent": True} | metric,
+            ],
+        }
+        for name in ("align", "crash")
+    ]  # fmt: skip
+    values = params.model_dump(mode="json")
+    values["evaluate"]["evaluators"] = asked
+    campaign = make_campaign(tmp_path, type(params).model_validate(values), num_rounds=2)
+    play(campaign, Lineage(uri(campaign), campaign.folder))
+    runs = {r.data.tags["afd.key"]: r for r in all_runs(campaign)}
+    made = next(a for i, r, a in campaign.made if i == 1 and r.stage == "evaluate")
+    for run in (runs[made.ref.fingerprint[:16]], runs["campaign"]):
+        assert run.data.tags["afd.not_independent"] == "align.motion, crash.motion"
+        assert run.data.tags["afd.evaluator.align"] == "told 1"
+        assert run.data.tags["afd.evaluator.crash"] == "crash: exit code 1"
+        assert run.data.metrics["evaluate/align.motion.num_failed"] == 3
+        assert run.data.metrics["evaluate/crash.sharp.num_failed"] == 24
+        assert run.data.metrics["evaluate/crash.num_videos"] == 24
 
 
 def test_the_best_student_is_the_champion(campaign: CampaignOnDisk) -> None:

@@ -1,8 +1,6 @@
 """One process holds a campaign: the lock, its params and what the next one is told."""
 
 import contextlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,20 +8,12 @@ import pytest
 from afd.config import Cluster, Params
 from afd.params import ParamsError, load_params
 from afd.stages.outcome import RefusedError
-from flows.run_ids import CAMPAIGN, RunIds
-from flows.session import HeldError, Places, Session, campaign_folder, held, opened
-from tests.flows.conftest import CLUSTER, PARAMS, PROJECT
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from flows.session import _locked
-folder = Path(sys.argv[1])
-folder.mkdir(parents=True)
-with _locked(folder, "demo"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+from flows import session, settle
+from flows.asked import Asked, write_asked
+from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
+from flows.places import Places, campaign_folder
+from flows.session import Session, held, opened
+from tests.flows.conftest import CLUSTER, PARAMS
 
 
 @pytest.fixture
@@ -39,32 +29,13 @@ def cluster() -> Cluster:
     return load_params(Cluster, CLUSTER, (), ["executor=in_process"])
 
 
-def test_the_second_start_is_told_who_holds_it_and_the_kernel_lets_go(places: Places) -> None:
-    folder = campaign_folder("demo", places)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=PROJECT
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with (
-        pytest.raises(HeldError, match=rf"pid {holder.pid} on .* since .*\n.*nothing was started"),
-        opened("demo", places, params(), cluster()),
-    ):
-        pass
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
-    with opened("demo", places, params(), cluster()) as session:
-        assert held("demo", places) is session
-    assert held("demo", places) is None
-
-
 def test_the_same_process_finds_its_session_again(places: Places) -> None:
     with (
         opened("demo", places, params(), cluster()) as outer,
         opened("demo", places, params(), cluster()) as inner,
     ):
-        assert inner is outer
+        assert inner is outer is held("demo", places)
+    assert held("demo", places) is None
     assert not (places.store / ".work").exists()
 
 
@@ -80,6 +51,34 @@ def test_a_campaign_keeps_its_params(places: Places) -> None:
     assert "seed: the campaign has 1, not 2" in told
     assert "update.beta: the campaign has 0.1, not 0.2" in told
     assert "another --name" in told
+
+
+def test_mlflow_is_where_the_clusters_params_say_for_who_settles_a_killed_campaign_too(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(uri: str, folder: Path) -> None:
+        raise ConnectionError(f"asked {uri} about {folder.name}")
+
+    for module in (session, settle):
+        monkeypatch.setattr(module, "Lineage", asked)
+    monkeypatch.setattr("flows.places.MLFLOW_SERVER", "http://of-the-environment:5000")
+    chosen = cluster().model_copy(update={"mlflow": "http://chosen:5000"})
+    with (
+        pytest.raises(ConnectionError, match="http://chosen:5000 about demo"),
+        opened("demo", places, params(), chosen),
+    ):
+        pass
+    left = Asked(
+        doing="round",
+        round_index=None,
+        cluster=chosen,
+        store=str(places.store),
+        with_prefect=False,
+    )
+    write_asked(campaign_folder("demo", places), left)
+    with pytest.raises(ConnectionError, match="http://chosen:5000 about demo"):
+        settle.settle("demo", places, "crashed")
+    assert places.tracking_uri() == "http://of-the-environment:5000"
 
 
 def test_damaged_kept_params_are_named(places: Places) -> None:

@@ -15,10 +15,11 @@ from afd.config import Cluster, Params
 from afd.params import load_params
 from afd.stages.request import StageRequest
 from afd.store import Store
-from flows import dispatch, tasks, workers
+from flows import dispatch, tasks
 from flows.dispatch import StageFailedError
+from flows.jobs import hiring
+from flows.jobs.site import GivenUpError, Site
 from flows.session import Session
-from flows.site import GivenUpError, Site
 from flows.tasks import Played
 from tests.flows import hanging
 from tests.flows.conftest import CLUSTER, PARAMS
@@ -53,8 +54,8 @@ def pids(folder: Path, num: int) -> set[int]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(workers, "serve", hanging.worker)
-    monkeypatch.setattr(dispatch, "run_door", hanging.door)
+    monkeypatch.setattr(hiring, "serve", hanging.worker)
+    monkeypatch.setattr(dispatch, "run_stage", hanging.door)
     me = psutil.Process()
     before = {child.pid for child in me.children(recursive=True)}
     yield

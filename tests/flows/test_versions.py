@@ -6,14 +6,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.lock import make_lock
 
 from afd.artifacts import Artifact
 from afd.store import Store
 from flows import versions
+from flows.dvc_locks import release_dead_writers
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +158,7 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 from flows import versions
+from flows.dvc_locks import release_dead_writers
 from tests.flows.campaign_on_disk import CampaignOnDisk, small_params
 from afd.store import Store
 from dvc.stage import Stage
@@ -193,8 +197,55 @@ def test_a_living_writer_keeps_its_entry(campaign: CampaignOnDisk) -> None:
     table.parent.mkdir(exist_ok=True)
     entry = {"pid": os.getpid(), "cmd": "dvc repro"}
     table.write_text(json.dumps({"write": {"/elsewhere": entry}, "read": {}}))
-    assert versions.release_dead_writers(campaign.root) == []
+    assert release_dead_writers(campaign.root) == []
     assert json.loads(table.read_text())["write"] == {"/elsewhere": entry}
+
+
+TRACK = """
+import sys
+from pathlib import Path
+from afd.artifacts import ArtifactRef
+from afd.store import Store
+from flows import versions
+store = Store(Path(sys.argv[1]) / "store")
+names = [name.split("/") for name in sys.argv[2:]]
+made = [store.load(ArtifactRef(kind=kind, fingerprint=name)) for kind, name in names]
+print("asked", flush=True)
+print(versions.track(Path(sys.argv[1]) / "runs" / "other", "start", made), flush=True)
+"""
+
+
+def test_what_a_campaign_beside_has_tracked_while_dvc_was_waited_for_stays_its_own(
+    campaign: CampaignOnDisk,
+) -> None:
+    """Of an artifact with two owners dvc would refuse to read anything."""
+    shared = campaign.of_round(None)
+    owner = versions.track(campaign.folder, "start", shared)
+    assert owner is not None
+    content = owner.read_bytes()
+    owner.unlink()
+    names = [f"{a.ref.kind}/{a.ref.fingerprint}" for a in shared]
+    command = [sys.executable, "-c", TRACK, str(campaign.root), *names]
+    with make_lock(str(campaign.root / ".dvc" / "tmp" / "lock")):
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=QUIET)
+        assert other.stdout is not None and other.stdout.readline() == "asked\n"
+        time.sleep(2)  # it has found no owner and waits for dvc
+        owner.write_bytes(content)
+    assert other.communicate(timeout=60)[0] == "None\n"
+    assert not (campaign.root / "runs" / "other" / "rounds" / "start.dvc").exists()
+    assert "up to date" in run(campaign.root, DVC, "status")
+
+
+def test_two_owners_are_told_apart_by_the_next_run_of_either(campaign: CampaignOnDisk) -> None:
+    shared = campaign.of_round(None)
+    owner = versions.track(campaign.folder, "start", shared)
+    second = campaign.root / "runs" / "other" / "rounds" / "start.dvc"
+    assert owner is not None
+    second.parent.mkdir(parents=True)
+    shutil.copy(owner, second)
+    assert versions.track(second.parent.parent, "start", shared) is None
+    assert owner.exists() and not second.exists()
+    assert "up to date" in run(campaign.root, DVC, "status")
 
 
 def make_one(folder: Path) -> Artifact:
@@ -239,6 +290,7 @@ import sys
 from pathlib import Path
 from afd.store import Store
 from flows import versions
+from flows.dvc_locks import release_dead_writers
 Path("ran").write_text(" ".join(sys.argv[1:]))
 Path("runs/demo/rounds/start.dvc").unlink()
 made = [a for a in Store(Path("store")).all() if a.manifest.stage in ("prompts", "warmstart")]
@@ -270,14 +322,15 @@ def test_dvc_repro_computes_nothing_after_a_finished_campaign(campaign: Campaign
 
     def repro() -> str:
         (root / "ran").unlink(missing_ok=True)
-        subprocess.run([DVC, "repro", "-q"], cwd=root, env=environment, check=True)
+        subprocess.run([DVC, "repro", "-q", "demo"], cwd=root, env=environment, check=True)
         return (root / "ran").read_text() if (root / "ran").exists() else ""
 
+    asked = "campaign --name demo --params params/pocket.yaml --no-prefect --set-aside"
     assert repro() == ""
     for changed in ("afd/code.py", "flows/code.py", "params/cluster/local.yaml"):
         with (root / changed).open("a") as file:
             file.write("# changed\n")
-        assert repro() == "campaign --name demo --params params/pocket.yaml --no-prefect", changed
+        assert repro() == asked, changed
         assert repro() == "", changed
     assert (campaign.folder / "report.html").exists()  # dvc did not delete it before running
     assert len(list(campaign.store.all())) == len(campaign.made)

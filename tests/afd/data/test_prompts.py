@@ -41,6 +41,18 @@ def test_grammar_is_split_once_and_for_all() -> None:
     assert {p.text for p in compose(200) if p.split == "held_out"} > held_out
 
 
+def test_four_splits_by_rank_of_the_hash_and_held_out_does_not_depend_on_the_others() -> None:
+    texts = [f"ball {number}" for number in range(30)]
+    split = {p.text: p.split for p in split_by_hash(texts, 10, 5, 8)}
+    ranked = sorted(texts, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+    wanted = ["held_out"] * 10 + ["tuning"] * 5 + ["train"] * 8 + ["spare"] * 7
+    assert [split[text] for text in ranked] == wanted
+    fewer = {p.text: p.split for p in split_by_hash(texts, 10)}
+    assert {t for t in texts if fewer[t] == "held_out"} == set(ranked[:10])
+    with pytest.raises(PromptsError, match=r"num_tuning 5, prompts\.num_train 16"):
+        split_by_hash(texts, 10, 5, 16)
+
+
 @pytest.mark.parametrize("num_held_out", [0, 3, 4])
 def test_a_split_leaves_both_sides_something(num_held_out: int) -> None:
     with pytest.raises(PromptsError, match="num_held_out"):
@@ -112,7 +124,7 @@ def test_text_that_is_fine(text: str) -> None:
         (b'{"text": 5}', "text is a int"),
         (b'{"text": null}', "not a string"),
         (b'{"text": "a", "text": "b"}', "written twice"),
-        (b'{"text": "a", "split": "test"}', "train or held_out"),
+        (b'{"text": "a", "split": "test"}', "train, spare, tuning or held_out"),
         (b'{"text": "a", "id": "0123"}', "the text was changed"),
         (b'{"text": "caf\xe9"}', "not UTF-8 (byte 14: 0xE9)"),
         (b'\xef\xbb\xbf{"text": "a"}', "byte order mark"),
@@ -176,3 +188,17 @@ def test_a_split_without_prompts_is_refused() -> None:
     train = [p for p in compose(192) if p.split == "train"]
     with pytest.raises(PromptsError, match="held_out"):
         prompts_of_round(train, "held_out", 4, 1, 0)
+
+
+def test_a_category_travels_with_its_prompt_whoever_splits() -> None:
+    lines = [
+        json.dumps({"text": f"a ball number {n}", "category": f"kind {n % 2}"}).encode()
+        for n in range(6)
+    ]
+    read = parse_jsonl(b"\n".join(lines), "p.jsonl", num_held_out=2)
+    assert {p.text: p.category for p in read} == {
+        f"a ball number {n}": f"kind {n % 2}" for n in range(6)
+    }
+    assert parse_jsonl(to_jsonl(read), "p.jsonl") == read
+    with pytest.raises(PromptsError, match="category: text is empty"):
+        parse_jsonl(b'{"text": "a ball", "split": "train", "category": " "}', "p.jsonl")

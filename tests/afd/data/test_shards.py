@@ -2,6 +2,7 @@
 
 import hashlib
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,19 @@ import pandas as pd
 import pytest
 import torch
 
-from afd.data.clips import canonical, decode
+from afd.data.canonical import conform
 from afd.data.shards import (
     COLUMNS,
     TABLE,
     TAR,
     ShardError,
-    read_clips,
     read_shard,
     read_table,
+    read_videos,
     write_shard,
 )
 from afd.encoding import encode
+from tests.afd.canon import canon, floats
 
 
 def clip(number: int, num_frames: int = 4, side: int = 32) -> bytes:
@@ -62,10 +64,13 @@ def test_rows_come_back_in_order(shard: Path) -> None:
 
 
 def test_clips_are_canonical_and_beside_their_table(shard: Path) -> None:
-    clips, table = read_clips(shard, 16, 4)
-    assert clips.dtype == torch.float32
-    expected = np.stack([canonical(decode(row["bytes"]).frames, 16, 4) for row in rows()])
-    np.testing.assert_array_equal(clips.numpy(), expected)
+    clips, table = read_videos(shard, canon(16, 4), conform)
+    assert clips.dtype == torch.uint8
+    expected = np.stack([floats(row["bytes"], 16, 4) for row in rows()])
+    np.testing.assert_array_equal(clips.float().numpy() / np.float32(255), expected)
+    few, beside = read_videos(shard, canon(16, 4), conform, [3, 1])
+    assert torch.equal(few, clips[[3, 1]])
+    assert beside["prompt"].tolist() == [rows()[row]["prompt"] for row in (3, 1)]
     assert tuple(table.columns) == COLUMNS
     assert table["prompt"].tolist() == [row["prompt"] for row in rows()]
     pd.testing.assert_frame_equal(table, read_table(shard))
@@ -100,7 +105,7 @@ def test_equal_clips_share_a_member(tmp_path: Path) -> None:
 
 def test_no_rows_are_a_shard_too(tmp_path: Path) -> None:
     write_shard(tmp_path, [])
-    clips, table = read_clips(tmp_path, 16, 4)
+    clips, table = read_videos(tmp_path, canon(16, 4), conform)
     assert clips.shape == (0, 4, 3, 16, 16)
     assert table.empty
 
@@ -110,7 +115,7 @@ def test_any_flipped_bit_of_a_member_is_found(shard: Path) -> None:
     for place in (0, victim["num_bytes"] // 2, victim["num_bytes"] - 1):
         flip(shard / TAR, victim["offset"] + place)
         with pytest.raises(ShardError) as error:
-            read_clips(shard, 16, 4)
+            read_videos(shard, canon(16, 4), conform)
         told = str(error.value)
         assert str(shard / TAR) in told
         assert victim["member"] in told
@@ -150,7 +155,7 @@ def test_table_that_is_none(shard: Path, content: bytes | None) -> None:
     else:
         (shard / TABLE).write_bytes(content)
     with pytest.raises(ShardError, match=r"clips\.parquet: cannot be read.*dvc pull"):
-        read_clips(shard, 16, 4)
+        read_videos(shard, canon(16, 4), conform)
 
 
 def test_table_of_something_else(shard: Path) -> None:
@@ -162,7 +167,7 @@ def test_table_of_something_else(shard: Path) -> None:
 @pytest.mark.parametrize(("size", "frames"), [(16, 5), (16, 3), (64, 4)])
 def test_clips_of_another_shape_name_the_member(shard: Path, size: int, frames: int) -> None:
     with pytest.raises(ShardError, match=r"member .*\.mp4 \(prompt 'prompt 0"):
-        read_clips(shard, size, frames)
+        read_videos(shard, canon(size, frames), conform)
 
 
 @pytest.mark.parametrize("bad", [b"", b"<html>", clip(0)[:-100]])
@@ -175,3 +180,21 @@ def test_unsound_clips_never_enter(tmp_path: Path, bad: bytes) -> None:
 def test_a_row_without_a_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="row 0: seed missing"):
         write_shard(tmp_path, [{k: v for k, v in rows(1)[0].items() if k != "seed"}])
+
+
+def test_rows_by_path_and_what_else_is_known_of_them(tmp_path: Path) -> None:
+    """Rows may come one at a time, from files, and say where they came from."""
+
+    def given() -> Iterator[dict]:
+        for number, row in enumerate(rows()):
+            path = tmp_path / f"{number}.mp4"
+            path.write_bytes(row.pop("bytes"))
+            yield row | {"path": path, "key": f"k{number}"}
+            path.unlink()
+
+    folder = tmp_path / "shard"
+    folder.mkdir()
+    write_shard(folder, given())
+    assert [row["bytes"] for row in read_shard(folder)] == [row["bytes"] for row in rows()]
+    assert read_table(folder)["key"].tolist() == [f"k{number}" for number in range(5)]
+    assert "path" not in read_table(folder)

@@ -1,11 +1,14 @@
 """The conv discriminator: what it may see, what it must not, and that it learns what it should."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from afd.config import ConvDiscriminator as ConvParams
 from afd.discriminators.conv import ConvDiscriminator, build, pooled
+from afd.discriminators.discriminator import Setting
 from afd.losses.adversarial import bradley_terry, r1_penalty
 
 FRAMES, SIZE, TEXT = 8, 16, 6
@@ -26,7 +29,12 @@ def params(**changes: object) -> ConvParams:
 
 
 def discriminator(**changes: object) -> ConvDiscriminator:
-    return build(params(**changes), FRAMES, SIZE, TEXT, Generator().manual_seed(0))
+    setting = Setting(FRAMES, SIZE, TEXT)
+    return build(params(**changes), setting, no_encoder, Generator().manual_seed(0))
+
+
+def no_encoder(prompts: Sequence[str]) -> Tensor:
+    raise AssertionError("these tests make their own text")
 
 
 def drawn(seed: int, num: int = 6) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ import torch
 from diffusers.schedulers import scheduling_flow_match_euler_discrete as scheduling
 from torch import Generator, Tensor
 
-from afd.flow.solver import rollout, sample_block
+from afd.flow import path
+from afd.flow.solver import rollout, sample_block, trace
 from afd.flow.times import step_list
 from afd.latents import LatentGeometry
 
@@ -101,6 +102,16 @@ def test_blocks_follow_each_other_through_the_cache():
     latents = rollout(Counting(), torch.zeros(3, 1, 1), drawn(4, 3, 4, 2, 6, 1, 1), STEPS)
     expected = torch.tensor([1.0, 1, 2, 2, 4, 4], dtype=torch.float64)
     torch.testing.assert_close(latents[:, :, :, 0, 0], expected.expand(3, 2, 6), rtol=0, atol=1e-12)
+
+
+def test_a_trace_holds_the_inputs_that_lead_from_noise_to_the_rollout():
+    noise = drawn(7, 3, 4, 2, 6, 1, 1)
+    latents, chain = trace(Counting(), torch.zeros(3, 1, 1), noise, STEPS)
+    torch.testing.assert_close(latents, rollout(Counting(), torch.zeros(3, 1, 1), noise, STEPS))
+    torch.testing.assert_close(chain[:, 0], noise[:, 0])
+    for step, time in enumerate(STEPS[1:], start=1):  # its guess is right at once
+        t = torch.full((3, 3), time, dtype=torch.float64)
+        torch.testing.assert_close(chain[:, step], path.noisy(latents, noise[:, step], t))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,12 @@ import math
 import torch
 from torch import Generator
 
-from afd.losses.adversarial import binary_cross_entropy, bradley_terry, r1_penalty
+from afd.losses.adversarial import (
+    binary_cross_entropy,
+    bradley_terry,
+    generator_loss,
+    r1_penalty,
+)
 
 
 def test_bradley_terry_by_hand():
@@ -79,3 +84,16 @@ def test_r1_of_a_curved_discriminator_is_the_mean_over_clips():
     clips.requires_grad_()
     penalty = r1_penalty(clips.square().sum(dim=(1, 2, 3, 4)), clips)
     torch.testing.assert_close(penalty, (2 * clips).square().sum(dim=(1, 2, 3, 4)).mean())
+
+
+def test_the_generator_loss_is_the_pair_loss_with_the_roles_exchanged():
+    generator = Generator().manual_seed(4)
+    teacher, student = (
+        torch.randn(16, generator=generator).double().requires_grad_() for _ in range(2)
+    )
+    loss, metrics = generator_loss(student, teacher)
+    torch.testing.assert_close(loss, bradley_terry(student, teacher)[0])
+    torch.testing.assert_close(metrics["margin"], bradley_terry(teacher, student)[1]["margin"])
+    assert torch.autograd.grad(loss, teacher, allow_unused=True, retain_graph=True)[0] is None
+    (pull,) = torch.autograd.grad(loss, student)
+    assert (pull < 0).all()

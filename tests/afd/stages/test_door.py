@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from afd.artifacts import ArtifactRef
+from afd.attempts import BusyError
 from afd.config import Params
 from afd.params import load_params
 from afd.stages.__main__ import main
 from afd.stages.door import execute
 from afd.stages.outcome import RefusedError
 from afd.stages.request import StageRequest, prompts
-from afd.store import BusyError, Store
+from afd.store import Store
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
-GRAMMAR = {"prompts": {"kind": "grammar", "num_held_out": 4}, "seed": 1}
+SPLITS = {"num_held_out": 4, "num_tuning": 0, "num_train": None}
+GRAMMAR = {"prompts": {"kind": "grammar"} | SPLITS, "seed": 1}
 
 
 def prompts_request(**changed: object) -> StageRequest:
@@ -29,7 +31,7 @@ def prompts_request(**changed: object) -> StageRequest:
 
 def file_request(file: Path) -> StageRequest:
     values = load_params(Params, TINY).model_dump(mode="json")
-    chosen = {"kind": "file", "path": str(file), "num_held_out": 2}
+    chosen = {"kind": "file", "path": str(file)} | SPLITS | {"num_held_out": 2}
     evaluate = values["evaluate"] | {"num_prompts": 2, "round_num_prompts": 2}
     values |= {"prompts": chosen, "evaluate": evaluate}
     return prompts(Params.model_validate(values))
@@ -194,7 +196,7 @@ def test_a_damaged_input_is_named_before_it_is_used(
     assert call(tmp_path, request, "harvest") == 3
     told = capsys.readouterr().err
     assert "sha256" in told
-    assert "dvc pull" in told
+    assert "run the same command again to make it anew" in told
 
 
 def test_an_artifact_made_elsewhere_now_is_busy(tmp_path: Path) -> None:

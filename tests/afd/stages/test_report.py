@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from afd.artifacts import Artifact
+from afd.attempts import Attempt
 from afd.stages import report, request
 from afd.stages.door import execute
 from afd.stages.workspace import Workspace
@@ -117,7 +118,7 @@ def test_the_same_inputs_give_the_same_bytes(
     assert campaign.evaluation is not None
     asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
     inputs = {role: campaign.store.load(ref) for role, ref in asked.inputs.items()}
-    work = Workspace(tmp_path / "work")
+    work = Workspace(Attempt.begin(tmp_path / "work"))
     work.prepare()
     report.run(asked.params, inputs, campaign.store, work)
     for name in made.manifest.files:
@@ -141,7 +142,23 @@ def test_a_promised_file_that_is_missing_is_named(campaign: CampaignOnDisk, tmp_
     broken = Artifact(copy, campaign.evaluation.manifest.model_copy(update={"files": files}))
     asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
     inputs = {role: campaign.store.load(ref) for role, ref in asked.inputs.items()}
-    work = Workspace(tmp_path / "work")
+    work = Workspace(Attempt.begin(tmp_path / "work"))
     work.prepare()
     with pytest.raises(KeyError, match=r"card\.json"):
         report.run(asked.params, inputs | {"evaluation": broken}, campaign.store, work)
+
+
+def test_alarms_are_told_with_what_they_did_and_silence_is_told_too(
+    campaign: CampaignOnDisk, page: str
+) -> None:
+    assert campaign.evaluation is not None
+    assert "None was raised in 3 rounds" in page
+    values = campaign.params.model_dump(mode="json")
+    values["alarms"] = {"collapse": {"action": "more_fit_steps", "min_pair_accuracy": 1.0}}
+    params = type(campaign.params).model_validate(values)
+    asked = request.report(params, campaign.evaluation.ref, campaign.rounds)
+    alarmed = execute(asked, campaign.store).file("report.html").read_text(encoding="utf-8")
+    section = alarmed[alarmed.index('id="alarms"') : alarmed.index('id="discriminator"')]
+    assert section.count("<td>collapse</td>") == 3 and section.count("fit/pair_accuracy") == 3
+    assert "fit.num_steps x 2" in section and "max_fit_steps_changes is reached" in section
+    assert "None was raised" not in section

@@ -15,25 +15,32 @@ from torch import Tensor
 
 from afd.artifacts import Artifact
 from afd.config import Params
-from afd.data.shards import ShardError, read_clips
+from afd.data.canonical import Canon, canon_of, canonical, film
+from afd.data.shards import ShardError, read_shard
+from afd.discriminators import checkpoint as discriminators
+from afd.discriminators.build import AnyDiscriminator
+from afd.flow import path
 from afd.flow.solver import rollout
 from afd.flow.times import step_list
+from afd.harvest.integrity import verify
+from afd.harvest.vault import KeptClip, kept_keys
+from afd.losses.flow_matching import sft_loss
 from afd.params import load_params
-from afd.stages import request
+from afd.stages import lessons, measuring, objectives, request
+from afd.stages.batches import Batch
 from afd.stages.door import execute
+from afd.stages.evaluate import card
 from afd.stages.fit import read_rounds
+from afd.stages.lessons import OffPolicyError, from_rollouts, traced
 from afd.stages.outcome import RefusedError, status_of
+from afd.stages.parts import num_batches
 from afd.stages.request import StageRequest
-from afd.stages.update import (
-    OffPolicyError,
-    Players,
-    choose,
-    gather,
-    refuse_off_policy,
-    update_loss,
-)
+from afd.stages.seen import seen_rollouts, seen_teacher
+from afd.stages.update import gather, refuse_off_policy
 from afd.store import Store, StoreError
-from afd.students.checkpoint import CheckpointError, load_student
+from afd.students.checkpoint import CheckpointError, load_codec, load_student
+from afd.students.players import Players
+from afd.text.words import encode
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
 
@@ -67,7 +74,25 @@ class Played:
         made = {"rollouts": self.rollouts, "discriminator": self.judge, "student": self.student}
         made |= changed
         refs = {role: artifact.ref for role, artifact in made.items()}
-        return request.update(self.params, **refs, reference=self.student.ref, round_index=0)
+        refs |= {"reference": self.student.ref, "teacher_clips": [self.clips.ref]}
+        return request.update(self.params, **refs, round_index=0)
+
+    def update_by(self, objective: str) -> Artifact:
+        """The student of another arm, from the same rollouts and discriminator."""
+        own = self.params.update.model_copy(update={"objective": objective})
+        arm = self.params.model_copy(update={"update": own})
+        is_game = objective != "supervised"
+        return self.make(
+            request.update(
+                arm,
+                [self.clips.ref],
+                self.rollouts.ref if is_game else None,
+                self.judge.ref if is_game else None,
+                self.student.ref,
+                self.student.ref,
+                round_index=0,
+            )
+        )
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +132,11 @@ class Recording:
 def players_and_lesson(played: Played) -> tuple[Any, Players, Any]:
     made = {"rollouts": played.rollouts, "discriminator": played.judge, "student": played.student}
     made |= {"reference": played.student}
-    loaded, players = gather(made, off_policy=False)
-    return loaded, players, choose(made, loaded, played.params.update, seed=1, round_index=0)
+    loaded, players = gather({"refresh": "every_round", "behaviour": "student"}, made)
+    own = played.params.update
+    canon = canon_of(played.updated.manifest.params)
+    lesson = from_rollouts(made, played.store, canon, loaded, players.behaviour, own, 1, 0)
+    return loaded, players, lesson
 
 
 def test_training_runs_on_the_very_times_of_the_rollout(played: Played) -> None:
@@ -118,15 +146,9 @@ def test_training_runs_on_the_very_times_of_the_rollout(played: Played) -> None:
     shape = (len(lesson.clean), wan.num_steps, *players.student.geometry.shape(1)[1:])
     rollout(rolled, lesson.text, torch.randn(shape), step_list(wan.num_steps, wan.shift))
     for draw in range(20):
-        update_loss(
-            players._replace(student=trained),
-            lesson,
-            torch.arange(len(lesson.clean)),
-            played.params.update,
-            wan,
-            loaded.codec.variance,
-            torch.Generator().manual_seed(draw),
-        )
+        loss = objectives.build(played.params.update, replace(players, student=trained), lesson)
+        rows = torch.arange(len(lesson.clean))
+        loss(rows, torch.Generator().manual_seed(draw), slice(None))
     assert trained.seen == rolled.seen
     assert len(rolled.seen) == wan.num_steps
 
@@ -137,15 +159,103 @@ def test_update_moves_the_student_and_nobody_else(played: Played) -> None:
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
-    loaded, players, lesson = players_and_lesson(played)
+    _, players, lesson = players_and_lesson(played)
     rows = torch.arange(len(lesson.clean))
-    own, variance = played.params.update, loaded.codec.variance
-    draw = torch.Generator().manual_seed(0)
-    loss, _ = update_loss(players, lesson, rows, own, loaded.params, variance, draw)
-    loss.backward()
+    objective = objectives.build(played.params.update, players, lesson)
+    objective(rows, torch.Generator().manual_seed(0), slice(None))[0].backward()
     assert all(p.grad is not None for p in players.student.parameters())
     for frozen in (players.behaviour, players.reference):
         assert all(p.grad is None for p in frozen.parameters())
+
+
+@pytest.mark.parametrize("objective", ["supervised", "generator", "reverse_chain"])
+def test_every_arm_moves_the_student_from_where_afd_does(played: Played, objective: str) -> None:
+    before = load_file(played.student.file("student.safetensors"))
+    by_afd = load_file(played.updated.file("student.safetensors"))
+    made = played.update_by(objective)
+    after = load_file(made.file("student.safetensors"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert any(not torch.equal(by_afd[name], after[name]) for name in before)
+    assert made.manifest.summary["num_skipped"] == 0
+    saw_rollouts = "rollouts" in made.manifest.made_from
+    assert saw_rollouts == (objective != "supervised")
+
+
+MATCHING = (
+    "update.objective=distribution_matching",
+    "update.critic={warmup_steps: 8, num_steps: 8, batch_size: 8, learning_rate: 2.0e-3}",
+    "teacher.white_box={num_clips: 8, num_steps: 8, batch_size: 4, learning_rate: 2.0e-3, "
+    "weight_decay: 0.0, warmup_steps: 0, ema_decay: 0.0, times: uniform}",
+)
+
+
+def test_distribution_matching_moves_the_student_from_its_critic_to_the_white_box(
+    played: Played,
+) -> None:
+    params = load_params(Params, TINY, (), MATCHING)
+    base, student, rollouts = played.prompt_set.ref, played.student.ref, played.rollouts.ref
+    white_box = played.make(request.white_box(params, base, student))
+    critic = played.make(request.critic(params, rollouts, student, 0))
+    assert critic.manifest.summary["resumed_from_step"] == 0
+
+    def by(teacher: Artifact) -> dict[str, Tensor]:
+        matched = {"white_box": teacher.ref, "critic": critic.ref}
+        made = played.make(request.update(params, [], rollouts, None, student, student, 0, matched))
+        return load_file(made.file("student.safetensors"))
+
+    before = load_file(played.student.file("student.safetensors"))
+    # Where teacher and critic agree there is nothing to learn, to the last bit.
+    assert all(torch.equal(before[name], value) for name, value in by(critic).items())
+    assert any(not torch.equal(before[name], value) for name, value in by(white_box).items())
+
+
+def test_a_critic_knows_the_rollouts_better_than_the_student_it_starts_from(
+    played: Played,
+) -> None:
+    params = load_params(Params, TINY, (), MATCHING)
+    made = played.make(request.critic(params, played.rollouts.ref, played.student.ref, 0))
+    lesson = lessons.from_samples({"rollouts": played.rollouts}, load_student(made.path, "average"))
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(lesson.clean.shape, generator=draw)
+    t = torch.full((len(lesson.clean), 4), 0.7)
+    noisy = path.noisy(lesson.clean, noise, t)
+
+    def loss(folder: Path) -> float:
+        with torch.no_grad():
+            velocity = load_student(folder, "average").student.velocity(
+                noisy, t, lesson.text, lesson.clean
+            )
+        return float(sft_loss(velocity, clean=lesson.clean, noise=noise, t=t)[0])
+
+    assert loss(made.path) < loss(played.student.path)
+
+
+def test_slices_of_a_batch_add_up_to_the_batch_in_every_arm(played: Played) -> None:
+    """Ranks compute slices: their weighted losses are the loss of the whole batch."""
+    made = {"rollouts": played.rollouts, "discriminator": played.judge, "student": played.student}
+    made |= {"reference": played.student, "teacher_clips": played.clips}
+    loaded, players = gather({"refresh": "every_round", "behaviour": "student"}, made)
+    for objective in ("forward_process", "reverse_chain", "generator"):
+        own = played.params.update.model_copy(update={"objective": objective})
+        canon = canon_of(played.updated.manifest.params)
+        lesson = from_rollouts(made, played.store, canon, loaded, players.behaviour, own, 1, 0)
+        loss = objectives.build(own, players, lesson)
+        rows = torch.arange(len(lesson.clean))
+        whole, _ = loss(rows, torch.Generator().manual_seed(3), slice(None))
+        half = len(rows) // 2
+        parts = [
+            loss(rows, torch.Generator().manual_seed(3), taken)[0]
+            for taken in (slice(0, half), slice(half, len(rows)))
+        ]
+        torch.testing.assert_close(sum(parts) / 2, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_chain_that_ends_elsewhere_is_refused(played: Played) -> None:
+    _, players, lesson = players_and_lesson(played)
+    chain = traced(lesson, players.behaviour)
+    assert chain.shape == (len(lesson.clean), len(lesson.steps), *lesson.clean.shape[1:])
+    with pytest.raises(OffPolicyError, match="did not make them"):
+        traced(replace(lesson, clean=lesson.clean + 0.1), players.behaviour)
 
 
 def test_rollouts_do_not_depend_on_batching(played: Played, tmp_path: Path) -> None:
@@ -195,9 +305,33 @@ def test_a_clone_that_pulled_shards_pays_for_nothing_they_hold(
     for tar in copy.root.glob("teacher_clips/*/clips.tar"):
         content = tar.read_bytes()
         tar.write_bytes(content[:700] + bytes([content[700] ^ 255]) + content[701:])
-    with pytest.raises(StoreError, match=r"clips\.tar.*dvc pull"):
+    with pytest.raises(StoreError, match=r"clips\.tar.*run the same command again"):
         execute(asked, copy)
-    assert not list(copy.clips.rglob("*.mp4"))  # damaged is not lost: nothing was paid again
+    # Damaged is not lost: what came back are sound rows of the shards, nothing was paid again.
+    back = {path.name for path in copy.clips.rglob("*.mp4")}
+    assert back < {path.name for path in played.store.clips.rglob("*.mp4")}
+
+
+def test_a_clip_that_is_filmed_here_is_kept_as_every_other_one(
+    played: Played, tmp_path: Path
+) -> None:
+    """By the vault's own rules: its note beside it, whole to `verify`."""
+    copy = Store(tmp_path / "store")
+    shutil.copytree(played.store.root, copy.root)
+    assert verify(copy).is_whole
+    for key, place in kept_keys(copy).items():
+        about = KeptClip(key, place).provenance
+        assert (about["key"], about["provider"]) == (key, "simulator")
+        assert about["training_permitted"] == "yes" and about["prompt"]
+    notes = {note: note.read_bytes() for note in copy.clips.rglob("*.json")}
+    for note in notes:
+        note.unlink()  # a store that is older than its notes: the next round writes them
+    shutil.rmtree(copy.root / "teacher_clips")
+    for made in (played.clips, played.held_out):
+        execute(request.harvest_round(played.params, played.prompt_set.ref, 0), copy)
+        execute(request.harvest_held_out(played.params, played.prompt_set.ref), copy)
+        assert copy.have(made.ref)
+    assert {note: note.read_bytes() for note in copy.clips.rglob("*.json")} == notes
 
 
 def test_a_changed_paid_video_is_named(played: Played) -> None:
@@ -222,7 +356,7 @@ def test_a_corrupt_shard_is_named_with_its_cure(played: Played) -> None:
     middle = 700
     tar.write_bytes(sound[:middle] + bytes([sound[middle] ^ 255]) + sound[middle + 1 :])
     try:
-        with pytest.raises(StoreError, match=r"clips\.tar.*dvc pull"):
+        with pytest.raises(StoreError, match=r"clips\.tar.*run the same command again"):
             params = played.params.model_copy(update={"seed": 9})
             played.make(request.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0))
     finally:
@@ -235,10 +369,17 @@ def test_a_shard_that_cannot_be_believed_is_the_stores_word(played: Played) -> N
     tar.write_bytes(sound[:700] + bytes([sound[700] ^ 255]) + sound[701:])
     try:
         with pytest.raises(ShardError) as told:
-            read_clips(played.clips.path, 16, 16)
+            read_shard(played.clips.path)
     finally:
         tar.write_bytes(sound)
     assert status_of(told.value) == "store"
+
+
+def judge(played: Played) -> AnyDiscriminator:
+    wan = played.params.student
+    return discriminators.load(
+        played.judge.path, lambda prompts: encode(prompts, wan.num_text_tokens, wan.text_dim)
+    )
 
 
 def test_training_needs_permission(played: Played) -> None:
@@ -250,7 +391,7 @@ def test_training_needs_permission(played: Played) -> None:
         "rollouts_0": played.rollouts,
     }
     with pytest.raises(RefusedError, match=r"teacher\.training_permitted is 'unknown'") as told:
-        read_rounds(inputs, played.store)
+        read_rounds(inputs, played.store, judge(played), canon_of(played.updated.manifest.params))
     assert status_of(told.value) == "refused"
     unread = played.params.teacher.model_copy(update={"training_permitted": "no"})
     params = played.params.model_copy(update={"teacher": unread})
@@ -264,8 +405,9 @@ def test_every_stage_reads_the_prompts_as_the_student_does(
 ) -> None:
     overrides = [f"student.num_text_tokens={num_tokens}", f"student.text_dim={dim}"]
     played = Played(tmp_path, overrides)
-    rounds = read_rounds(
-        {"teacher_clips_0": played.clips, "rollouts_0": played.rollouts}, played.store
+    made = {"teacher_clips_0": played.clips, "rollouts_0": played.rollouts}
+    rounds, _ = read_rounds(
+        made, played.store, judge(played), canon_of(played.updated.manifest.params)
     )
     assert rounds[0].text.shape == (4, num_tokens, dim)
     assert played.final.manifest.summary["num_failed"] == 0
@@ -286,6 +428,64 @@ def test_the_final_evaluation_says_everything(played: Played) -> None:
     assert row["difference"] == pytest.approx(row["student"] - row["base"])
 
 
+def test_what_base_and_teacher_say_is_measured_once_and_read_to_the_bit(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, made_from = played.final.manifest.params, played.final.manifest.made_from
+    inputs = {role: played.store.load(ref) for role, ref in made_from.items()}
+    films = [film.side for film in measuring.films_of(params, inputs)]
+    asked: list[int] = []
+    sample = measuring.sample
+    monkeypatch.setattr(measuring, "sample", lambda *a: (asked.append(a[2]), sample(*a))[1])
+
+    def looked(params: dict[str, Any]) -> tuple[list[int], list[Batch]]:
+        asked.clear()
+        compute = measuring.batches(params, inputs, played.store)
+        made = [compute(n) for n in range(num_batches("evaluate", params, inputs))]
+        return [*asked], made
+
+    shutil.rmtree(played.store.root / ".cache" / "films")
+    first, at_first = looked(params)
+    again, read = looked(params)
+    assert len(first) == len(films) - films.count("teacher")
+    assert again == [int(seed) for seed in params["noise_seeds"]]  # the student's alone
+    for one, other in zip(at_first, read, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7)) for name in one)
+    assert looked(params | {"noise_seeds": [5, 6]})[0] == [5, 6, 5, 6, measuring.LOOK_SEED]
+
+
+def test_twice_the_horizon_is_judged_block_by_block_on_another_card(played: Played) -> None:
+    params = load_params(Params, TINY, (), ["evaluate.horizon=2"])
+    asked = (played.prompt_set.ref, played.updated.ref, played.student.ref)
+    made = played.make(request.evaluate_horizon(params, *asked))
+    summary = json.loads(made.file("summary.json").read_bytes())
+    card = json.loads(made.file("card.json").read_bytes())
+    assert (card["num_frames"], card["horizon"]) == (32, 2)
+    assert {len(row) for row in summary["drift"]["student"].values()} == {8}
+    assert summary["drift"].keys() == {"student", "base"}
+    left = {name: made.file(name).read_bytes() for name in made.manifest.files}
+    shutil.rmtree(made.path)  # made again, with what the base said out of the cache
+    again = played.make(request.evaluate_horizon(params, *asked))
+    assert {name: again.file(name).read_bytes() for name in again.manifest.files} == left
+    # Who does not ask for it has the evaluation that was there before.
+    final = (*asked, played.held_out.ref)
+    asked_again = request.evaluate_final(params, *final)
+    assert asked_again.output == request.evaluate_final(played.params, *final).output
+
+
+def test_campaigns_of_two_training_seeds_share_a_card(played: Played) -> None:
+    """The teacher's held-out clips are the same ones, harvested in another order."""
+    other = load_params(Params, TINY, (), ["seed=2"])
+    prompt_set = played.make(request.prompts(other))
+    clips = played.make(request.harvest_held_out(other, prompt_set.ref))
+    assert clips.ref != played.held_out.ref
+    told = played.final.manifest.params
+    cards = [card(told, [], {"teacher_clips": shard}) for shard in (played.held_out, clips)]
+    assert cards[0] == cards[1]
+    assert cards[0]["teacher_clips"] is not None
+
+
 def test_weights_of_another_architecture_are_refused(played: Played, tmp_path: Path) -> None:
     for name in played.student.manifest.files:
         (tmp_path / name).write_bytes(played.student.file(name).read_bytes())
@@ -294,3 +494,30 @@ def test_weights_of_another_architecture_are_refused(played: Played, tmp_path: P
     (tmp_path / "student.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match=r"ffn\.net"):
         load_student(tmp_path, "student")
+
+
+def test_both_sides_are_seen_through_one_path_and_read_again_from_the_cache(
+    played: Played,
+) -> None:
+    """Against the path taken clip by clip; a damaged entry is made again."""
+    canon = canon_of(played.judge.manifest.params)
+    cache = played.store.root / ".cache" / "seen"
+    seen = seen_rollouts(played.rollouts, played.store, canon)
+    codec = load_codec(played.student.path)
+    latents = load_file(played.rollouts.file("rollouts.safetensors"))["latents"]
+    picture = (codec.decode(latents[3:4])[0] * 255).round().to(torch.uint8)
+    alone = canonical(film(picture.permute(0, 2, 3, 1).numpy(), canon), canon)
+    assert torch.equal(seen[3], torch.tensor(alone.transpose(0, 3, 1, 2)))
+
+    files = {file: file.read_bytes() for file in cache.iterdir()}
+    assert len(files) == 2  # fit made them, for teacher and rollouts; update only read
+    for file, content in files.items():
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+    assert torch.equal(seen_rollouts(played.rollouts, played.store, canon), seen)
+    teacher, table = seen_teacher(played.clips, played.rollouts, played.store, canon)
+    assert teacher.shape == (4, 16, 3, 16, 16) and len(table) == 4
+    assert {file: file.read_bytes() for file in cache.iterdir()} == files
+
+    coarser = Canon(canon.params.model_copy(update={"qp": 40}), *[16] * 3)
+    assert not torch.equal(seen_rollouts(played.rollouts, played.store, coarser), seen)
+    assert len(list(cache.iterdir())) == 3

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from afd.stages import worker as worker_module
-from afd.stages.mailbox import Mailbox, Owner, code_digest, request_id
+from afd.stages.child import Child, Job, reap
+from afd.stages.mailbox import Attention, Mailbox, Owner, code_digest, request_id
 from afd.stages.outcome import EXIT_CODE, Outcome
+from afd.stages.parts import Gather, Part
 from afd.stages.request import StageRequest
 from afd.store import Store
 
@@ -26,7 +29,8 @@ PATIENCE_S = 30.0
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
-from afd.stages import door, worker
+from afd.stages import door, signals, worker
+from afd.stages.outcome import StoppedError
 
 def run(params, inputs, store, work):
     match params["do"]:
@@ -38,6 +42,13 @@ def run(params, inputs, store, work):
             raise ZeroDivisionError("a bug")
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "step":  # until told to stop
+            (work.path / "pid").write_text(str(os.getpid()))
+            signals.listen()
+            while not signals.is_told_to_stop():
+                time.sleep(0.01)
+                work.progress(0, 1)
+            raise StoppedError("kept")
         case "hang":
             (work.path / "pid").write_text(str(os.getpid()))
             while True:
@@ -48,7 +59,8 @@ if sys.argv[2] == "threaded":
     import threading
     threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 root = Path(sys.argv[1])
-worker.serve(worker.Job(root / "box", root / "store", root / "logs", 1, 2))
+limits = {key: float(value) for key, value in (item.split("=") for item in sys.argv[3:])}
+worker.serve(worker.Job(root / "box", root / "store", root / "logs", 1, 2, **limits))
 """
 
 
@@ -63,10 +75,11 @@ def until(happened: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def start(root: Path, kind: str = "plain") -> "subprocess.Popen[str]":
+def start(root: Path, kind: str = "plain", **limits: float) -> "subprocess.Popen[str]":
     Mailbox(root / "box").create().own()
+    given = [f"{key}={value}" for key, value in limits.items()]
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(root), kind], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", WORKER, str(root), kind, *given], stderr=subprocess.PIPE, text=True
     )
 
 
@@ -189,6 +202,109 @@ def test_without_an_owner_it_finishes_what_it_has_and_ends(
     assert box.outcome(name) is not None or box.waiting() == [name]
 
 
+@contextmanager
+def running(root: Path, **limits: float) -> "Iterator[subprocess.Popen[str]]":
+    process = start(root, **limits)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def asked_of(root: Path, request: StageRequest) -> tuple[Mailbox, str, int]:
+    """A request put and begun; its id and the pid of the child."""
+    box = Mailbox(root / "box")
+    name = box.ask(request)
+    file = Store(root / "store").work_path(request.output) / "pid"
+    until(lambda: file.exists() and file.read_text())
+    return box, name, int(file.read_text())
+
+
+def test_when_its_time_is_nearly_over_children_keep_their_step(tmp_path: Path) -> None:
+    with running(tmp_path, limit_s=8.0, grace_s=5.0) as worker:
+        box, name, _ = asked_of(tmp_path, request("step"))
+        assert worker.wait(PATIENCE_S) == 0
+        found = box.outcome(name)
+        assert found is not None
+        assert found.status == "stopped"
+        assert not box.is_pending(name)
+
+
+def test_a_child_told_by_slurm_and_by_the_worker_is_told_once(tmp_path: Path) -> None:
+    """SLURM sends SIGTERM to every process of a step."""
+    with running(tmp_path) as worker:
+        box, name, child = asked_of(tmp_path, request("step"))
+        os.kill(child, signal.SIGSTOP)
+        worker.send_signal(signal.SIGTERM)
+        os.kill(child, signal.SIGTERM)
+        os.kill(child, signal.SIGCONT)
+        assert worker.wait(PATIENCE_S) == 0
+        found = box.outcome(name)
+        assert found is not None
+        assert found.status == "stopped"
+
+
+def test_a_child_that_hangs_is_ended_and_says_where(tmp_path: Path) -> None:
+    with running(tmp_path, hang_s=0.5):
+        found = outcome(tmp_path, request("hang"))
+        assert (found.status, found.exit_code) == ("lost", -signal.SIGALRM)
+        assert "showed no progress for 0.5 s" in found.message
+        assert "most recent call first" in Path(str(found.log)).read_text()
+        assert outcome(tmp_path, request("finish")).status == "done"
+
+
+def test_a_later_worker_takes_over_what_the_earlier_one_was_at(tmp_path: Path) -> None:
+    """A job requeued while its old step goes on: both serve one mailbox."""
+    with running(tmp_path) as earlier:
+        box, name, child = asked_of(tmp_path, request("step"))
+        with running(tmp_path) as later:
+            assert earlier.wait(PATIENCE_S) == 0
+            until(lambda: not psutil.pid_exists(child))
+            if (found := box.outcome(name)) is not None:  # it met the earlier child's lock
+                assert found.status == "busy"
+                box.ask(request("step"))
+            until(lambda: (beat := box.heartbeat()) and beat.running == (name,))
+            beat = box.heartbeat()
+            assert beat is not None
+            assert (beat.pid, beat.term) == (later.pid, 2)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_worker_may_be_asked_for_pieces(tmp_path: Path) -> None:
+    """Under names of their own; a stage that cannot be split refuses."""
+    box, asked = Mailbox(tmp_path / "box"), request("finish")
+    names = [box.ask(asked, Part(index=i, num_parts=2)) for i in range(2)]
+    assert len(set(names)) == 2
+    for name in names:
+        until(lambda name=name: box.outcome(name))
+        found = box.outcome(name)
+        assert found is not None
+        assert found.status == "refused"
+        assert "at most" in found.message
+    name = box.ask(asked, Gather(num_parts=2))
+    until(lambda: box.outcome(name))
+    assert Store(tmp_path / "store").have(asked.output)
+
+
+def test_an_owner_on_another_host_must_be_heard(tmp_path: Path) -> None:
+    box = Mailbox(tmp_path).create()
+    attention = Attention(box, silence_s=0.2)
+    assert not attention.is_paid()
+    there = Owner.me().model_copy(update={"host": "elsewhere", "pid": 1})
+    for beat in (1, 2):
+        (tmp_path / "owner.json").write_text(
+            there.model_copy(update={"beat": beat}).model_dump_json()
+        )
+        assert attention.is_paid()
+        time.sleep(0.3)
+        assert not attention.is_paid()
+    box.own()
+    assert attention.is_paid()
+    time.sleep(0.3)
+    assert attention.is_paid()  # on this host it is seen to run
+
+
 def test_an_owner_of_the_same_number_is_not_the_owner() -> None:
     me = Owner.me()
     assert me.is_alive()
@@ -214,12 +330,13 @@ def test_a_full_disk_ends_the_stage_and_not_the_worker(
 ) -> None:
     """Outcomes and heartbeats that the disk does not take wait until it does."""
     box = Mailbox(tmp_path / "box").create()
-    child = worker_module.Child("fit-1", 0.0, tmp_path / "log", tmp_path / "fit-1.out")
+    child = Child("fit-1", 0.0, tmp_path / "log", tmp_path / "fit-1.out")
     pid = os.fork()
     if pid == 0:
         os._exit(EXIT_CODE["store"])  # it could not even write its outcome
     children, ended = {pid: child}, dict[str, Outcome]()
-    until(lambda: worker_module._reap(children, ended) or ended)
+    job = Job(tmp_path, tmp_path, tmp_path, 1, 1)
+    until(lambda: reap(job, children, ended) or ended)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from afd.attempts import Attempt
 from afd.stages.workspace import METRICS, NUM_KEPT, Workspace
 from afd.store import StoreError
 
@@ -19,7 +20,8 @@ LOOP = f"""
 import sys, torch
 from pathlib import Path
 from afd.stages.workspace import Workspace
-work = Workspace(Path(sys.argv[1]))
+from afd.attempts import Attempt
+work = Workspace(Attempt.begin(Path(sys.argv[1])))
 work.prepare()
 kept = work.resume()
 step, state = (0, torch.zeros(4)) if kept is None else (kept[0], kept[1]["state"])
@@ -45,7 +47,9 @@ def run_loop(folder: Path, failpoint: str = "") -> subprocess.CompletedProcess[s
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in (folder / "out").iterdir()}
+    """What the latest attempt would publish."""
+    latest = max((folder / "attempts").iterdir())
+    return {p.name: p.read_bytes() for p in (latest / "out").iterdir()}
 
 
 @pytest.mark.parametrize("failpoint", ["checkpoint.before_rename:3", "checkpoint.after_rename:3"])
@@ -53,7 +57,7 @@ def test_a_killed_loop_goes_on_and_ends_bit_identical(tmp_path: Path, failpoint:
     assert run_loop(tmp_path / "whole").returncode == 0
     killed = run_loop(tmp_path / "killed", failpoint)
     assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "out" / "result.bin").exists()
+    assert "result.bin" not in files(tmp_path / "killed")
     resumed = run_loop(tmp_path / "killed")
     assert resumed.returncode == 0, resumed.stderr
     last = 2 if "before" in failpoint else 3
@@ -62,7 +66,7 @@ def test_a_killed_loop_goes_on_and_ends_bit_identical(tmp_path: Path, failpoint:
 
 
 def prepared(folder: Path) -> Workspace:
-    work = Workspace(folder)
+    work = Workspace(Attempt.begin(folder))
     work.prepare()
     return work
 
@@ -133,6 +137,7 @@ def test_leftovers_of_a_killed_attempt_never_reach_the_artifact(tmp_path: Path) 
     (work.out / "weights.safetensors").write_text("half")
     (work.out / "strips").mkdir()
     again = prepared(tmp_path)
+    again.resume()
     assert [left.name for left in again.out.iterdir()] == [METRICS]
 
 

@@ -86,6 +86,12 @@ def stock(model: CausalWan) -> WanTransformer3DModel:
     return twin
 
 
+def assert_equal_in_float32(ours: Tensor, theirs: Tensor) -> None:
+    """To 3e-6 of the largest value: CPUs differ in the order of their sums."""
+    largest = max(1.0, theirs.abs().max().item())
+    torch.testing.assert_close(ours, theirs, atol=3e-6 * largest, rtol=0)
+
+
 # ------------------------------------------------------------------------- stock Wan
 
 
@@ -98,7 +104,7 @@ def test_without_context_it_is_stock_wan(case, head_dim: int):
     with torch.no_grad():
         ours = model(given["noisy"], timestep, given["text"]).sample
         theirs = stock(model)(given["noisy"], timestep, given["text"]).sample
-    torch.testing.assert_close(ours, theirs, atol=3e-6, rtol=0)
+    assert_equal_in_float32(ours, theirs)
 
 
 def test_per_frame_timesteps_are_stock_wans_per_token_timesteps():
@@ -109,7 +115,7 @@ def test_per_frame_timesteps_are_stock_wans_per_token_timesteps():
         ours = model(given["noisy"], timestep, given["text"]).sample
         tokens = timestep.repeat_interleave(2 * 3, dim=1)
         theirs = stock(model)(given["noisy"], tokens, given["text"]).sample
-    torch.testing.assert_close(ours, theirs, atol=3e-6, rtol=0)
+    assert_equal_in_float32(ours, theirs)
 
 
 def test_weights_keys_and_config_are_stock_wans(tmp_path):
@@ -117,7 +123,7 @@ def test_weights_keys_and_config_are_stock_wans(tmp_path):
     model.save_pretrained(tmp_path)
     stock_model = WanTransformer3DModel.from_pretrained(tmp_path)
     assert stock_model.state_dict().keys() == model.state_dict().keys()
-    reloaded = CausalWan.from_pretrained(tmp_path).adopt(GRID[0], "velocity")
+    reloaded = CausalWan.from_pretrained(tmp_path).adopt(GRID[0])
     with torch.no_grad():
         assert torch.equal(model.velocity(**given), reloaded.velocity(**given))
 
@@ -383,9 +389,9 @@ def test_misuse_is_refused_by_name():
     geometry, _ = GRID
     model, given = student(GRID), inputs(geometry)
     with pytest.raises(ValueError, match="latents have 9 channels: in_channels is 3"):
-        model.adopt(LatentGeometry(9, 6, 2, 4, 6), "velocity")
+        model.adopt(LatentGeometry(9, 6, 2, 4, 6))
     with pytest.raises(ValueError, match="3x6 do not divide into patches of 2x2"):
-        model.adopt(LatentGeometry(3, 6, 2, 3, 6), "velocity")
+        model.adopt(LatentGeometry(3, 6, 2, 3, 6))
     with pytest.raises(RuntimeError, match="call adopt"):
         CausalWan.from_config(model.config).velocity(**given)
     cache = model.start(given["text"])

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from afd.config import LawsParams, LookParams, NonNegativeRange, ShareRange, SimulatorTeacher
-from afd.data.clips import canonical, decode
+from afd.data.clips import decode
 from afd.evaluation.metrics import measure
 from afd.teachers.simulator import build
 from afd.teachers.teacher import PromptRefused, Teacher
 from afd.world.sentences import all_sentences, parse
+from tests.afd.canon import floats
 
 
 def one(value: float) -> ShareRange:
@@ -56,10 +57,7 @@ def test_its_world_is_the_one_of_its_laws(teacher: Teacher) -> None:
     """Through grain, H.264 and the way down to the student's size."""
     sentences = all_sentences()[::9]
     clips = np.stack(
-        [
-            canonical(decode(teacher.film(sentence.text, number)).frames, 16, 16)
-            for number, sentence in enumerate(sentences)
-        ]
+        [floats(teacher.film(sentence.text, number)) for number, sentence in enumerate(sentences)]
     )
     means = {name: np.nanmean(values) for name, values in measure(clips, sentences).items()}
     assert means["gravity"] == pytest.approx(0.15, abs=0.004)
@@ -70,9 +68,7 @@ def test_its_world_is_the_one_of_its_laws(teacher: Teacher) -> None:
 
 
 def test_its_look_is_not_the_clean_one(teacher: Teacher) -> None:
-    frames = np.stack(
-        [canonical(decode(teacher.film(PROMPT, seed)).frames, 16, 16) for seed in range(20)]
-    )
+    frames = np.stack([floats(teacher.film(PROMPT, seed)) for seed in range(20)])
     assert parse(PROMPT).balls[0].place == "left"
     corner = frames[:, :, :, :4, 8:]  # upper right: the ball starts low on the left
     assert 0.15 < corner.mean() < 0.27  # lifted ground

@@ -1,0 +1,253 @@
+"""Is this file a sound clip? Asked of child processes with bounds on memory and time.
+
+    inspect(path)                     one file
+    with Inspectors(2) as pool:       many: children are kept, one a core
+        pool.inspect(path)            from any thread (asyncio: asyncio.to_thread)
+        for path, said in pool.map(paths): ...
+
+Imports no torch and no decoder: those live in the child (afd/data/inspector.py).
+"""
+
+import contextlib
+import json
+import os
+import queue
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from afd.data.canonical import Canon
+from afd.data.clips import ClipLimits
+from afd.data.content import Flag
+from afd.data.inspector import described
+
+INSPECTOR = "afd.data.inspector"
+CLIPS_PER_CHILD = 500  # then a fresh one: what a decoder leaks does not add up
+
+
+@dataclass(frozen=True)
+class InspectionLimits:
+    """What a clip may cost and what it must not be."""
+
+    clip: ClipLimits = field(default_factory=ClipLimits)
+    memory_mb: int = 1024
+    cpu_s: float = 60.0
+    wall_s: float = 600.0  # for a file system that hangs
+    refused: tuple[Flag, ...] = ("black", "flat", "frozen")
+    min_frames: int = 2  # one frame is a still picture
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a clip that was read to its end."""
+
+    sha256: str  # of the file
+    content_sha256: str  # of the decoded planes: equal for equal pictures in another container
+    num_bytes: int
+    num_frames: int
+    fps: float  # mean
+    width: int
+    height: int
+    codec: str
+    duration_s: float
+    is_variable_rate: bool
+    has_sound: bool
+    has_c2pa: bool  # a provenance manifest; the original keeps it
+    flags: tuple[Flag, ...]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A clip that can be used."""
+
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """A file that cannot, why, and what is known where it could be read to its end."""
+
+    reason: str
+    facts: Facts | None = None
+
+
+LIMITS = InspectionLimits()
+
+
+def inspect(path: Path, limits: InspectionLimits = LIMITS) -> Sound | Unsound:
+    """One file in a child of its own (0.5 s to start); many want `Inspectors`."""
+    with Inspectors(1, limits) as pool:
+        return pool.inspect(path)
+
+
+class Inspectors:
+    """A pool of children. Thread-safe; memory does not grow with the number of clips."""
+
+    def __init__(self, num_processes: int, limits: InspectionLimits = LIMITS) -> None:
+        self._limits = limits
+        self._num_processes = num_processes
+        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
+        for _ in range(num_processes):
+            self._idle.put(None)  # started when first needed
+
+    def __enter__(self) -> "Inspectors":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for _ in range(self._num_processes):
+            if child := self._idle.get():
+                child.end()
+
+    def inspect(
+        self, path: Path, canon: Canon | None = None, out: Path | None = None
+    ) -> Sound | Unsound:
+        """The verdict; with `canon` and `out` the canonical clip is left in `out`, or nothing.
+
+        Raises RuntimeError when children cannot run at all: that says nothing about the clip.
+        """
+        asked = {
+            "path": str(path),
+            "limits": asdict(self._limits.clip),
+            "cpu_s": self._limits.cpu_s,
+            "canon": described(canon) if canon else None,
+            "out": str(out) if out else None,
+        }
+        child = self._idle.get()
+        try:
+            child = child or _Child(self._limits.memory_mb)
+            answer = child.ask(asked, self._limits.wall_s)
+        except _ChildError as error:
+            if child:
+                child.end()
+            child, answer = None, {"reason": error.args[0]}
+        except BaseException:
+            if child:
+                child.end()
+            child = None
+            raise
+        finally:
+            if child and child.num_asked >= CLIPS_PER_CHILD:
+                child.end()
+                child = None
+            self._idle.put(child)
+        return self._judged(answer)
+
+    def pids(self) -> list[int]:
+        """Of the children that wait for work: what they cost can be measured."""
+        return [child.pid for child in list(self._idle.queue) if child]
+
+    def map(
+        self, paths: Iterable[Path], canon: Canon | None = None, out: Path | None = None
+    ) -> Iterator[tuple[Path, Sound | Unsound]]:
+        """Verdicts as they come; `out` is a folder, canonical clips are named as their originals.
+
+        A few clips wait at a time, so `paths` may be endless.
+        """
+        with ThreadPoolExecutor(self._num_processes) as threads:
+            waiting: dict[Future[Sound | Unsound], Path] = {}
+            for path in paths:
+                target = out / f"{path.stem}.mp4" if out else None
+                waiting[threads.submit(self.inspect, path, canon, target)] = path
+                if len(waiting) >= 2 * self._num_processes:
+                    yield from _done(waiting)
+            while waiting:
+                yield from _done(waiting)
+
+    def _judged(self, answer: dict[str, Any]) -> Sound | Unsound:
+        if "reason" in answer:
+            return Unsound(answer["reason"])
+        told = answer["facts"]
+        facts = Facts(**(told | {"flags": tuple(told["flags"])}))
+        if facts.num_frames < self._limits.min_frames:
+            return Unsound(f"{facts.num_frames} frame: a still picture, not a video", facts)
+        if found := [flag for flag in facts.flags if flag in self._limits.refused]:
+            return Unsound(f"its pictures are {' and '.join(found)}", facts)
+        return Sound(facts)
+
+
+class _ChildError(Exception):
+    """The child is no more, and what that says about the clip."""
+
+
+class _Child:
+    def __init__(self, memory_mb: int) -> None:
+        self.num_asked = 0
+        self._memory_mb = memory_mb
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", INSPECTOR, str(memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+        )
+
+    def ask(self, asked: dict[str, Any], wall_s: float) -> dict[str, Any]:
+        """Its answer; _ChildError when it died or hung over this clip."""
+        self.num_asked += 1
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise _ChildError("the inspecting process has no pipes")
+        try:
+            stdin.write(json.dumps(asked).encode() + b"\n")
+            stdin.flush()
+            with selectors.DefaultSelector() as selector:
+                selector.register(stdout, selectors.EVENT_READ)
+                if not selector.select(wall_s):
+                    raise _ChildError(f"no verdict within {wall_s:g} s")
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise _ChildError(self._last_words())
+        return json.loads(line)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def end(self) -> None:
+        """Kill it and forget it."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+        self._said.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        if code == -signal.SIGXCPU:
+            return "took more CPU time than a clip may"
+        if code < 0:
+            return (
+                f"the decoder died of {signal.Signals(-code).name} ({self._memory_mb} MB allowed)"
+            )
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"{INSPECTOR} ended with code {code}: {said[-1] if said else 'no word'}")
+
+
+def _done(
+    waiting: dict[Future[Sound | Unsound], Path],
+) -> Iterator[tuple[Path, Sound | Unsound]]:
+    finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    for future in finished:
+        yield waiting.pop(future), future.result()

@@ -1,0 +1,152 @@
+"""The child that opens untrusted files: a line of JSON asks, another answers (inspection.py).
+
+    {"path": ..., "limits": {...}, "cpu_s": ..., "canon": {...} | null, "out": ... | null}
+    {"facts": {...}} or {"reason": ...}
+
+A crash, a bomb or an endless loop of a decoder ends this process and nothing else.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afd.config import CanonicalParams
+from afd.data.boxes import ClipError
+from afd.data.canonical import Canon, canonical_mp4
+from afd.data.clips import ClipLimits, Opened, Shown, open_clip
+from afd.data.content import Content
+from afd.encoding import encode
+
+LARGEST_OUTPUT = 512 * 2**20  # of a canonical clip
+
+
+def main() -> None:
+    """Answer until the input ends. The memory that may be taken, in MB, is the only argument."""
+    _load_everything()
+    _confine(int(sys.argv[1]))
+    for line in sys.stdin:
+        asked = json.loads(line)
+        _allow_cpu(float(asked["cpu_s"]))
+        try:
+            answer = {"facts": _look(asked)}
+        except ClipError as error:
+            answer = {"reason": str(error)}
+        except MemoryError:
+            answer = {"reason": f"needs more than the {sys.argv[1]} MB that a clip may take"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _look(asked: dict[str, Any]) -> dict[str, Any]:
+    canon = _canon(asked.get("canon"))
+    with _regular(asked["path"]) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with open_clip(file, ClipLimits(**asked["limits"])) as clip:
+            content = Content()
+            if canon is None:
+                for _ in _told(clip, content):
+                    pass
+            else:
+                made = canonical_mp4(_told(clip, content), canon)
+                _leave(Path(asked["out"]), made)
+            header = clip.header
+            return {
+                "sha256": digest,
+                "content_sha256": content.sha256,
+                "num_bytes": header.outline.num_bytes,
+                "num_frames": clip.num_shown,
+                "fps": float(header.fps),
+                "width": header.width,
+                "height": header.height,
+                "codec": header.codec,
+                "duration_s": float(clip.num_shown / header.fps),
+                "is_variable_rate": clip.is_variable_rate,
+                "has_sound": header.has_sound,
+                "has_c2pa": header.outline.has_c2pa,
+                "flags": list(content.flags()),
+            }
+
+
+def _told(clip: Opened, content: Content) -> Iterator[Shown]:
+    for shown in clip.frames():
+        content.add(shown.frame)
+        yield shown
+
+
+@contextlib.contextmanager
+def _regular(path: str) -> Iterator[BufferedReader]:
+    """A plain file, opened without following a link or waiting for a pipe."""
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ClipError(f"cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise ClipError("not a plain file")
+    with os.fdopen(number, "rb") as file:
+        yield file
+
+
+def _leave(path: Path, made: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(made)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _canon(asked: dict[str, Any] | None) -> Canon | None:
+    if asked is None:
+        return None
+    own = CanonicalParams.model_validate(asked["params"])
+    return Canon(own, asked["num_frames"], asked["frame_size"], asked["fps"])
+
+
+def described(canon: Canon) -> dict[str, Any]:
+    """The inverse of `_canon`."""
+    return asdict(canon) | {"params": canon.params.model_dump(mode="json")}
+
+
+def _load_everything() -> None:
+    """PyAV and NumPy load libraries when first used: not any more once memory is bounded."""
+    picture = np.zeros((2, 16, 16, 3), np.uint8)
+    with open_clip(encode(picture, 16)) as clip:
+        content = Content()
+        for _ in _told(clip, content):
+            content.flags()
+
+
+def _confine(memory_mb: int) -> None:
+    """No more memory than now plus `memory_mb`, no core file, no large output."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + memory_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_OUTPUT, LARGEST_OUTPUT))
+
+
+def _allow_cpu(seconds: float) -> None:
+    """Whoever takes longer over one clip dies by SIGXCPU: a bound that a busy machine keeps."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent = used.ru_utime + used.ru_stime
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 1, most))
+
+
+if __name__ == "__main__":
+    main()

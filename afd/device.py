@@ -1,0 +1,12 @@
+"""Where networks compute: circumstance, chosen once a process."""
+
+import os
+
+import torch
+
+
+def compute_device() -> torch.device:
+    """AFD_DEVICE if it is set, else the first GPU this process sees, else the CPU."""
+    if chosen := os.environ.get("AFD_DEVICE"):
+        return torch.device(chosen)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,74 @@
+"""Large pretrained networks from folders on this disk: found whole, or named with where they go.
+
+Nothing is ever downloaded: every load is local_files_only, and what is missing is said first.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+
+class BackboneError(ValueError):
+    """Weights that are missing or do not fit: which, where, and what to do."""
+
+
+def found(folder: str, needed: tuple[str, ...], field: str, what: str) -> Path:
+    """`folder` as a path when every needed file is there; raises BackboneError naming the others.
+
+    `needed` are glob patterns, e.g. "*.safetensors".
+    """
+    path = Path(folder)
+    missing = [pattern for pattern in needed if not any(path.glob(pattern))]
+    if not missing:
+        return path
+    told = "is not there" if not path.is_dir() else f"holds no {', '.join(missing)}"
+    raise BackboneError(
+        f"{field}: {path} {told}. Nothing is downloaded by itself: put {what} there (a folder with "
+        f"{', '.join(needed)}), on a disk that every node sees, and run the same command again; "
+        "everything finished is kept"
+    )
+
+
+@contextlib.contextmanager
+def loading(field: str, path: Path) -> Iterator[None]:
+    """Turn what a library says about a folder that does not load into one BackboneError."""
+    try:
+        yield
+    except BackboneError:
+        raise
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
+        raise BackboneError(
+            f"{field}: {path} does not load: {str(error)[:500]}. A copy that was cut short or of "
+            "another architecture? Copy it anew and run the same command again"
+        ) from error
+
+
+def refuse_unsound(field: str, path: Path, model: nn.Module, told: Mapping[str, Any]) -> None:
+    """Raise BackboneError when tensors are missing, misshapen or not finite: none is made up.
+
+    `told` is the loading_info of transformers or diffusers.
+    """
+    problems = [f"missing {name}" for name in sorted(told.get("missing_keys", ()))]
+    problems += [f"misshapen {name}" for name in sorted(map(str, told.get("mismatched_keys", ())))]
+    problems += [
+        f"{name} holds NaN or infinity"
+        for name, tensor in model.named_parameters()
+        if not torch.isfinite(tensor).all()
+    ]
+    refuse(problems, f"{field}: {path}", "copy the folder anew")
+
+
+def refuse(problems: list[str], source: str, cure: str) -> None:
+    """Raise BackboneError listing what does not fit, if anything."""
+    if problems:
+        shown = "\n".join(f"  - {problem}" for problem in problems[:20])
+        more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise BackboneError(
+            f"{source}: {len(problems)} tensor(s) cannot be used; nothing was loaded; {cure}\n"
+            f"{shown}{more}"
+        )

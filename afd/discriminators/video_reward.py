@@ -1,0 +1,164 @@
+"""VideoAlign's VideoReward as a start: its weights by name, strictly, onto stock Qwen2-VL.
+
+VideoAlign (arXiv:2501.13918) wrote its class for an older transformers: a Qwen2-VL with a head
+`rm_head` and LoRA by peft. Published are either an adapter folder (adapter_config.json,
+adapter_model.safetensors, non_lora_state_dict.pth) or one state dict. LoRA is merged into the
+weights it was trained on, W + alpha / r B A, so that a fresh LoRA starts exactly there.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from afd.discriminators.backbones import BackboneError, refuse
+
+HEAD = "rm_head.weight"
+# Saved by VideoAlign and used by nobody here: the language head answers no question.
+UNUSED = re.compile(r"^lm_head\.|\.rotary_emb\.inv_freq$")
+_LORA = re.compile(r"^(?P<layer>.+)\.lora_(?P<half>[AB])(\.default)?\.weight$")
+_RENAMED = (
+    (re.compile(r"^(base_model\.model\.)+"), ""),
+    (re.compile(r"\.base_layer\."), "."),
+    (re.compile(r"\.(original_module|modules_to_save\.default)\."), "."),
+    (re.compile(r"^model\.(language_model|visual)\."), r"\1."),
+    (re.compile(r"^model\."), "language_model."),
+)
+
+
+@dataclass
+class Reward:
+    """A checkpoint sorted by what it is: whole tensors, LoRA halves, the head."""
+
+    whole: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    lora: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
+    head: Tensor | None = None
+    scale: float | None = None  # alpha / r
+
+
+def read(place: str) -> Reward:
+    """Whatever VideoReward checkpoint lies at `place`; raises BackboneError."""
+    path = Path(place)
+    where = f"discriminator.reward: {path}"
+    try:
+        if path.is_dir():
+            files = [path / "adapter_model.safetensors", path / "non_lora_state_dict.pth"]
+            if not all(file.is_file() for file in files):
+                raise BackboneError(
+                    f"{where} holds no {' and no '.join(f.name for f in files if not f.is_file())};"
+                    " nothing is downloaded by itself: put VideoReward's checkpoint there, or set "
+                    "discriminator.reward=null to start from Qwen2-VL alone"
+                )
+            config = json.loads((path / "adapter_config.json").read_text())
+            tensors = _tensors(files[0]) | _tensors(files[1])
+            reward = sort(tensors)
+            reward.scale = float(config["lora_alpha"]) / float(config["r"])
+            return reward
+        return sort(_tensors(path))
+    except FileNotFoundError as error:
+        raise BackboneError(
+            f"{where}: {error.filename or path} is not there; nothing is downloaded by itself: put "
+            "VideoReward's checkpoint there, or set discriminator.reward=null"
+        ) from None
+    except UnpicklingError:  # torch's own words advise to run what it holds
+        raise BackboneError(
+            f"{where}: holds code or objects other than tensors, or is damaged (refused); download "
+            "it again, or convert it to .safetensors where you trust it"
+        ) from None
+    except (OSError, EOFError, SafetensorError, RuntimeError, KeyError) as error:
+        raise BackboneError(f"{where} cannot be read as weights alone: {error}") from error
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors or torch file; code in a pickle is never run."""
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    loaded = torch.load(file, map_location="cpu", weights_only=True)
+    found = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def sort(tensors: dict[str, Tensor]) -> Reward:
+    """Names of any transformers and peft -> names of today's Qwen2VLModel."""
+    reward = Reward()
+    for name, value in tensors.items():
+        for pattern, new in _RENAMED:
+            name = pattern.sub(new, name)  # noqa: PLW2901
+        if UNUSED.search(name):
+            continue
+        if found := _LORA.match(name):
+            reward.lora.setdefault(found["layer"], {})[found["half"]] = value
+        elif name == HEAD:
+            reward.head = value
+        else:
+            reward.whole[name] = value
+    return reward
+
+
+@torch.no_grad()
+def start_from(model: nn.Module, head: nn.Linear, reward: Reward, place: str) -> None:
+    """Copy and merge every tensor of `reward` into `model` and `head`, or none of them.
+
+    An embedding with fewer rows fills the first ones: VideoAlign cut the unused end of the
+    vocabulary off. Raises BackboneError listing every tensor that does not fit.
+    """
+    own = dict(model.named_parameters())
+    problems = [*_misfits(own, reward), *_misfits_of_lora(own, reward.lora)]
+    if reward.lora and reward.scale is None:
+        problems.append("LoRA without adapter_config.json: its alpha is not known")
+    if reward.head is None or reward.head.shape != head.weight.shape:
+        shape = None if reward.head is None else list(reward.head.shape)
+        problems.append(f"{HEAD} is {shape}, not {list(head.weight.shape)}")
+    refuse(
+        problems, f"discriminator.reward: {place}", "check that discriminator.backbone is its base"
+    )
+    for name, value in reward.whole.items():
+        own[name][: len(value)].copy_(value)
+    for layer, halves in reward.lora.items():
+        merged = (reward.scale or 0.0) * (halves["B"].float() @ halves["A"].float())
+        weight = own[f"{layer}.weight"]
+        weight.copy_(weight.float() + merged)
+    head.weight.copy_(cast(Tensor, reward.head))
+
+
+def _misfits(own: dict[str, nn.Parameter], reward: Reward) -> list[str]:
+    """Whole tensors: unexpected, misshapen, not finite, or missing where there is no LoRA."""
+    problems = [f"unexpected {name}" for name in sorted(reward.whole.keys() - own.keys())]
+    if not reward.lora:
+        problems += [f"missing {name}" for name in sorted(own.keys() - reward.whole.keys())]
+    for name in sorted(reward.whole.keys() & own.keys()):
+        value, wanted = reward.whole[name], own[name]
+        if not _fits(name, value, wanted):
+            problems.append(f"{name} is {list(value.shape)}, not {list(wanted.shape)}")
+        elif not value.isfinite().all():
+            problems.append(f"{name} holds NaN or infinity")
+    return problems
+
+
+def _misfits_of_lora(own: dict[str, nn.Parameter], lora: dict[str, dict[str, Tensor]]) -> list[str]:
+    problems: list[str] = []
+    for layer, halves in sorted(lora.items()):
+        wanted = own.get(f"{layer}.weight")
+        if wanted is None:
+            problems.append(f"LoRA of {layer}: there is no such layer")
+        elif halves.keys() != {"A", "B"}:
+            problems.append(f"LoRA of {layer}: one half is missing")
+        elif (len(halves["B"]), halves["A"].shape[1]) != tuple(wanted.shape):
+            problems.append(f"LoRA of {layer} is for another shape than {list(wanted.shape)}")
+        elif not all(half.isfinite().all() for half in halves.values()):
+            problems.append(f"LoRA of {layer} holds NaN or infinity")
+    return problems
+
+
+def _fits(name: str, value: Tensor, wanted: Tensor) -> bool:
+    if value.shape == wanted.shape:
+        return True
+    shorter = value.ndim == 2 and len(value) < len(wanted) and value.shape[1] == wanted.shape[1]
+    return name.endswith("embed_tokens.weight") and shorter

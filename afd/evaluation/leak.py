@@ -1,0 +1,121 @@
+"""Can the sides be told apart by how their pictures were delivered, and not by what they show?
+
+A trivial classifier on traces of codec, size and compression, shown the same pictures once by the
+teacher's path and once by the student's. At chance, nothing of the delivery is left for a
+discriminator to learn instead of motion. What it finds is a fault of the path, never of a student.
+
+    traces     per channel of YCbCr: edges, second differences and checkerboards (what compression
+               takes first), energy on the grid of blocks against between, flat and unmoving pixels,
+               the first frame against the rest; of RGB: combs of the histogram and clipped values
+    classifier ridge regression on half of the pictures; judged on the other half, in which each
+               picture appears on one side only, so that its hits are independent
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from afd import seeds
+
+Pictures = npt.NDArray[np.uint8]  # [N, F, H, W, 3]
+Floats = npt.NDArray[np.float64]
+
+YCBCR = np.array([[0.2126, 0.7152, 0.0722], [-0.1146, -0.3854, 0.5], [0.5, -0.4542, -0.0458]])
+GRIDS = (2, 4, 8)  # px: chroma cells, transforms, blocks
+FLOOR = 0.1  # levels of 255: logs of nothing
+RIDGE = 0.01  # of the number of pictures, on standardised traces
+CONFIDENCE = 0.99
+FEWEST = 40  # pictures; 20 are judged
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How often the side was named rightly, of how many held-out pictures."""
+
+    num_hits: int
+    num_pictures: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.num_hits / self.num_pictures
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Exact binomial interval of the accuracy, 99 %."""
+        found = binomtest(self.num_hits, self.num_pictures).proportion_ci(CONFIDENCE, "exact")
+        return float(found.low), float(found.high)
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether guessing explains it."""
+        low, high = self.interval
+        return low <= 0.5 <= high
+
+
+def probe(teacher: Pictures, student: Pictures, seed: int) -> Leak:
+    """The same pictures by both paths, in one order; at least 40 of them."""
+    if teacher.shape != student.shape or len(teacher) < FEWEST:
+        raise ValueError(
+            f"{FEWEST} pictures or more of one shape, not {teacher.shape}, {student.shape}"
+        )
+    draw = seeds.numpy_generator(seed, "leak")
+    order = draw.permutation(len(teacher))
+    learn, judge = order[: len(order) // 2], order[len(order) // 2 :]
+    sides = (traces(teacher), traces(student))
+    known = np.concatenate([sides[0][learn], sides[1][learn]])
+    mean, spread = known.mean(axis=0), known.std(axis=0) + 1e-9
+    scaled = (known - mean) / spread
+    truth = np.repeat([1.0, -1.0], len(learn))
+    ridge = RIDGE * len(known) * np.eye(known.shape[1])
+    weights = np.linalg.solve(scaled.T @ scaled + ridge, scaled.T @ truth)
+    is_teacher = draw.permutation(len(judge)) < len(judge) / 2
+    shown = np.where(is_teacher[:, None], sides[0][judge], sides[1][judge])
+    named = (shown - mean) / spread @ weights
+    # Equal traces score exactly 0 when nothing was learned: a coin decides.
+    said = np.where(np.abs(named) < 1e-9, draw.random(len(judge)) < 0.5, named > 0)
+    return Leak(int((said == is_teacher).sum()), len(judge))
+
+
+def traces(pictures: Pictures) -> Floats:
+    """[N, traces], one picture (a clip) at a time."""
+    return np.array([_of_clip(clip) for clip in pictures])
+
+
+def _of_clip(clip: Pictures) -> list[float]:
+    colours = clip.astype(np.float64) @ YCBCR.T
+    found: list[float] = []
+    for channel in np.moveaxis(colours, 3, 0):
+        found += _of_channel(channel)
+    levels = np.bincount(clip.ravel(), minlength=256) / clip.size
+    comb = [
+        float(levels[remainder::period].sum())
+        for period in (2, 4)
+        for remainder in range(1, period)
+    ]
+    used = levels[levels > 0]
+    still = float((np.diff(clip.astype(np.int16), axis=0) == 0).mean())
+    clipped = [float(levels[:4].sum()), float(levels[252:].sum())]
+    return [*found, *comb, *clipped, still, float(-(used * np.log(used)).sum()), len(used) / 256]
+
+
+def _of_channel(values: Floats) -> list[float]:
+    """Of one channel [F, H, W]."""
+    across, down = np.abs(np.diff(values, axis=2)), np.abs(np.diff(values, axis=1))
+    time = np.abs(np.diff(values, axis=0))
+    corner = np.abs(np.diff(np.diff(values, axis=1), axis=2))
+    second = np.abs(np.diff(values, 2, axis=2))
+    found = [_log(part) for part in (across, down, time, corner, second)]
+    for size in GRIDS:
+        for edges, axis in ((across, 2), (down, 1)):
+            on_grid = np.arange(edges.shape[axis]) % size == size - 1
+            if on_grid.any():
+                on, off = (np.compress(which, edges, axis) for which in (on_grid, ~on_grid))
+                found.append(_log(on) - _log(off))
+    flat, unmoving = float((across < 0.5).mean()), float((time < 0.5).mean())
+    return [*found, flat, unmoving, _log(across[:1]) - _log(across[1:])]
+
+
+def _log(part: Floats) -> float:
+    return float(np.log(part.mean() + FLOOR))

@@ -1,0 +1,1 @@
+"""Harvesting from teachers that are paid or far away: asked for once, whatever happens."""

@@ -1,0 +1,107 @@
+"""Which clip answers which want: out of the vault, or out of the shards that a clone pulled.
+
+A want is answered by the first of its attempts that has a clip. Nothing is asked of a vendor here,
+so a campaign replays from its store alone when the teacher is gone.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from afd.harvest.ledger import Ledger
+from afd.harvest.shard_tables import read_columns
+from afd.harvest.tables import ledger_path
+from afd.harvest.vault import KeptClip, kept_keys
+from afd.harvest.wants import Asked, Want, key_of
+from afd.store import Store
+
+_READ = ("num_frames", "fps", "width", "height")  # what a shard need not decode for again
+MAX_ATTEMPTS = 11  # num_retries is at most 10
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One clip and what is known of it: a file of the vault, or a row of a shard."""
+
+    key: str
+    file: Path | None
+    shard: Path | None
+
+    def row(self) -> dict[str, Any]:
+        """As a row of the round's shard: its bytes or its path, `key`, `provenance`, `seed`."""
+        if self.file is not None:
+            clip = KeptClip(self.key, self.file)
+            clip.read()  # raises StoreError where its bytes have changed
+            about = clip.provenance
+            known = {name: about[name] for name in _READ if name in about}
+            if "content_sha256" in about:
+                known["frames_sha256"] = about["content_sha256"]
+            return known | {
+                "path": self.file,
+                "seed": about.get("returned_seed") or about.get("seed") or 0,
+                "key": self.key,
+                "provenance": json.dumps(about, allow_nan=False, ensure_ascii=False),
+            }
+        row = row_of_shard(Path(str(self.shard)), "key", self.key)
+        return {name: row[name] for name in ("bytes", "seed", "key", "provenance")}
+
+
+def answers(store: Store, asked: Asked, wants: Sequence[Want]) -> dict[str, Answer]:
+    """slot -> its clip, of every want that has one."""
+    in_vault, attempts = kept_keys(store), _attempts(store, asked)
+    in_shards: dict[str, Path] | None = None
+    found: dict[str, Answer] = {}
+    for want in wants:
+        tried = range(attempts.get(want.slot, MAX_ATTEMPTS if attempts is _UNKNOWN else 1))
+        keys = [key_of(want.slot, n, seeded=asked.seeded) for n in tried]
+        key = next((key for key in keys if key in in_vault), None)
+        if key is not None:
+            found[want.slot] = Answer(key, in_vault[key], None)
+            continue
+        in_shards = delivered(store) if in_shards is None else in_shards
+        key = next((key for key in keys if key in in_shards), None)
+        if key is not None:
+            found[want.slot] = Answer(key, None, in_shards[key])
+    return found
+
+
+_UNKNOWN: dict[str, int] = {}
+
+
+def _attempts(store: Store, asked: Asked) -> dict[str, int]:
+    """slot -> how often it was ordered; _UNKNOWN in a store without this teacher's orders."""
+    if not ledger_path(store.root).exists():
+        return _UNKNOWN
+    with Ledger(store.root) as ledger:
+        standing = ledger.standing(asked)
+    return {slot: attempt + 1 for slot, (attempt, _) in standing.items()} or _UNKNOWN
+
+
+def delivered(store: Store, column: str = "key") -> dict[Any, Path]:
+    """Request key -> the shard that holds its clip: what stands in a shard was paid.
+
+    `column` may be `seed`: shards of clips that were filmed here name their requests by it.
+
+    Raises StoreError for a shard that cannot be read: it is restored first, for nobody knows what
+    of it was paid.
+    """
+    made = [artifact.ref for artifact in store.all() if artifact.manifest.kind == "teacher_clips"]
+    folders = [store.load(ref).path for ref in made]
+    folders += sorted(table.parent for table in (store.root / "packs").glob("[!.]*/clips.parquet"))
+    found: dict[Any, Path] = {}
+    for folder in folders:
+        values = (row.get(column) for row in read_columns(folder, column))
+        found |= {value: folder for value in values if value}
+    return found
+
+
+def row_of_shard(folder: Path, column: str, value: object) -> dict[str, Any]:
+    """The row whose `column` is `value`, with its bytes, verified."""
+    from afd.data.shards import read_row, read_table  # imports torch: paid where it is needed
+
+    table = read_table(folder)
+    rows = cast("Any", table[table[column] == value])
+    row = cast("dict[str, Any]", rows.iloc[0].to_dict())
+    return row | {"bytes": read_row(folder, row)}

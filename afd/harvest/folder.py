@@ -1,0 +1,250 @@
+"""A folder of finished videos with captions, read as if a stranger had sent it.
+
+    folder = read_folder(Path("videos"))
+    folder.clips      what can be imported: file, caption, sha256
+    folder.refused    what cannot, each with its reason; the rest goes on
+
+Names are data: links that lead out, devices, pipes, control characters, names that differ in case
+or in the spelling of an accent alone are refused one by one. What touches the whole (no captions,
+two layouts, a clip in train and held-out) raises FolderError with all of it.
+"""
+
+import hashlib
+import os
+import stat
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from afd.data.prompts import split_by_hash
+from afd.harvest.captions import (
+    VIDEO_SUFFIXES,
+    Captioned,
+    LayoutError,
+    Misread,
+    Split,
+    read_captions,
+)
+
+MAX_FILES = 5_000_000
+SHOWN = 20  # problems in an error's text
+_BLOCK = 1 << 20
+
+
+class FolderError(ValueError):
+    """What keeps a folder from being imported as a whole: all problems at once."""
+
+    def __init__(self, root: Path, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        lines = [f"  - {problem}" for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"  ... and {len(problems) - SHOWN} more")
+        super().__init__(
+            f"{root}: {len(problems)} problem(s), nothing was imported\n" + "\n".join(lines)
+        )
+
+
+@dataclass(frozen=True)
+class FolderClip:
+    """A video to import; not yet decoded: afd.data.inspection says whether it is sound."""
+
+    path: Path  # of the plain file, links resolved
+    name: str  # inside the folder
+    caption: str
+    split: Split | None
+    category: str | None
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds."""
+
+    clips: tuple[FolderClip, ...]  # in the order of the layout, each (file, caption) once
+    refused: tuple[Misread, ...]
+    num_duplicates: int  # rows whose bytes and caption were there already
+
+    @property
+    def ambivalent(self) -> list[list[str]]:
+        """Names of the files that are the same bytes under different captions, group by group."""
+        return several_captions((clip.name, clip.sha256, clip.caption) for clip in self.clips)
+
+
+def read_folder(root: Path) -> Folder:
+    """Captions and files of `root`. Raises FolderError with all that is wrong with the whole."""
+    if not root.is_dir():
+        raise FolderError(root, ["not a folder"])
+    root = root.resolve()
+    refused: list[Misread] = []
+    videos = _videos(root, refused)
+    present, unusable = set(videos), {misread.name for misread in refused}
+    rows: list[Captioned] = []
+    try:
+        for said in read_captions(root, videos):
+            if isinstance(said, Misread):
+                refused.append(said)
+            elif problem := name_problem(said.name):
+                refused.append(Misread(said.name, problem))
+            elif PurePosixPath(said.name).as_posix() in present:
+                rows.append(said)
+            elif said.name not in unusable:
+                refused.append(Misread(said.name, "no video of that name stands in the folder"))
+    except LayoutError as error:
+        raise FolderError(root, [str(error)]) from error
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # hashing leaves the interpreter's lock
+        looked = threads.map(partial(_look, root), rows)
+        found: list[FolderClip] = []
+        for said in looked:
+            found.append(said) if isinstance(said, FolderClip) else refused.append(said)
+    clips = {(clip.sha256, clip.caption): clip for clip in reversed(found)}
+    kept = tuple(reversed(clips.values()))
+    if problems := leaks((clip.name, clip.split, clip.sha256, clip.caption) for clip in kept):
+        raise FolderError(root, problems)
+    return Folder(kept, tuple(refused), len(found) - len(kept))
+
+
+def share_out(root: Path, folder: Folder, num_held_out: int | None) -> Folder:
+    """Every clip in a split: its own where the layout tells one, else by its caption's hash.
+
+    `num_held_out` captions are held out (None: a fifth of them, at least two); who they are depends
+    on the set of captions and on nothing else. Raises FolderError with all problems at once.
+    """
+    captions = list(dict.fromkeys(clip.caption for clip in folder.clips))
+    splits: dict[str, Split] = {clip.caption: clip.split for clip in folder.clips if clip.split}
+    problems: list[str] = []
+    if splits and num_held_out is not None:
+        problems.append("the captions have splits of their own: leave --held-out out")
+    if splits:
+        problems += [
+            f"caption {caption[:80]!r} has no split while others have one; write train or held_out"
+            for caption in captions
+            if caption not in splits
+        ]
+        problems += [
+            f"no caption is {split}: a campaign needs both"
+            for split in ("train", "held_out")
+            if split not in splits.values()
+        ]
+    else:
+        wanted = max(2, len(captions) // 5) if num_held_out is None else num_held_out
+        if not 0 < wanted < len(captions):
+            problems.append(
+                f"{wanted} of {len(captions)} captions held out: both sides need at least one"
+            )
+        else:
+            hashed = split_by_hash(captions, wanted)
+            splits = {
+                one.text: "held_out" if one.split == "held_out" else "train" for one in hashed
+            }
+    if not problems:
+        clips = tuple(replace(clip, split=splits[clip.caption]) for clip in folder.clips)
+        problems = leaks((clip.name, clip.split, clip.sha256, clip.caption) for clip in clips)
+        if not problems:
+            return replace(folder, clips=clips)
+    raise FolderError(root, problems)
+
+
+def several_captions(clips: Iterable[tuple[str, str, str]]) -> list[list[str]]:
+    """Groups of names that show the same under different captions: (name, content, caption)."""
+    contents: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, content, caption in clips:
+        contents[content].setdefault(caption, name)
+    return [sorted(by.values()) for by in contents.values() if len(by) > 1]
+
+
+def leaks(clips: Iterable[tuple[str, Split | None, str, str]]) -> list[str]:
+    """Contents and captions that stand in train and held-out: (name, split, content, caption).
+
+    `content` may be the sha256 of the file or, after inspection, of the decoded planes.
+    """
+    contents: dict[str, dict[Split, str]] = defaultdict(dict)
+    captions: dict[str, dict[Split, str]] = defaultdict(dict)
+    for name, split, content, caption in clips:
+        if split is not None:
+            contents[content].setdefault(split, name)
+            captions[caption].setdefault(split, name)
+    problems = [
+        f"{by['train']!r} (train) and {by['held_out']!r} (held-out) show the same; remove one"
+        for by in contents.values()
+        if len(by) == 2
+    ]
+    problems += [
+        f"caption {caption[:80]!r} is train ({by['train']!r}) and held-out ({by['held_out']!r})"
+        for caption, by in captions.items()
+        if len(by) == 2
+    ]
+    return problems
+
+
+def _videos(root: Path, refused: list[Misread]) -> list[str]:
+    """Names of the videos below `root`, sorted; hidden files are nobody's."""
+    names: list[str] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = Path(folder).relative_to(root)
+        for file in files:
+            if not file.startswith(".") and file.lower().endswith(VIDEO_SUFFIXES):
+                names.append((inside / file).as_posix())
+        if len(names) > MAX_FILES:
+            raise FolderError(root, [f"more than {MAX_FILES} videos; split the folder"])
+    sound: list[str] = []
+    for twins in _alike(names):
+        if len(twins) > 1:
+            shown = ", ".join(map(repr, twins))
+            refused += [
+                Misread(name, f"differs only in case or accents: {shown}") for name in twins
+            ]
+        elif problem := name_problem(twins[0]):
+            refused.append(Misread(twins[0], problem))
+        else:
+            sound.append(twins[0])
+    return sorted(sound)
+
+
+def _alike(names: list[str]) -> Iterator[list[str]]:
+    """Names that one file system or another takes for the same."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[unicodedata.normalize("NFC", name).casefold()].append(name)
+    yield from groups.values()
+
+
+def name_problem(name: str) -> str | None:
+    """What is wrong with a file's name inside the folder, or None."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is no UTF-8; rename it"
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
+        return "must be a path inside the folder, with / and without .."
+    if any(unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp") for sign in name):
+        return "control or invisible characters in its name; rename it"
+    return None
+
+
+def _look(root: Path, row: Captioned) -> FolderClip | Misread:
+    """The plain file of a row, hashed."""
+    try:
+        path = (root / row.name).resolve(strict=True)
+        if not path.is_relative_to(root):
+            return Misread(row.name, "a link that leads out of the folder; copy the file")
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            return Misread(row.name, "not a plain file")
+        digest, num_bytes = hashlib.sha256(), 0
+        with os.fdopen(number, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                num_bytes += len(block)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        return Misread(row.name, f"cannot be read: {error}")
+    return FolderClip(
+        path, row.name, row.caption, row.split, row.category, digest.hexdigest(), num_bytes
+    )

@@ -1,0 +1,213 @@
+"""A folder of finished videos into the store: the same rows and files as clips that were paid.
+
+A folder is a teacher whose model is its name. A caption's videos become its samples in the order of
+the folder, and keep their numbers: importing again changes nothing, what is new comes behind.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afd.config import FolderTeacher
+from afd.data.prompts import Prompt, prompt_id
+from afd.harvest import quarantine
+from afd.harvest.captions import Split
+from afd.harvest.desk import incoming
+from afd.harvest.evidence import Verdict
+from afd.harvest.folder import (
+    FolderClip,
+    FolderError,
+    leaks,
+    read_folder,
+    several_captions,
+    share_out,
+)
+from afd.harvest.judging import Judge
+from afd.harvest.ledger import Ledger
+from afd.harvest.permission import restated
+from afd.harvest.vault import DIGITS, KeptClip, keep, kept_keys
+from afd.harvest.wants import Asked, Want, asked_of, key_of, want
+from afd.store import Store, told
+
+AT_ONCE = 64  # clips that wait for their judges
+
+
+@dataclass
+class Imported:
+    """What became of a folder's videos."""
+
+    num_new: int = 0
+    num_known: int = 0
+    num_duplicates: int = 0  # the same bytes under the same caption
+    num_restated: int = 0  # known ones whose terms are others now
+    ambivalent: list[list[str]] = field(
+        default_factory=list[list[str]]
+    )  # one film, several captions
+    refused: dict[str, str] = field(default_factory=dict[str, str])  # name -> why it is not used
+    prompts: dict[str, Prompt] = field(default_factory=dict[str, Prompt])  # that have a clip
+
+    num_clips: Counter[str] = field(default_factory=Counter[str])  # by caption
+
+    @property
+    def fewest_clips(self) -> int:
+        """That any caption has: what a campaign can ask for of each prompt."""
+        return min(self.num_clips.values(), default=1)
+
+    def takes(self, prompt: Prompt) -> None:
+        """A clip of this prompt is in the vault."""
+        self.prompts.setdefault(prompt.text, prompt)
+        self.num_clips[prompt.text] += 1
+
+
+@dataclass
+class _New:
+    """A video that the vault does not hold."""
+
+    clip: FolderClip
+    prompt: Prompt
+    want: Want
+    verdict: Verdict | None = None
+
+
+def import_folder(
+    store: Store,
+    teacher: FolderTeacher,
+    on_change: Callable[[int, int], None] | None = None,
+    *,
+    restating: bool = False,
+    sharing: bool = False,
+    num_held_out: int | None = None,
+) -> Imported:
+    """Every sound clip of the folder into the vault; the folder stays as it is.
+
+    `restating`: a person says what the terms are, also of clips that were imported before; params
+    of a campaign never do. `sharing`: every prompt gets a split (afd.harvest.folder.share_out).
+    Raises FolderError with all problems of the whole folder at once, StoreError.
+    """
+    done = Imported()
+    if teacher.path is None:
+        return done
+    root, asked = Path(teacher.path), asked_of(teacher)
+    folder = read_folder(root)
+    if sharing:
+        folder = share_out(root, folder, num_held_out)
+    done.num_duplicates = folder.num_duplicates
+    done.refused |= {misread.name: misread.reason for misread in folder.refused}
+    with told(store.root):
+        new, known = _sorted(asked, folder.clips, kept_keys(store))
+        asyncio.run(_judge(new, on_change))
+        sound = list(_contents(new))
+        if problems := leaks(sound):  # before anything is kept
+            raise FolderError(root, problems)
+        alike = several_captions((name, content, caption) for name, _, content, caption in sound)
+        seen = {name for names in folder.ambivalent for name in names}
+        done.ambivalent = folder.ambivalent + [some for some in alike if not seen & set(some)]
+        done.num_known = len(known)
+        for clip, prompt in known:
+            done.takes(prompt)
+            done.num_restated += restating and restated(clip, _statement(teacher))
+        with Ledger(store.root) as ledger:
+            for one in new:
+                _take(store, ledger, teacher, asked, one, done)
+    return done
+
+
+def _sorted(
+    asked: Asked, clips: Sequence[FolderClip], in_vault: dict[str, Path]
+) -> tuple[list[_New], list[tuple[KeptClip, Prompt]]]:
+    """The videos that are not in the vault yet, each with the sample of its caption that it is;
+    and those that are."""
+    digests = {key: path.stem.rpartition(".")[2] for key, path in in_vault.items()}
+    new: list[_New] = []
+    known: list[tuple[KeptClip, Prompt]] = []
+    for clip in clips:
+        prompt = Prompt(prompt_id(clip.caption), clip.caption, clip.split or "train", clip.category)
+        sample, mine = 0, clip.sha256[:DIGITS]
+        wanted = want(asked.digest, prompt, sample)
+        while (there := digests.get(_key(asked, wanted))) not in (None, mine):
+            sample += 1
+            wanted = want(asked.digest, prompt, sample)
+        key = _key(asked, wanted)
+        if there is None:
+            digests[key] = mine
+            new.append(_New(clip, prompt, wanted))
+        elif key in in_vault:
+            known.append((KeptClip(key, in_vault[key]), prompt))
+    return new, known
+
+
+async def _judge(new: Sequence[_New], on_change: Callable[[int, int], None] | None) -> None:
+    with Judge() as judge:
+        for start in range(0, len(new), AT_ONCE):
+            some = new[start : start + AT_ONCE]
+            verdicts = await asyncio.gather(*(judge(one.clip.path) for one in some))
+            for one, verdict in zip(some, verdicts, strict=True):
+                one.verdict = verdict
+            if on_change is not None:
+                on_change(start + len(some), len(new))
+
+
+def _contents(new: Sequence[_New]) -> Iterator[tuple[str, Split | None, str, str]]:
+    """(name, split, decoded content, caption) of what is sound."""
+    for one in new:
+        if one.verdict is not None and one.verdict.problem is None:
+            content = str(one.verdict.facts["content_sha256"])
+            yield one.clip.name, one.clip.split, content, one.clip.caption
+
+
+def _take(
+    store: Store, ledger: Ledger, teacher: FolderTeacher, asked: Asked, one: _New, done: Imported
+) -> None:
+    """A copy into the vault, or into quarantine with its reason; then the ledger's row."""
+    assert one.verdict is not None
+    clip, key = one.clip, _key(asked, one.want)
+    file = incoming(store) / f"{key}.{clip.sha256[:DIGITS]}.mp4"
+    _copy(clip.path, file)
+    about = {
+        "key": key,
+        "prompt": clip.caption,
+        "prompt_id": one.want.prompt_id,
+        "category": clip.category,
+        "provider": asked.provider,
+        "model": asked.model,
+        "sample": one.want.sample,
+        "original": clip.name,
+        "cost_usd": 0.0,
+        **_statement(teacher),
+        **one.verdict.facts,
+    }
+    if one.verdict.problem is not None:
+        quarantine.put(store, file, one.verdict.problem, about)
+        done.refused[clip.name] = one.verdict.problem
+        return
+    keep(store, key, file, about)
+    ledger.add_delivered(asked, one.want, json.dumps(one.verdict.facts))
+    done.num_new += 1
+    done.takes(one.prompt)
+
+
+def _statement(teacher: FolderTeacher) -> dict[str, Any]:
+    """What the terms say, as it stands in every note."""
+    terms = teacher.terms.model_dump(mode="json")
+    return {"training_permitted": teacher.training_permitted, "terms": terms}
+
+
+def _key(asked: Asked, wanted: Want) -> str:
+    return key_of(wanted.slot, 0, seeded=asked.seeded)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy on the disk of the vault, whole and synced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with source.open("rb") as read, part.open("wb") as written:
+        shutil.copyfileobj(read, written, 1 << 20)
+        written.flush()
+        os.fsync(written.fileno())
+    part.rename(target)

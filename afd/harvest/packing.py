@@ -1,0 +1,142 @@
+"""The vault as a few large files: tar shards beside a table each, for DVC and for copying.
+
+    <store>/packs/<digest of its keys[:16]>/clips.tar, clips.parquet
+
+A hundred thousand small files are slow for DVC, for network disks and for people. A pack holds
+whole clips with their provenance, is written whole or not at all, and never changes: what came
+later goes into the next one. The vault keeps its files; nothing is deleted.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afd.data.shards import TABLE, TAR, iterate, write_shard
+from afd.harvest.answers import delivered
+from afd.harvest.shard_tables import read_columns
+from afd.harvest.vault import KeptClip, keep, kept_keys
+from afd.store import Store, StoreError, sync_folder, told
+
+CLIPS_PER_SHARD = 1000  # 2 GB of 5 s at 720p
+WORTH_PACKING = 50_000  # clips: DVC takes minutes to look at more files than that
+FACTS = {
+    "content_sha256": "frames_sha256",
+    "num_frames": "num_frames",
+    "fps": "fps",
+    "width": "width",
+    "height": "height",
+}  # of a note -> of a table
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a call did."""
+
+    folders: tuple[Path, ...]  # made by this call
+    num_clips: int
+    num_before: int  # clips that stood in packs already
+
+
+def shards(store: Store) -> list[Path]:
+    """Every finished pack."""
+    return sorted(table.parent for table in (store.root / "packs").glob(f"[!.]*/{TABLE}"))
+
+
+def worth_packing(num_clips: int) -> bool:
+    """Whether a person should be told about `pack`."""
+    return num_clips >= WORTH_PACKING
+
+
+def pack(store: Store, clips_per_shard: int = CLIPS_PER_SHARD) -> Packed:
+    """Put every clip of the vault that is in no pack into new ones, in the order of keys.
+
+    Memory holds one clip and one table. A kill leaves finished packs and nothing else visible.
+    Errors: StoreError naming the clip that has changed or the disk's reason.
+    """
+    before: set[str] = set()
+    for folder in shards(store):
+        before |= {row["key"] for row in read_columns(folder, "key")}
+    missing = [(key, path) for key, path in sorted(kept_keys(store).items()) if key not in before]
+    made: list[Path] = []
+    with told(store.root):
+        for start in range(0, len(missing), clips_per_shard):
+            made.append(_pack_one(store, missing[start : start + clips_per_shard]))
+    return Packed(tuple(made), len(missing), len(before))
+
+
+def unpack(store: Store) -> int:
+    """Into the vault what stands in packs and rounds only, as in a fresh clone: how many clips.
+
+    Each is compared with its sha256 first. Provenance comes back with it.
+    """
+    there, count = set(kept_keys(store)), 0
+    incoming = store.root / f".unpacking.{os.getpid()}.mp4"
+    with told(store.root):
+        for folder in with_clips(store):
+            for row in iterate(folder):
+                if row["key"] not in there:
+                    incoming.write_bytes(row["bytes"])
+                    keep(store, row["key"], incoming, json.loads(row["provenance"]))
+                    there.add(row["key"])
+                    count += 1
+    return count
+
+
+def with_clips(store: Store) -> list[Path]:
+    """Packs and shards of rounds whose rows name the orders they answer: what a clone pulls."""
+    return sorted(set(delivered(store).values()))
+
+
+def _pack_one(store: Store, clips: list[tuple[str, Path]]) -> Path:
+    name = hashlib.sha256("\n".join(key for key, _ in clips).encode()).hexdigest()[:16]
+    folder = store.root / "packs" / name
+    unfinished = folder.with_name(f".{name}.{os.getpid()}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        write_shard(unfinished, _rows(clips))
+        for file in (TAR, TABLE):
+            with (unfinished / file).open("rb") as written:
+                os.fsync(written.fileno())
+        unfinished.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _rows(clips: list[tuple[str, Path]]) -> Iterator[dict[str, Any]]:
+    for key, path in clips:
+        note = KeptClip(key, path).provenance
+        if not note:  # a pack never changes: what it says wrong it says for ever
+            raise StoreError(
+                f"{path}: its note is missing. `afd harvest verify --mend` writes it anew from "
+                "what packs, shards and the ledger know. Finished packs are kept"
+            )
+        facts = {column: note[fact] for fact, column in FACTS.items() if fact in note}
+        seed = note.get("returned_seed") or note.get("seed") or 0
+        yield {
+            "prompt_id": str(note.get("prompt_id", "")),
+            "prompt": str(note.get("prompt", "")),
+            "seed": int(seed),
+            "key": key,
+            "provenance": json.dumps(note, ensure_ascii=False),
+            "bytes": _read(path),
+            **facts,
+            "sha256": note.get("sha256", ""),
+        }
+
+
+def _read(path: Path) -> bytes:
+    data = path.read_bytes()
+    if not hashlib.sha256(data).hexdigest().startswith(path.stem.partition(".")[2]):
+        raise StoreError(
+            f"{path}: a paid teacher video has changed on disk; restore it from a backup. Finished "
+            "packs are kept"
+        )
+    return data

@@ -1,0 +1,154 @@
+"""May a clip be trained on? Its own record says so, whatever params say of their teacher.
+
+The record is the note beside a clip in the vault; of a clip that stands in a shard alone, what the
+shard's row says. Where neither says anything the answer is `unknown`, which is not yes.
+"""
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from afd.artifacts import Artifact
+from afd.config import FolderTeacher, RemoteTeacher
+from afd.config.teachers import Permission, Terms
+from afd.harvest.answers import answers
+from afd.harvest.shard_tables import read_columns
+from afd.harvest.vault import KeptClip, kept_keys
+from afd.harvest.wants import Want, asked_of
+from afd.store import Store, told
+
+HAVE_RECORDS = ("remote", "folder")  # kinds of teachers; the others film here, by params alone
+
+
+class NotPermittedError(ValueError):
+    """Clips that may not be trained on: which, of what source, how that is mended."""
+
+
+class PermitError(ValueError):
+    """A statement about clips that are not there."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one clip's own record says."""
+
+    key: str
+    about: Mapping[str, Any]
+
+    @property
+    def permitted(self) -> str:
+        return str(self.about.get("training_permitted") or "unknown")
+
+    @property
+    def source(self) -> str:
+        """Provider and model, or folder and name."""
+        return f"{self.about.get('provider', '?')}/{self.about.get('model', '?')}"
+
+    @property
+    def terms(self) -> str:
+        """Where and when its terms were read."""
+        said = self.about.get("terms")
+        if not isinstance(said, dict):
+            return "no terms"
+        terms = cast("dict[str, Any]", said)
+        return f"{terms.get('url')}, read on {terms.get('date')}"
+
+
+def refuse_clips(store: Store, clips: Artifact) -> None:
+    """Raise NotPermittedError unless every clip of this shard may be trained on, by its record."""
+    if clips.manifest.params["teacher"]["kind"] in HAVE_RECORDS:
+        _refuse(store, _of_shard(store, clips.path))
+
+
+def refuse_wanted(
+    store: Store, teacher: RemoteTeacher | FolderTeacher, wants: Sequence[Want]
+) -> None:
+    """The same for clips that the store has already, before any of them is asked for."""
+    _refuse(store, records(store, teacher, wants))
+
+
+def records(
+    store: Store, teacher: RemoteTeacher | FolderTeacher, wants: Sequence[Want]
+) -> Iterator[Record]:
+    """Of every want that has a clip."""
+    by_shard: dict[Path, dict[str, Record]] = {}
+    for answer in answers(store, asked_of(teacher), wants).values():
+        if answer.file is not None:
+            yield Record(answer.key, KeptClip(answer.key, answer.file).provenance)
+        elif answer.shard is not None:
+            if answer.shard not in by_shard:
+                found = _of_shard(store, answer.shard)
+                by_shard[answer.shard] = {record.key: record for record in found}
+            yield by_shard[answer.shard][answer.key]
+
+
+def permit(store: Store, source: str, permitted: Permission, terms: Terms) -> int:
+    """Write into the record of every clip of `source` what its terms say: how many changed.
+
+    `source` is provider/model, as `Record.source` and errors name it.
+    Raises PermitError, StoreError.
+    """
+    statement = {
+        "training_permitted": permitted,
+        "terms": terms.model_dump(mode="json"),
+        "stated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    known: set[str] = set()
+    num_found = num_changed = 0
+    with told(store.root):
+        for key, path in kept_keys(store).items():
+            clip = KeptClip(key, path)
+            said = Record(key, clip.provenance).source
+            known.add(said)
+            if said == source:
+                num_found += 1
+                num_changed += restated(clip, statement)
+    if not num_found:
+        others = ", ".join(sorted(known - {"?/?"})) or "none"
+        raise PermitError(
+            f"{source}: {store.clips} has no clip of it; there are: {others}. Of a clone that has "
+            "packs and shards only, `afd harvest pack --unpack` first"
+        )
+    return num_changed
+
+
+def restated(clip: KeptClip, statement: Mapping[str, Any]) -> bool:
+    """Write a statement into a clip's record, unless it says so already."""
+    said = clip.provenance
+    if all(said.get(name) == statement[name] for name in ("training_permitted", "terms")):
+        return False
+    return clip.restate(statement)
+
+
+def _refuse(store: Store, found: Iterable[Record]) -> None:
+    forbidden = [record for record in found if record.permitted != "yes"]
+    if not forbidden:
+        return
+    first, sources = forbidden[0], sorted({record.source for record in forbidden})
+    others = f" and {len(forbidden) - 1} more" if len(forbidden) > 1 else ""
+    is_usual = store.root.resolve() == Path("store").resolve()
+    where = "" if is_usual else f" --store {shlex.quote(str(store.root))}"
+    cures = "\n".join(
+        f"  afd harvest permit {source} --permitted yes --terms-url URL --terms-date DAY{where}"
+        for source in sources
+    )
+    raise NotPermittedError(
+        f"clip {first.key[:12]} of {first.source}{others}: its own record says "
+        f"training_permitted: {first.permitted} ({first.terms}), whatever "
+        "teacher.training_permitted of params says. Training on it is refused; all clips are kept. "
+        f"Once the terms of its source have been read and allow it, type\n{cures}"
+    )
+
+
+def _of_shard(store: Store, folder: Path) -> Iterator[Record]:
+    """A record a row; the vault's note, where there is one, is the newer one."""
+    for row in read_columns(folder, "key", "provenance"):
+        key, said = str(row.get("key") or ""), row.get("provenance")
+        about: Any = json.loads(said) if said else {}
+        for note in sorted((store.clips / key[:2]).glob(f"{key}.*.mp4")) if key else ():
+            about = KeptClip(key, note).provenance or about
+        yield Record(key, cast("dict[str, Any]", about) if isinstance(about, dict) else {})

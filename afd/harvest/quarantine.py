@@ -1,0 +1,193 @@
+"""What was delivered and cannot be used: kept with its reason, judged again when policies change.
+
+    <store>/quarantine/<sha256[:32]>.bin     the bytes as they came; no player opens that name
+    <store>/quarantine/<sha256[:32]>.json    why, its first bytes, and where it came from
+
+Words are not kept (afd/harvest/words.py): a page or a message in place of a video may echo the key
+or a signed URL. A line that says how much it was stands in their place.
+
+The note stands before the file, so a file here always has one. Nothing here is ever deleted: what
+turns out to be sound moves back to where it belongs, its note to `quarantine/restored/`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from afd.data.boxes import beginning
+from afd.harvest import words
+from afd.store import Store, StoreError, sync_folder, told, write_atomic, write_json
+
+FIRST_BYTES = 64  # enough to see HTML, JSON or a playlist
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file put aside."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+    reason: str
+    first_bytes: str  # what may be shown of them (afd.data.boxes.beginning)
+    provenance: tuple[dict[str, Any], ...]  # of every order that was answered with these bytes
+    put_at: str
+
+
+def folder(store: Store) -> Path:
+    """Where files put aside stand."""
+    return store.root / "quarantine"
+
+
+def put(
+    store: Store,
+    file: Path,
+    reason: str,
+    provenance: dict[str, Any],
+    secrets: tuple[str, ...] = (),
+) -> Entry:
+    """Move `file` into quarantine; equal bytes are kept once, with everybody's provenance.
+
+    `secrets` are looked for in what is no film. Errors: StoreError when the disk refuses; the file
+    is then still where it was.
+    """
+    place = folder(store)
+    with told(store.root):
+        place.mkdir(parents=True, exist_ok=True)
+        first_bytes = beginning(_looked_at(file)[2])
+        _without_words(file, secrets)
+        digest, num_bytes, _ = _looked_at(file)
+        path = place / f"{digest[:32]}.bin"
+        before = read(path.with_suffix(".json"))
+        earlier = before.provenance if before else ()
+        entry = Entry(
+            path=path,
+            sha256=digest,
+            num_bytes=num_bytes,
+            reason=reason,
+            first_bytes=first_bytes,
+            provenance=earlier if provenance in earlier else (*earlier, provenance),
+            put_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_json(path.with_suffix(".json"), _noted(entry))
+        _move(file, path)
+    return entry
+
+
+def entries(store: Store) -> Iterator[Entry]:
+    """Everything in quarantine by name. StoreError for a note that cannot be read."""
+    for note in sorted(folder(store).glob("*.json")):
+        entry = read(note)
+        if entry and entry.path.exists():  # a kill between note and file leaves the note alone
+            yield entry
+
+
+def revalidate(
+    store: Store,
+    problem_of: Callable[[Entry], str | None],
+    restore: Callable[[Entry], None],
+) -> tuple[list[Entry], list[Entry]]:
+    """Judge everything again, after a policy has changed: (restored, still unsound).
+
+    `problem_of` gives the reason or None; `restore` takes the file of a sound entry to where it
+    belongs. A kill in between leaves the entry here or there, never nowhere.
+    """
+    restored: list[Entry] = []
+    remaining: list[Entry] = []
+    for entry in list(entries(store)):
+        if _looked_at(entry.path)[0] != entry.sha256:
+            raise StoreError(
+                f"{entry.path}: its bytes are not those that were put aside; restore it from a "
+                f"backup, or move it and its note {entry.path.with_suffix('.json').name} away"
+            )
+        reason = problem_of(entry)
+        if reason is not None:
+            if reason != entry.reason:
+                write_json(entry.path.with_suffix(".json"), _noted(entry) | {"reason": reason})
+            remaining.append(entry)
+            continue
+        restore(entry)
+        if entry.path.exists():
+            raise StoreError(f"{entry.path}: judged sound, but not taken out of quarantine")
+        done = folder(store) / "restored"
+        done.mkdir(exist_ok=True)
+        note = entry.path.with_suffix(".json")
+        note.rename(done / note.name)
+        sync_folder(done)
+        restored.append(entry)
+    return restored, remaining
+
+
+def _noted(entry: Entry) -> dict[str, Any]:
+    return {name: value for name, value in asdict(entry).items() if name != "path"}
+
+
+def read(note: Path) -> Entry | None:
+    """A note, or None where there is none. Raises StoreError where it cannot be read."""
+    try:
+        said = json.loads(note.read_bytes())
+        said["provenance"] = tuple(said["provenance"])
+        return Entry(path=note.with_suffix(".bin"), **said)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{note}: cannot be read ({error}); the file beside it is kept; restore the note from "
+            "a backup or move both away"
+        ) from error
+
+
+def _without_words(file: Path, secrets: tuple[str, ...]) -> None:
+    """What could be a clip stays as it came; a film that was wrapped in words comes out of them."""
+    if words.are_words(words.blocks_of(file), secrets):
+        digest, num_bytes, _ = _looked_at(file)
+        line = f"{num_bytes} bytes of text, sha256 {digest}: not kept, they may hold a secret\n"
+        # No text itself: put aside again it stays.
+        write_atomic(file, words.film_in_message(file) or b"\0" + line.encode())
+    elif start := words.film_behind_headers(file):
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        with file.open("rb") as whole, unfinished.open("wb") as film:
+            whole.seek(start)
+            shutil.copyfileobj(whole, film, _BLOCK)
+            film.flush()
+            os.fsync(film.fileno())
+        unfinished.rename(file)
+
+
+def _looked_at(file: Path) -> tuple[str, int, bytes]:
+    digest, num_bytes, first = hashlib.sha256(), 0, b""
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            first = first or block[:FIRST_BYTES]
+            num_bytes += len(block)
+            digest.update(block)
+    return digest.hexdigest(), num_bytes, first
+
+
+def _move(file: Path, path: Path) -> None:
+    """By renaming; from another disk by a copy that is whole before the original goes."""
+    if path.exists():
+        file.unlink()  # the same bytes stand here already
+        return
+    try:
+        file.rename(path)
+    except OSError:
+        if not file.exists():
+            raise
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            shutil.copyfile(file, unfinished)
+            with unfinished.open("rb") as copied:
+                os.fsync(copied.fileno())
+            unfinished.rename(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        file.unlink()
+    sync_folder(path.parent)

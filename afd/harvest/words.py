@@ -1,0 +1,124 @@
+"""Words in place of a video: a page, a message, a playlist. Nothing in them was paid for.
+
+They may echo the key or hold a signed URL, so they are not kept. What could be a clip always is:
+words are only what is text from its first byte to its last (in 8 or 16 bits, also compressed), or
+begins as a page does and holds no mark of a film. A film that came wrapped in words is taken out of
+them: what stands behind the headers of a part, or in base64 inside a message.
+"""
+
+import base64
+import binascii
+import codecs
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_BLOCK = 1 << 20
+_MOST_UNPACKED = 64 << 20  # of a compressed body; what is larger is kept as it came
+_OVERLAP = 16
+_TEXT = bytes({9, 10, 12, 13, 27, *range(0x20, 0x7F), *range(0x80, 0x100)})  # UTF-8 and older
+_SPACES: dict[int, int | str | None] = dict.fromkeys((9, 10, 12, 13, 0xFEFF))
+_PAGES = (b"<", b"{", b"[", b"#")
+_FILM = re.compile(
+    rb"....(?:ftyp|moov|mdat|moof)|\x1aE\xdf\xa3|RIFF....(?:AVI |WEBP)|OggS\0|\0\0\x01[\x67\xb3\xba"
+    rb"\xe0]|FLV\x01|GIF8[79]a|DKIF",
+    re.DOTALL,
+)
+# `....ftyp` and matroska's first bytes, as base64 begins with them; PHP writes / as \/.
+_IN_BASE64 = re.compile(rb"(?:AAAA[A-Za-z0-9+/_-][GWm2]Z0eX[A-D]|GkXfo)[A-Za-z0-9+/_\\\r\n-]{200,}")
+
+Blocks = Callable[[], Iterator[bytes]]
+
+
+def blocks_of(file: Path) -> Blocks:
+    """The bytes of a file, as often as they are asked for."""
+
+    def blocks() -> Iterator[bytes]:
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                yield block
+
+    return blocks
+
+
+def are_words(blocks: Blocks, secrets: tuple[str, ...] = ()) -> bool:
+    """Whether nothing but words was delivered; `secrets` make words of what is no film."""
+    head = next(blocks(), b"")
+    if not head:
+        return False
+    if _is_text(blocks) or _is_wide_text(blocks):
+        return True
+    unpacked = _unpacked(blocks) if head[:2] == b"\x1f\x8b" or head[:1] == b"\x78" else None
+    if unpacked is not None:
+        return are_words(lambda: iter([unpacked]), secrets)
+    wanted = [form for secret in secrets for form in (secret.encode(), secret.encode("utf-16-le"))]
+    if head.lstrip().startswith(_PAGES) or any(_found(blocks, re.escape(w)) for w in wanted):
+        return not _found(blocks, _FILM)
+    return False
+
+
+def film_in_message(file: Path) -> bytes | None:
+    """The film that a message of words holds in base64."""
+    with file.open("rb") as stream:
+        packed = _IN_BASE64.search(stream.read(2 * _MOST_UNPACKED))
+    if packed is None:
+        return None
+    digits = re.sub(rb"[\\\r\n]", b"", packed[0]).translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        return base64.b64decode(digits + b"=" * (-len(digits) % 4))
+    except binascii.Error:
+        return None
+
+
+def film_behind_headers(file: Path) -> int | None:
+    """Where a film begins that came with the headers of its part or answer."""
+    with file.open("rb") as stream:
+        head = stream.read(_BLOCK)
+    found = _FILM.search(head)
+    headers = head[: found.start()] if found else b""
+    is_headers = headers.endswith((b"\n\r\n", b"\n\n")) and not headers.translate(None, _TEXT)
+    return len(headers) if is_headers else None
+
+
+def _is_text(blocks: Blocks) -> bool:
+    return not any(block.translate(None, _TEXT) for block in blocks())
+
+
+def _is_wide_text(blocks: Blocks) -> bool:
+    return any(_decodes(blocks, encoding) for encoding in ("utf-16-le", "utf-16-be"))
+
+
+def _decodes(blocks: Blocks, encoding: str) -> bool:
+    """Whether all of it is printable in `encoding`."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for block in blocks():
+            if not decoder.decode(block).translate(_SPACES).isprintable():
+                return False
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unpacked(blocks: Blocks) -> bytes | None:
+    """What gzip or zlib hold, if that is not more than it may be."""
+    unpacker, out = zlib.decompressobj(47), bytearray()  # 32 + 15: whichever it is
+    try:
+        for block in blocks():
+            out += unpacker.decompress(block, _MOST_UNPACKED - len(out) + 1)
+            if len(out) > _MOST_UNPACKED or unpacker.unconsumed_tail:
+                return None
+    except zlib.error:
+        return bytes(out) if out else None
+    return bytes(out)
+
+
+def _found(blocks: Blocks, pattern: bytes | re.Pattern[bytes]) -> bool:
+    wanted, tail = re.compile(pattern), b""
+    for block in blocks():
+        if wanted.search(tail + block):
+            return True
+        tail = block[-max(_OVERLAP, len(wanted.pattern)) :]
+    return False

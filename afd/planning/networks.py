@@ -1,0 +1,105 @@
+"""Sizes and FLOPs of the other networks of a campaign: VAE, text encoder, discriminators.
+
+Published configs, counted once on meta tensors by torch's FlopCounterMode (tests/afd/planning).
+"""
+
+from dataclasses import dataclass
+
+from afd.config import ConvDiscriminator, DitFeaturesDiscriminator, VlmDiscriminator
+from afd.planning.wan import WanSizes
+
+# AutoencoderKLWan, FLOPs a pixel of a frame: its first latent frame is one frame, others are four.
+VAE_PARAMETERS = 126_892_531
+VAE_DECODE_FIRST, VAE_DECODE_NEXT = 10.90e6, 33.93e6
+VAE_ENCODE_FIRST, VAE_ENCODE_NEXT = 6.81e6, 20.16e6
+# Streaming keeps about a dozen tensors of 96 channels and 4 frames at full resolution.
+VAE_VALUES_PER_PIXEL = 12 * 96 * 4
+
+# UMT5-XXL's encoder: all parameters, and those every token goes through.
+UMT5_PARAMETERS, UMT5_BLOCK_PARAMETERS = 5_680_910_336, 4_630_757_376
+
+# Qwen2-VL-2B without its language head: all, vision tower, language layers.
+QWEN_PARAMETERS, QWEN_VISION, QWEN_LAYERS = 2_208_985_600, 665_271_296, 1_310_339_072
+QWEN_WIDTH, QWEN_NUM_LAYERS, QWEN_FFN, QWEN_KEYS = 1536, 28, 8960, 256
+QWEN_VISION_WIDTH, QWEN_VISION_LAYERS = 1280, 32
+QWEN_PATCH = 14
+
+
+def vae_decode_flops(num_latent_frames: int, pixels: int) -> float:
+    """Of one clip; `pixels` of one frame."""
+    return pixels * (VAE_DECODE_FIRST + (num_latent_frames - 1) * VAE_DECODE_NEXT)
+
+
+def vae_encode_flops(num_latent_frames: int, pixels: int) -> float:
+    """Of one clip; `pixels` of one frame."""
+    return pixels * (VAE_ENCODE_FIRST + (num_latent_frames - 1) * VAE_ENCODE_NEXT)
+
+
+def text_flops(num_tokens: int) -> float:
+    """Of one prompt through UMT5-XXL, padded to `num_tokens`."""
+    return 2.0 * UMT5_BLOCK_PARAMETERS * num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What a discriminator costs a clip."""
+
+    see_flops: float  # once
+    score_flops: float
+    train_flops: float  # forward and backward, without a penalty
+    num_frozen: int  # parameters
+    num_trained: int
+    frozen_bytes: int  # a parameter
+    kept_bytes: float  # for one clip's backward
+    checkpointing: bool
+
+
+def conv(params: ConvDiscriminator, num_frames: int, pixels: int) -> Judge:
+    """The pocket world's: three convolutions and a linear layer after pooling by two."""
+    width, area = params.width, pixels / 4
+    kernels = (3 * num_frames * width * area, width**2 * area / 4, width**2 * area / 16)
+    one_pass = 2 * 9 * sum(kernels) + 2 * width**2 * area / 16
+    num_trained = 9 * width * (3 * num_frames + 2 * width) + int(width**2 * area / 16)
+    kept = 4 * width * area * (1 + 1 / 4 + 1 / 16) + 4 * 3 * num_frames * area
+    return Judge(0, params.num_passes * one_pass, 3 * one_pass, 0, num_trained, 4, kept, False)
+
+
+def vlm(params: VlmDiscriminator, pixels: int) -> Judge:
+    """Qwen2-VL-2B: vision without gradient, LoRA on the language layers."""
+    shown = min(pixels, params.frame_pixels)
+    patches = params.num_frames // 2 * (shown // QWEN_PATCH**2)
+    tokens = patches // 4 + params.num_text_tokens
+    per_frame = shown // QWEN_PATCH**2  # vision attends within a pair of frames
+    vision = patches * (2 * QWEN_VISION + 4 * QWEN_VISION_LAYERS * QWEN_VISION_WIDTH * per_frame)
+    linear = 2 * tokens * QWEN_LAYERS
+    attention = 4 * QWEN_NUM_LAYERS * QWEN_WIDTH * tokens**2
+    rank = params.lora_rank
+    in_and_out = 4 * QWEN_WIDTH + 2 * (QWEN_WIDTH + QWEN_KEYS) + 3 * (QWEN_WIDTH + QWEN_FFN)
+    num_lora = QWEN_NUM_LAYERS * rank * in_and_out
+    forward = vision + linear + attention + 2 * tokens * num_lora
+    backward = linear + 2 * attention + 4 * tokens * num_lora
+    again = forward if params.gradient_checkpointing else 0
+    size = 2 if params.dtype == "bfloat16" else 4
+    layer = tokens * (14 * QWEN_WIDTH * size + 8 * QWEN_WIDTH * 4 + 3 * QWEN_FFN * size)
+    layers = QWEN_NUM_LAYERS
+    kept = layer * layers
+    if params.gradient_checkpointing:
+        kept = layers * tokens * QWEN_WIDTH * size + layer
+    return Judge(
+        0, forward, forward + backward + again, QWEN_PARAMETERS, num_lora, size, kept,
+        params.gradient_checkpointing,
+    )  # fmt: skip
+
+
+def dit_features(params: DitFeaturesDiscriminator, wan: WanSizes, pixels: int) -> Judge:
+    """A frozen bidirectional Wan up to the last block read, at every noise level."""
+    share = (params.layers[-1] + 1) / wan.num_layers
+    per_token = wan.linear_flops + wan.attention_flops(wan.num_tokens + wan.num_text_tokens)
+    forward = len(params.times) * share * wan.num_tokens * per_token
+    size = 2 if params.dtype == "bfloat16" else 4
+    heads = len(params.layers) * params.head_width * (2 * wan.width + params.head_width)
+    frozen = int(share * wan.num_parameters) + VAE_PARAMETERS
+    # Heads need features alone; only the penalty goes back through Wan.
+    kept = len(params.times) * len(params.layers) * wan.num_tokens * wan.width * 4
+    see = vae_encode_flops(wan.num_latent_frames, pixels)
+    return Judge(see, forward, forward, frozen, heads, size, kept, params.gradient_checkpointing)

@@ -1,0 +1,80 @@
+"""Stage `critic`: a network of the student's family that knows what the student makes.
+
+Distribution matching (afd/losses/distribution_matching.py) holds it against the white-box teacher.
+It is kept fitted by flow matching on each round's rollouts, each block given the rollout's own
+past, and starts as the student before any round. Draws are keyed by (seed, round, step).
+"""
+
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from afd import seeds
+from afd.artifacts import Artifact
+from afd.config import CausalWanParams, CriticParams
+from afd.data.weights import Training, optimiser_tensors, restore_optimiser
+from afd.flow import path
+from afd.flow.times import draw_times
+from afd.losses.flow_matching import sft_loss
+from afd.stages import lessons
+from afd.stages.outcome import RefusedError
+from afd.stages.training import resumed_at, steps
+from afd.stages.workspace import Workspace
+from afd.store import Store
+from afd.students.averaging import average_into, frozen_copy
+from afd.students.checkpoint import load_student, save_student
+
+EMA_DECAY = 0.9  # the student's own: rounds are short
+
+
+def run(
+    params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
+) -> dict[str, float | int | str | None]:
+    """Leaves the files of afd.students.checkpoint and its optimiser; raises RefusedError."""
+    own = CriticParams.model_validate(params["critic"])
+    seed, round_index = int(params["seed"]), int(params["round_index"])
+    loaded = load_student(inputs["critic"].path, "student")
+    if not isinstance(loaded.params, CausalWanParams):
+        raise RefusedError(
+            f"student.family {loaded.params.family}: a critic is a whole second network, and only "
+            "causal_wan trains all its weights; choose another update.objective"
+        )
+    critic: Any = loaded.student.train()  # type: ignore[attr-defined]
+    average = frozen_copy(load_student(inputs["critic"].path, "average").student)
+    optimiser = torch.optim.AdamW(
+        critic.parameters(), lr=own.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+    )
+    before = inputs["critic"].path / "optimiser.safetensors"
+    if before.exists():  # not after the warm start
+        restore_optimiser("optimiser", critic, optimiser, load_file(before))
+    lesson = lessons.from_samples(inputs, loaded)
+    training = Training("student", {"student": critic, "average": average}, optimiser)
+    span = range(own.num_steps + (own.warmup_steps if round_index == 0 else 0))
+    loss = torch.tensor(float("nan"))
+    for step in steps(work, training, span, "critic.step", {}):
+        draw = seeds.generator(seed, "critic", round_index, step)
+        rows = torch.randint(len(lesson.clean), (own.batch_size,), generator=draw)
+        clean, text = lesson.clean[rows], lesson.text[rows]
+        noise = torch.randn(clean.shape, generator=draw)
+        t = draw_times(
+            "uniform", len(clean), critic.geometry.num_blocks, draw,
+            steps=lesson.steps, shift=lesson.shift,
+        )  # fmt: skip
+        velocity = critic.velocity(path.noisy(clean, noise, t), t, text, clean)
+        loss, _ = sft_loss(velocity, clean=clean, noise=noise, t=t, scaling="adaptive_clean")
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"critic: loss is {loss.item()} at step {step}; lower update.critic.learning_rate "
+                f"({own.learning_rate})"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(critic.parameters(), 1.0)
+        optimiser.step()
+        average_into(average, critic, EMA_DECAY)
+        work.record(step, {"critic/loss": loss.item()})
+    save_student(work.out, critic, average, loaded.codec, critic.geometry, loaded.params)
+    moments = optimiser_tensors("optimiser", critic, optimiser)
+    save_file(moments, work.out / "optimiser.safetensors")
+    return {"loss": loss.item(), "resumed_from_step": resumed_at(work, span)}

@@ -1,0 +1,82 @@
+"""A trained student for everybody else: python -m afd.students.export STUDENT OUT --as KIND.
+
+lora        pytorch_lora_weights.safetensors for WanPipeline.load_lora_weights
+diffusers   a folder for WanTransformer3DModel.from_pretrained, LoRA merged in
+original    model.safetensors under the original's names, LoRA merged in: what Self-Forcing's and
+            Wan's own code load
+
+STUDENT is a folder of store/student_weights. Licences of the weights it started from go on.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from safetensors.torch import save_file
+
+from afd.students.checkpoint import Which, load_student
+from afd.students.foreign import SINGLE, STOCK_CLASS
+from afd.students.layouts import to_original
+from afd.students.strict import CheckpointError
+
+Kind = Literal["lora", "diffusers", "original"]
+
+
+def export(student: Path, out: Path, kind: Kind, which: Which = "average") -> Path:
+    """Write the student of a StudentWeights folder into the folder `out`; gives the file.
+
+    Raises CheckpointError for a student that this kind cannot hold, FileExistsError for an `out`
+    that holds something already.
+    """
+    from afd.students import lora, published
+
+    loaded = load_student(student, which)
+    network = loaded.student
+    has_lora = isinstance(network, published.MODELS) and hasattr(network, "peft_config")
+    if not has_lora or not isinstance(network, published.MODELS):
+        raise CheckpointError(
+            f"{student}: a {loaded.params.family} has no LoRA to export; its weights are "
+            f"{student / f'{which}.safetensors'}, under diffusers' names"
+        )
+    if kind == "original" and isinstance(network, published.AnyFlowFar):
+        raise CheckpointError(f"{student}: {loaded.params.family} has no original layout")
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out}: is not empty; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if kind == "lora":
+        return lora.export_lora(network, "student", out)
+    state = {
+        name: value.cpu().contiguous() for name, value in lora.merged(network, "student").items()
+    }
+    if kind == "original":
+        save_file(to_original(state), out / "model.safetensors")
+        return out / "model.safetensors"
+    config = {key: value for key, value in dict(network.config).items() if not key.startswith("_")}
+    stock = STOCK_CLASS if isinstance(network, published.CausalWan) else published.FAR_CLASS
+    (out / "config.json").write_text(json.dumps({"_class_name": stock, **config}, indent=1))
+    save_file(state, out / SINGLE, metadata={"format": "pt"})
+    return out / SINGLE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0, or 2 with what is wrong on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m afd.students.export", description=__doc__)
+    parser.add_argument("student", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--as", dest="kind", choices=get_args(Kind), default="lora")
+    parser.add_argument("--which", choices=get_args(Which), default="average")
+    chosen = parser.parse_args(argv)
+    try:
+        file = export(chosen.student, chosen.out, chosen.kind, chosen.which)
+    except (CheckpointError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{file}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

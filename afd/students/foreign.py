@@ -1,0 +1,222 @@
+"""Wan weights that others made: read strictly, in either layout, without running what is in a file.
+
+.pt, .pth, .bin   torch.save of a state, or of {generator, generator_ema, critic}: Self-Forcing and
+                  Causal-Forcing; tensors only, memory-mapped, wrappers' prefixes taken off
+.safetensors      one file in either layout
+folder            a Wan-Diffusers folder, or the `transformer` folder in it; shards by their index
+"""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from afd.students.causal_wan import CausalWan
+from afd.students.layouts import layout_of, num_layers_of, to_diffusers, unwrapped
+from afd.students.strict import CheckpointError, load_strictly
+
+Entry = Literal["generator_ema", "generator"]
+ENTRIES: tuple[Entry, ...] = ("generator_ema", "generator")  # the first that is there
+BARE_ENTRIES = ("state_dict", "model")  # how a single state is wrapped by others
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+SINGLE = "diffusion_pytorch_model.safetensors"
+POINTER = b"version https://git-lfs"
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # a name that a pickle wants, in torch's message
+STOCK_CLASS = "WanTransformer3DModel"
+# Of a config.json; what else stands there does not change a text-to-video transformer.
+CONFIG = (
+    "patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels",
+    "text_dim", "freq_dim", "ffn_dim", "num_layers", "cross_attn_norm", "qk_norm", "eps",
+    "rope_max_seq_len",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What was found: tensors under diffusers' names, and what they are of."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]  # of WanTransformer3DModel
+    entry: str | None  # which entry of a .pt
+    source: str
+
+
+def load_wan(path: Path, head_dim: int = 128, entry: Entry | None = None) -> CausalWan:
+    """The transformer in `path`, in the file's own precision, in eval mode, not adopted yet.
+
+    Raises CheckpointError for whatever is not exactly a text-to-video Wan: missing, unexpected or
+    misshapen tensors, NaN, another architecture, a damaged file, a pickle that wants to run code.
+    """
+    found = read(path, head_dim, entry)
+    with init_empty_weights(include_buffers=False):
+        try:
+            model = cast(CausalWan, CausalWan.from_config(found.config))
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise CheckpointError(f"{found.source}: not a Wan this code knows: {error}") from error
+    cure = "it is another architecture, or only a part of one"
+    load_strictly(model, found.tensors, found.source, cure)
+    return model.eval()
+
+
+def read(path: Path, head_dim: int = 128, entry: Entry | None = None) -> Foreign:
+    """Tensors and config of a checkpoint; values are read when they are used."""
+    try:
+        if path.is_dir():
+            return _read_wan_folder(path)
+        if path.suffix == ".safetensors":
+            tensors, chosen = _read_safetensors(path), None
+        else:
+            tensors, chosen = _read_pickle(path, entry)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{error.filename or path}: there is no such file; nothing is downloaded: put the "
+            "weights there, or write where they are in student.checkpoint"
+        ) from None
+    except (
+        OSError,
+        EOFError,
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: {_reason(path, error)}") from None  # torch's own advice
+    source = str(path) if chosen is None else f"{path} [{chosen}]"
+    tensors = _in_diffusers_layout(tensors, source)
+    return Foreign(tensors, _config_of(tensors, head_dim, source), chosen, source)
+
+
+def read_folder(path: Path, stock_class: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Config, tensors and source of a diffusers folder, or of the `transformer` folder in it.
+
+    Raises CheckpointError for another class, FileNotFoundError for what is missing.
+    """
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("_class_name", stock_class) != stock_class:
+        raise CheckpointError(f"{folder}: is a {config['_class_name']}, not a {stock_class}")
+    tensors: dict[str, Tensor] = {}
+    if (folder / INDEX).exists():
+        shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        if outside := [name for name in shards if Path(name).name != name]:
+            raise CheckpointError(f"{folder / INDEX}: names {outside[0]!r}, outside of its folder")
+        for shard in sorted(shards):
+            tensors |= _read_safetensors(folder / shard)
+    else:
+        tensors = _read_safetensors(folder / SINGLE)
+    return config, tensors, str(folder)
+
+
+def _read_wan_folder(path: Path) -> Foreign:
+    config, tensors, source = read_folder(path, STOCK_CLASS)
+    if any(config.get(key) for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")):
+        raise CheckpointError(f"{source}: is an image-to-video Wan; take a text-to-video one")
+    known = {key: config[key] for key in CONFIG if config.get(key) is not None}
+    return Foreign(_in_diffusers_layout(tensors, source), known, None, source)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    path.stat()  # safetensors' own error does not say which file is missing
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def _read_pickle(path: Path, entry: Entry | None) -> tuple[dict[str, Tensor], str | None]:
+    """Tensors of a torch.save file. Only a zip can be mapped; older files are read whole."""
+    saved = torch.load(
+        path, map_location="cpu", weights_only=True, mmap=True if zipfile.is_zipfile(path) else None
+    )
+    if not isinstance(saved, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(saved).__name__}, not named tensors")
+    content = cast("Mapping[str, Any]", saved)
+    nested = {name for name, value in content.items() if isinstance(value, Mapping)}
+    wanted = [entry] if entry else [*ENTRIES, *BARE_ENTRIES]
+    chosen = next((name for name in wanted if name in nested), None)
+    if chosen is None and (entry or nested):
+        raise CheckpointError(
+            f"{path}: has no {' or '.join(wanted)}; it has {sorted(content)[:8]}: write one of "
+            "them in student.weights, if it is a generator"
+        )
+    state = content[chosen] if chosen else content
+    if strangers := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(f"{path}: {strangers[0]!r} is no tensor")
+    return dict(state), chosen
+
+
+def _in_diffusers_layout(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    bare: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if (short := unwrapped(name)) in bare:
+            raise CheckpointError(f"{source}: two tensors are called {short} without wrappers")
+        bare[short] = tensor
+    layout = layout_of(bare)
+    if layout is None:
+        raise CheckpointError(
+            f"{source}: not a Wan transformer: {len(bare)} tensor(s), such as {sorted(bare)[:3]}"
+        )
+    return to_diffusers(bare) if layout == "original" else bare
+
+
+def _config_of(tensors: dict[str, Tensor], head_dim: int, source: str) -> dict[str, Any]:
+    """Sizes as the shapes tell them; the number of heads is the one thing they do not."""
+    try:
+        width, channels, *patch = tensors["patch_embedding.weight"].shape
+        times = tensors["condition_embedder.time_embedder.linear_1.weight"]
+        text = tensors["condition_embedder.text_embedder.linear_1.weight"]
+        ffn = tensors["blocks.0.ffn.net.0.proj.weight"]
+        out = tensors["proj_out.weight"].shape[0]
+        volume = patch[0] * patch[1] * patch[2]
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: not a whole Wan transformer: {error} is missing"
+        ) from None
+    if width % head_dim:
+        raise CheckpointError(
+            f"{source}: a width of {width} does not divide into heads of {head_dim}; "
+            "write the right student.head_dim (128 in every published Wan)"
+        )
+    return {
+        "patch_size": list(patch),
+        "num_attention_heads": width // head_dim,
+        "attention_head_dim": head_dim,
+        "in_channels": channels,
+        "out_channels": out // volume,
+        "text_dim": text.shape[1],
+        "freq_dim": times.shape[1],
+        "ffn_dim": ffn.shape[0],
+        "num_layers": num_layers_of(tensors),
+    }
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file gives no tensors. torch's words are not quoted: they advise to run its code."""
+    again = "download or copy it again"
+    if isinstance(error, PermissionError):
+        return "may not be read: give the user that runs stages the right to"
+    with path.open("rb") as file:
+        head = file.read(200).lstrip()
+    if head.startswith(POINTER):
+        return "is a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned"
+    if head.startswith(b"<"):
+        return f"is a web page, not weights (a login or an error in their place): {again}"
+    if not isinstance(error, pickle.UnpicklingError):
+        text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        told = "" if "weights_only" in text else f" ({text})"
+        return f"is damaged or cut short: {again}{told}"
+    if found := GLOBAL.search(str(error)):
+        return (
+            f"holds code or objects other than tensors, such as {found[1]} (refused); convert it "
+            "to .safetensors where you trust it"
+        )
+    return f"is no file of tensors alone, or is damaged or cut short: {again}"

@@ -1,0 +1,213 @@
+"""LoRA by peft: one frozen network that plays everybody.
+
+student      the adapter in training
+behaviour    a second adapter, a copy of the student's weights as they made the rollouts (v_old)
+reference    the network with its adapters off (v_ref), or an adapter of its own
+
+A copy that silently never happened is a known fault of such set-ups, so what an adapter holds has a
+fingerprint: the one of the rollouts must be the behaviour's (afd.students.players).
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Generator, Tensor, nn
+
+from afd.config import LoraParams
+from afd.latents import BlockTimes, LatentGeometry, Latents, Text
+from afd.students.anyflow_far import AnyFlowFar
+from afd.students.causal_wan import CausalWan
+from afd.students.strict import CheckpointError, misfits, weights_sha256
+
+Adapter = Literal["student", "behaviour", "reference"]
+Adapted: TypeAlias = CausalWan | AnyFlowFar
+TARGETS = {
+    "attention": r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
+    "all": r"blocks\.\d+\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))",
+}
+
+
+def add_adapter(
+    model: Adapted, name: Adapter, params: LoraParams, generator: Generator | None = None
+) -> None:
+    """Add an adapter that changes nothing yet: A drawn from `generator`, B zero, the base frozen.
+
+    Without a generator A is zero as well: the adapter is there to be loaded into.
+    """
+    config = LoraConfig(
+        r=params.rank,
+        lora_alpha=params.alpha,
+        target_modules=TARGETS[params.targets],
+        init_lora_weights=False,
+    )
+    model.requires_grad_(False)
+    # peft warns when it finds an earlier adapter's config; here a second one is meant
+    earlier = model.__dict__.pop("peft_config", {})
+    if name in earlier:
+        raise ValueError(f"the network has an adapter {name!r} already")
+    with torch.random.fork_rng(devices=()):  # peft draws globally
+        inject_adapter_in_model(config, model, name)
+    model.peft_config = earlier | model.peft_config  # type: ignore[operator]
+    for key, weight in _parameters(model, name).items():
+        weight.data = weight.data.float()  # master weights, whatever the base's precision
+        if key.endswith("lora_B.weight") or generator is None:
+            nn.init.zeros_(weight)
+        else:
+            nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
+    activate(model, name)
+
+
+def activate(model: Adapted, name: Adapter | None, *, trains: bool = False) -> None:
+    """Let one adapter play, or None: adapters off. Only an active student can train."""
+    for layer in _layers(model):
+        if name is None:
+            layer.enable_adapters(False)
+        else:
+            layer.set_adapter(name, inference_mode=not trains)
+            layer._disable_adapters = False  # enable_adapters would undo inference_mode
+
+
+@contextlib.contextmanager
+def playing(model: Adapted, name: Adapter | None) -> Iterator[None]:
+    """For a pass without gradient: another adapter plays, then the one before does again.
+
+    Gradient checkpointing computes a pass again in backward, so the student must be back by then.
+    """
+    first = _layers(model)[0]
+    before = None if first.disable_adapters else first.active_adapters[0]
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    activate(model, name)
+    try:
+        yield
+    finally:
+        activate(model, before, trains=bool(trained))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Playing:
+    """A network with one of its adapters, or none: a Student that takes no gradient."""
+
+    model: Adapted
+    adapter: Adapter | None
+
+    @property
+    def geometry(self) -> LatentGeometry:
+        return self.model.geometry
+
+    def velocity(self, noisy: Latents, t: BlockTimes, text: Text, clean: Latents) -> Latents:
+        with torch.no_grad(), playing(self.model, self.adapter):
+            return self.model.velocity(noisy, t, text, clean)
+
+    def lengthened(self, num_latent_frames: int) -> "Playing":
+        return Playing(self.model.lengthened(num_latent_frames), self.adapter)
+
+    def start(self, text: Text) -> Any:
+        return self.model.start(text)
+
+    def block_velocity(self, noisy_block: Latents, t: Tensor, cache: Any) -> Latents:
+        with torch.no_grad(), playing(self.model, self.adapter):
+            return self.model.block_velocity(noisy_block, t, cache)
+
+    def commit(self, clean_block: Latents, cache: Any) -> None:
+        with playing(self.model, self.adapter):
+            self.model.commit(clean_block, cache)
+
+
+def adapter_state(model: Adapted, name: Adapter) -> dict[str, Tensor]:
+    """An adapter's tensors under the names that peft and diffusers save."""
+    return {
+        key: value.detach().contiguous().clone()
+        for key, value in get_peft_model_state_dict(model, adapter_name=name).items()
+    }
+
+
+def load_adapter(model: Adapted, name: Adapter, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Put tensors into an adapter, all or none; raises CheckpointError."""
+    if problems := misfits(adapter_state(model, name), tensors):
+        told = "\n".join(f"  - {problem}" for problem in problems[:20])
+        raise CheckpointError(f"{source}: {len(problems)} tensor(s) do not fit this LoRA\n{told}")
+    set_peft_model_state_dict(model, dict(tensors), adapter_name=name)
+
+
+def synchronise(model: Adapted, source: Adapter, target: Adapter) -> str:
+    """Make `target` an exact copy of `source`; gives the fingerprint both have now.
+
+    Raises RuntimeError if they still differ: nothing may train against a stale copy.
+    """
+    load_adapter(model, target, adapter_state(model, source), f"adapter {source!r}")
+    wanted = weights_sha256(adapter_state(model, source))
+    if (found := weights_sha256(adapter_state(model, target))) != wanted:
+        raise RuntimeError(f"adapter {target!r} is {found[:16]} after copying {wanted[:16]} to it")
+    return wanted
+
+
+def trained_weights(model: Adapted, name: Adapter) -> nn.Module:
+    """The adapter's own parameters as a module: what an optimiser, an average, a file holds."""
+    whole = nn.Module()
+    for key, weight in _parameters(model, name).items():
+        *path, leaf = key.split(".")
+        at = whole
+        for part in path:
+            if part not in at._modules:
+                at.add_module(part, nn.Module())
+            at = at.get_submodule(part)
+        at.register_parameter(leaf, weight)
+    return whole
+
+
+def export_lora(model: Adapted, name: Adapter, folder: Path) -> Path:
+    """pytorch_lora_weights.safetensors, as WanPipeline.load_lora_weights reads it."""
+    from diffusers import WanPipeline
+
+    described: dict[str, Any] = model.peft_config[name].to_dict()
+    linears = {re.sub(r"\.lora_[AB]\.weight$", "", key) for key in adapter_state(model, name)}
+    described["target_modules"] = sorted(linears)
+    described["peft_type"] = str(described["peft_type"].value)
+    WanPipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers=adapter_state(model, name),
+        transformer_lora_adapter_metadata=described,
+    )
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+@torch.no_grad()
+def merged(model: Adapted, name: Adapter) -> dict[str, Tensor]:
+    """The network's weights with the adapter added, under Wan's own names (diffusers' layout)."""
+    added = {path: layer.get_delta_weight(name) for path, layer in _named_layers(model).items()}  # type: ignore[operator]
+    state: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if ".lora_" in key:
+            continue
+        bare = key.replace(".base_layer.", ".")
+        delta = added.get(bare.removesuffix(".weight"))
+        state[bare] = value if delta is None else (value.float() + delta.float()).to(value.dtype)
+    return state
+
+
+def _layers(model: Adapted) -> list[BaseTunerLayer]:
+    return list(_named_layers(model).values())
+
+
+def _named_layers(model: Adapted) -> dict[str, BaseTunerLayer]:
+    return {
+        path: module for path, module in model.named_modules() if isinstance(module, BaseTunerLayer)
+    }
+
+
+def _parameters(model: Adapted, name: Adapter) -> dict[str, nn.Parameter]:
+    """The adapter's parameters, by their names without the adapter's."""
+    mark = f".{name}."
+    return {
+        key.replace(mark, "."): weight
+        for key, weight in model.named_parameters()
+        if ".lora_" in key and mark in key
+    }

@@ -1,0 +1,142 @@
+"""Volcengine Ark and BytePlus ModelArk: content generation tasks (Seedance).
+
+    POST {base}/contents/generations/tasks -> id    GET .../tasks/{id}    GET .../tasks?page_num=
+    base: https://ark.cn-beijing.volces.com/api/v3, https://ark.ap-southeast.bytepluses.com/api/v3
+
+Model ids are dated and differ by region. Videos are kept for 24 hours; billed by
+usage.completion_tokens; a refusal is an error code. Listings show seeds but no prompts.
+Source: Ark API reference "Video generation", docs 82379/1520757 and 1521309 (November 2026).
+"""
+
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from afd.teachers import checked, exchange, outcomes
+from afd.teachers.exchange import Answer
+from afd.teachers.keys import read_key
+from afd.teachers.remote import (
+    Order,
+    OutOfCreditError,
+    Progress,
+    RefusedInputError,
+    RemoteError,
+    State,
+    Task,
+    Usage,
+    VendorError,
+)
+
+STATES: dict[str, State] = {
+    "queued": "queued",
+    "running": "running",
+    "cancelled": "cancelled",
+    "expired": "expired",
+    "failed": "failed",
+}
+PAGE, NUM_PAGES = 100, 20
+
+
+@dataclass(frozen=True)
+class Ark:
+    """Seedance and its kin."""
+
+    base_url: str
+    key_variable: str
+    name: str = "ark"
+    can_list: bool = True
+
+    def auth_headers(self) -> dict[str, str]:
+        """Errors: UnauthorisedError."""
+        return exchange.bearer(read_key(self.key_variable))
+
+    async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
+        """Resolution and ratio are parameters of the order; seed and duration go by themselves."""
+        body: dict[str, Any] = {}
+        if order.duration_s is not None:
+            body["duration"] = checked.whole_if_whole(order.duration_s)
+        body |= order.parameters
+        if order.seed is not None:
+            body["seed"] = order.seed % 2**32  # the range that Ark takes: [-1, 2^32 - 1]
+        body |= {"model": order.model, "content": [{"type": "text", "text": order.prompt}]}
+        answer = await exchange.create(
+            http, self._tasks, self.auth_headers(), refused=_refused, json=body
+        )
+        return Task(answer.id("id"))
+
+    async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
+        """One task."""
+        answer = await exchange.read(
+            http, f"{self._tasks}/{task.id}", self.auth_headers(), accepted=(404,)
+        )
+        if answer.status == 404:
+            return outcomes.absent(answer)
+        outcomes.check_id(answer, task, "id")
+        word = answer.get("status")
+        tokens = checked.count(answer.get("usage", "completion_tokens"))
+        usage = None if tokens is None else Usage(tokens=tokens)
+        if word == "succeeded":
+            found = answer.get("content", "video_url")
+            urls = [] if found is None else [found]
+            seed, model = answer.get("seed"), answer.get("model")
+            return outcomes.succeeded(answer, word, urls, usage=usage, seed=seed, model=model)
+        state = STATES.get(checked.text(word) or "", "unknown")
+        code = checked.text(answer.get("error", "code")) or ""
+        if state == "failed" and _is_refusal(code):
+            state = "refused_output" if code.startswith("Output") else "refused_input"
+        reason = answer.reason if answer.get("error") is not None else None
+        return outcomes.stands(answer, state, word, reason, usage)
+
+    async def find(
+        self,
+        http: httpx.AsyncClient,
+        order: Order,
+        taken: Collection[str] = (),
+        since_s: float | None = None,
+    ) -> Task | None:
+        """By exact model and seed: a listing shows no prompts."""
+        if order.seed is None:
+            raise VendorError("Ark lists tasks without their prompts, and this one has no seed")
+        found: list[str] = []
+        async for item in self._newest(http):
+            if outcomes.is_older(item, since_s):
+                break
+            task_id = checked.identifier(checked.dig(item, "id"))
+            is_ours = (
+                checked.dig(item, "model") == order.model
+                and checked.dig(item, "seed") == order.seed % 2**32
+            )
+            if is_ours and task_id is not None and task_id not in taken:
+                found.append(task_id)
+        return outcomes.only(found)
+
+    async def _newest(self, http: httpx.AsyncClient) -> AsyncIterator[Any]:
+        """Tasks as they are listed. Errors: as `read`; VendorError when there is no end."""
+        for page in range(1, NUM_PAGES + 1):
+            params = {"page_num": str(page), "page_size": str(PAGE)}
+            answer = await exchange.read(http, self._tasks, self.auth_headers(), params)
+            listed = checked.items(answer.get("items"))
+            for item in listed:
+                yield item
+            if len(listed) < PAGE:
+                return
+        raise VendorError(f"not among the newest {PAGE * NUM_PAGES} tasks that Ark lists")
+
+    @property
+    def _tasks(self) -> str:
+        return f"{self.base_url}/contents/generations/tasks"
+
+
+def _refused(answer: Answer) -> RemoteError:
+    code = checked.text(answer.get("error", "code")) or ""
+    if answer.status == 400 and _is_refusal(code):
+        return RefusedInputError(answer.reason)
+    if answer.status == 403 and code == "AccountOverdueError":
+        return OutOfCreditError(answer.reason)
+    return exchange.refusal(answer)
+
+
+def _is_refusal(code: str) -> bool:
+    return "SensitiveContentDetected" in code or "RiskDetection" in code

@@ -1,0 +1,215 @@
+"""What a vendor says, checked: nothing of it is believed before it has passed one of these.
+
+A reply may hold any type where a text is expected, numbers that no column holds, ids that climb out
+of a path, control characters that rewrite a terminal, and the caller's own key, echoed.
+"""
+
+import base64
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Any, NoReturn, cast
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+MAX_TEXT = 300  # characters of a vendor's text that reach a person
+MAX_URL = 8192
+MAX_PAUSE_S = 3600.0  # an asked pause is honoured up to here
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}")
+_NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
+# Also without its scheme or host: what signs it stands in the query.
+_URL_IN_TEXT = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://\S*|[^\s?]*\?[^\s=]+=\S*|\b[\w-]*[Ss]ig(?:nature)?=\S+"
+)
+
+
+def clean(value: Any, secrets: tuple[str, ...] = (), limit: int = MAX_TEXT) -> str:
+    """One short line: no control, format or lone surrogate characters, no URL, none of `secrets`.
+
+    What is no text is shown by its type. Cut texts end in an ellipsis.
+    """
+    if not isinstance(value, str):
+        return f"({type(value).__name__})"
+    text = hide(value[: 20 * limit], secrets)
+    # Cc, Cf, Cs, Co, Cn and line separators: from escapes to the marks that turn text around.
+    kept = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    line = _URL_IN_TEXT.sub("<url>", " ".join(kept.split()))
+    line = hide(line, secrets)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def hide(text: str, secrets: tuple[str, ...]) -> str:
+    """`text` without any of `secrets`: as they are, percent-encoded, JSON-escaped or in base64."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+        text = _disguised(secret).sub("***", text)
+    return text
+
+
+@lru_cache(maxsize=32)  # some vendors' keys are minted per request
+def _disguised(secret: str) -> re.Pattern[str]:
+    """A secret with any of its characters encoded, or the base64 of something that begins so."""
+    data = secret.encode()
+    coded = base64.b64encode(data[: len(data) // 3 * 3]).decode()  # what follows changes none of it
+    forms = ["".join(map(_character, secret))]
+    if len(coded) >= 8:  # fewer may be a word
+        # Its last bytes, and padding: one more group, each digit of it perhaps encoded.
+        digits = r"(?:[A-Za-z0-9+/=_-]|%(?:25)*(?i:2b|2f|3d)|\\+/|\\+u00(?i:2b|2f|3d)){0,4}"
+        forms.append("".join(map(_character, coded)) + digits)
+    return re.compile("|".join(forms))
+
+
+def _character(one: str) -> str:
+    """A pattern: the character in plain, in base64's other alphabet, percent- or JSON-escaped.
+
+    No encoder touches letters and digits.
+    """
+    if one.isalnum():
+        return one
+    plain = {"+": r"[+-]", "/": r"\\*[/_]"}.get(one, re.escape(one))
+    percent = "".join(f"%(?:25)*{byte:02x}" for byte in one.encode())
+    return rf"(?:{plain}|(?i:{percent}|\\+u{ord(one):04x}))"
+
+
+def parse(body: bytes, secrets: tuple[str, ...] = ()) -> Any:
+    """JSON from a vendor, without any of `secrets` in it, however they were escaped.
+
+    Errors: ValueError for what is no JSON, for NaN, and for absurd nesting.
+    """
+    try:
+        return _hidden(json.loads(body, parse_constant=_refuse_constant), secrets)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def dig(value: Any, *path: str | int) -> Any:
+    """value[path[0]][path[1]]..., or None where a step does not exist or is of another type."""
+    for step in path:
+        if isinstance(value, dict) and isinstance(step, str):
+            value = cast("dict[str, Any]", value).get(step)
+        elif isinstance(value, list) and isinstance(step, int):
+            items = cast("list[Any]", value)
+            value = items[step] if 0 <= step < len(items) else None
+        else:
+            return None
+    return value
+
+
+def items(value: Any) -> list[Any]:
+    """A list as it is; anything else is an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def text(value: Any) -> str | None:
+    """A text, or None."""
+    return value if isinstance(value, str) else None
+
+
+def identifier(value: Any) -> str | None:
+    """An id that is safe as one part of a path, a file name and a log line, or None."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18:
+        value = str(value)
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
+
+
+def amount(value: Any, at_most: float = 1e9) -> float | None:
+    """A finite number in [0, at_most], also as a plain decimal text, or None."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Compared before any conversion: a whole number of 4000 digits is no float.
+    return float(value) if 0 <= value <= at_most and math.isfinite(value) else None
+
+
+def count(value: Any) -> int | None:
+    """A whole number in [0, 10^15], or None."""
+    found = amount(value, at_most=1e15)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def whole_if_whole(value: float) -> float | int:
+    """5.0 as 5: vendors that want a whole number refuse the other."""
+    return int(value) if value == int(value) else value
+
+
+def seed(value: Any) -> int | None:
+    """A seed that fits 64 bits, or None."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if -(2**63) <= value < 2**63 else None
+
+
+def moment(value: Any) -> float | None:
+    """A time in seconds since 1970, from seconds, milliseconds or ISO 8601 text, or None."""
+    if isinstance(value, str) and len(value) < 40:
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    number = amount(value, at_most=1e14)
+    return None if number is None else number / 1000 if number > 1e11 else number
+
+
+def url(value: Any) -> SecretStr | None:
+    """Something that a download may look at (its own rules come on top), or None."""
+    if not isinstance(value, str) or len(value) > MAX_URL or not value.isascii():
+        return None
+    if not value.isprintable() or " " in value:
+        return None
+    try:
+        parts = urlsplit(value)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return SecretStr(value) if parts.scheme in ("https", "http") and has_host else None
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether two URLs have scheme, host and port in common: then a key may go along."""
+    ports = {"https": 443, "http": 80}
+
+    def origin(address: str) -> tuple[str, str | None, int | None]:
+        parts = urlsplit(address)
+        return parts.scheme, parts.hostname, parts.port or ports.get(parts.scheme)
+
+    try:
+        return origin(one) == origin(other)
+    except ValueError:
+        return False
+
+
+def pause_s(headers: Mapping[str, str]) -> float | None:
+    """Retry-After in seconds, as a number or a date, capped at an hour; None: not said."""
+    value = headers.get("retry-after", "").strip()
+    seconds = amount(value, at_most=1e15)
+    if seconds is None:
+        try:
+            at = parsedate_to_datetime(value)
+        except (ValueError, TypeError, OverflowError, IndexError):
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        seconds = (at - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), MAX_PAUSE_S)
+
+
+def _hidden(value: Any, secrets: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return hide(value, secrets)
+    if isinstance(value, list):
+        return [_hidden(item, secrets) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {hide(key, secrets): _hidden(item, secrets) for key, item in fields.items()}
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,87 @@
+"""API keys: params hold the NAME of an environment variable, and only a request holds the key.
+
+Where keys expire (OAuth), the variable `{NAME}_COMMAND` may hold a command that prints a fresh one,
+for example `gcloud auth application-default print-access-token`; it is run again when what it said
+is two minutes old.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import shlex
+import subprocess
+import time
+from typing import Any
+
+from afd.teachers.remote import UnauthorisedError
+
+TOKEN_LIVES_S = 1800  # Kling refuses longer ones
+COMMAND_S = 30
+FRESH_S = 120.0
+_minted: dict[str, tuple[float, str]] = {}  # command -> when, and what it printed
+
+
+def read_key(variable: str) -> str:
+    """The key in the environment variable. Errors: UnauthorisedError naming the variable.
+
+    A stray newline would make the HTTP library quote the whole header, so it is refused here.
+    """
+    command = os.environ.get(f"{variable}_COMMAND", "").strip()
+    key = _printed(variable, command) if command else os.environ.get(variable, "").strip()
+    if not key:
+        raise UnauthorisedError(
+            f"access.key_variable: the environment variable {variable} is not set; "
+            f"`export {variable}=...` and run the same command again"
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UnauthorisedError(
+            f"access.key_variable: {variable} holds characters that no API key has (spaces, "
+            "control characters or letters beyond ASCII); export it again without them"
+        )
+    return key
+
+
+def _printed(variable: str, command: str) -> str:
+    """What the command printed, at most FRESH_S ago. Errors: UnauthorisedError."""
+    at, key = _minted.get(command, (-FRESH_S, ""))
+    if time.monotonic() - at < FRESH_S:
+        return key
+    try:
+        done = subprocess.run(
+            shlex.split(command), capture_output=True, text=True, timeout=COMMAND_S, check=True
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        code = getattr(error, "returncode", None)
+        how = f"ended with code {code}" if code is not None else f"failed: {type(error).__name__}"
+        raise UnauthorisedError(
+            f"access.key_variable: the command in {variable}_COMMAND {how}; run it by hand"
+        ) from None
+    _minted[command] = time.monotonic(), done.stdout.strip()
+    return done.stdout.strip()
+
+
+def signed_token(variable: str) -> str:
+    """A JSON web token for vendors that want one minted per request (RFC 7519, HS256).
+
+    The variable holds `ACCESS_KEY:SECRET_KEY`. Errors: UnauthorisedError naming the variable.
+    """
+    access, _, secret = read_key(variable).partition(":")
+    if not access or not secret:
+        raise UnauthorisedError(
+            f"access.key_variable: {variable} must hold both keys of this vendor as ACCESS:SECRET"
+        )
+    now = int(time.time())
+    claims = {"iss": access, "exp": now + TOKEN_LIVES_S, "nbf": now - 5}  # 5 s for clocks apart
+    signed = f"{_encoded({'alg': 'HS256', 'typ': 'JWT'})}.{_encoded(claims)}"
+    digest = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
+    return f"{signed}.{_base64(digest)}"
+
+
+def _encoded(value: dict[str, Any]) -> str:
+    return _base64(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _base64(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()

@@ -1,0 +1,153 @@
+"""Kling: answers HTTP 200 with a code of its own, and wants a token minted per request.
+
+    POST {base}/videos/text2video -> data.task_id     GET .../{id}     GET ...?pageNum=&pageSize=
+    base: https://api-singapore.klingai.com/v1
+
+The worked example of docs/teachers.md. The order's key goes along as external_task_id, which Kling
+keeps unique: a lost answer is found again for certain. Takes no seed.
+Source: Kling AI developer documentation, "Text to video" and "Error codes" (November 2026).
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from afd.teachers import checked, exchange, outcomes
+from afd.teachers.exchange import Answer
+from afd.teachers.keys import signed_token
+from afd.teachers.remote import (
+    AmbiguousError,
+    NothingCreatedError,
+    Order,
+    OutOfCreditError,
+    Progress,
+    RefusedInputError,
+    RejectedError,
+    RemoteError,
+    State,
+    Task,
+    UnauthorisedError,
+    Usage,
+    VendorError,
+)
+
+STATES: dict[str, State] = {"submitted": "queued", "processing": "running", "failed": "failed"}
+PAGE, NUM_PAGES = 500, 20
+
+
+@dataclass(frozen=True)
+class Kling:
+    """Text to video."""
+
+    base_url: str
+    key_variable: str  # of ACCESS:SECRET
+    name: str = "kling"
+    can_list: bool = True
+
+    def auth_headers(self) -> dict[str, str]:
+        """Minted for this request; lives for half an hour. Errors: UnauthorisedError."""
+        return exchange.bearer(signed_token(self.key_variable))
+
+    async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
+        """Mode and aspect ratio are parameters of the order; a duration is written as a text."""
+        body: dict[str, Any] = {}
+        if order.duration_s is not None:
+            body["duration"] = f"{order.duration_s:g}"
+        body |= order.parameters
+        body |= {
+            "model_name": order.model,
+            "prompt": order.prompt,
+            "external_task_id": order.key[:64],
+        }
+        answer = await exchange.create(
+            http, self._tasks, self.auth_headers(), refused=_refused, json=body
+        )
+        if answer.get("code") != 0:
+            raise _refused(answer)
+        return Task(answer.id("data", "task_id"))
+
+    async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
+        """One task."""
+        target = f"{self._tasks}/{task.id}"
+        answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
+        if answer.status == 404 or answer.get("code") == 1203:
+            return outcomes.absent(answer)
+        _check_code(answer)
+        outcomes.check_id(answer, task, "data", "task_id")
+        word = answer.get("data", "task_status")
+        if word == "succeed":
+            videos = checked.items(answer.get("data", "task_result", "videos"))
+            lengths = [checked.amount(checked.dig(video, "duration"), 1e5) for video in videos]
+            seconds = sum(length for length in lengths if length is not None)
+            return outcomes.succeeded(
+                answer,
+                word,
+                [checked.dig(video, "url") for video in videos],
+                usage=Usage(seconds=seconds) if seconds else None,
+            )
+        state = STATES.get(checked.text(word) or "", "unknown")
+        said = checked.text(answer.get("data", "task_status_msg")) or ""
+        if state == "failed" and "risk control" in said.lower():
+            state = "refused_output"
+        return outcomes.stands(answer, state, word, said or None)
+
+    async def find(
+        self,
+        http: httpx.AsyncClient,
+        order: Order,
+        taken: Collection[str] = (),
+        since_s: float | None = None,
+    ) -> Task | None:
+        """By the order's own key: certain."""
+        for page in range(1, NUM_PAGES + 1):
+            params = {"pageNum": str(page), "pageSize": str(PAGE)}
+            answer = await exchange.read(http, self._tasks, self.auth_headers(), params)
+            _check_code(answer)
+            listed = checked.items(answer.get("data"))
+            for item in listed:
+                task_id = checked.identifier(checked.dig(item, "task_id"))
+                said = checked.dig(item, "task_info", "external_task_id")
+                if said == order.key[:64] and task_id is not None:
+                    return Task(task_id)
+            if len(listed) < PAGE:
+                return None
+        raise VendorError(f"not among the newest {PAGE * NUM_PAGES} tasks that Kling lists")
+
+    @property
+    def _tasks(self) -> str:
+        return f"{self.base_url}/videos/text2video"
+
+
+def _check_code(answer: Answer) -> None:
+    code = answer.get("code")
+    if code != 0:
+        is_key = isinstance(code, int) and 1000 <= code <= 1004
+        raise (UnauthorisedError if is_key else VendorError)(_said(answer))
+
+
+# Kling's own codes: its documentation's table, and 1203 (no such task) which only a poll can meet.
+CODES: dict[int, type[RemoteError]] = {
+    **dict.fromkeys((1000, 1001, 1002, 1003, 1004, 1103), UnauthorisedError),
+    **dict.fromkeys((1100, 1101, 1102), OutOfCreditError),
+    **dict.fromkeys((1200, 1201, 1202, 1203), RejectedError),
+    **dict.fromkeys((1300, 1301), RefusedInputError),
+    **dict.fromkeys((1302, 1303, 1304, 5001), NothingCreatedError),
+}
+
+
+def _refused(answer: Answer) -> RemoteError:
+    """Its own code decides; without one, the HTTP status does."""
+    code = answer.get("code")
+    if code is None and answer.status // 100 != 2:
+        return exchange.refusal(answer)
+    kind = CODES.get(code) if isinstance(code, int) else None
+    if kind is None:
+        return AmbiguousError(f"{_said(answer)}; the task may exist")
+    return kind(_said(answer), answer.retry_after_s)
+
+
+def _said(answer: Answer) -> str:
+    code = answer.clean(str(answer.get("code")), 20)
+    return f"the vendor answered {answer.status}, code {code}: {answer.reason}"

@@ -1,0 +1,147 @@
+"""OpenAI-shaped /v1/videos: self-hosted servers (vLLM-Omni) and gateways.
+
+    POST {base}/videos -> id    GET {base}/videos/{id}    GET .../{id}/content    GET {base}/videos
+    base: http://127.0.0.1:8091/v1 or https://your-gateway/v1; there is no default and no model
+
+The create is a multipart form, which all of them read. OpenAI's own was shut on 2026-09-24.
+Source: docs.vllm.ai/projects/vllm-omni, "Videos API", and OpenAI's former reference.
+"""
+
+import json
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from afd.teachers import checked, exchange, outcomes
+from afd.teachers.exchange import Answer
+from afd.teachers.keys import read_key
+from afd.teachers.remote import (
+    Order,
+    Progress,
+    RefusedInputError,
+    RemoteError,
+    State,
+    Task,
+    Usage,
+    VendorError,
+)
+
+STATES: dict[str, State] = {
+    "queued": "queued",
+    "in_progress": "running",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "expired": "expired",
+}
+REFUSALS = ("moderation_blocked", "content_policy_violation", "content_filter", "sentinel_block")
+PAGE, NUM_PAGES = 100, 20
+
+
+@dataclass(frozen=True)
+class OpenAIVideos:
+    """Any server of this shape."""
+
+    base_url: str
+    key_variable: str
+    name: str = "openai_videos"
+    can_list: bool = True
+
+    def auth_headers(self) -> dict[str, str]:
+        """Errors: UnauthorisedError; a server without keys takes any, but one must be set."""
+        return exchange.bearer(read_key(self.key_variable))
+
+    async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
+        """Size, seconds, fps and seed go by themselves."""
+        fields: dict[str, Any] = {}
+        if order.size is not None:
+            fields["size"] = f"{order.size[0]}x{order.size[1]}"
+        if order.duration_s is not None:
+            fields["seconds"] = checked.whole_if_whole(order.duration_s)
+        if order.fps is not None:
+            fields["fps"] = checked.whole_if_whole(order.fps)
+        fields |= order.parameters
+        if order.seed is not None:
+            fields["seed"] = order.seed % 2**31  # a torch generator takes more, some servers do not
+        fields |= {"model": order.model, "prompt": order.prompt}
+        form = {name: (None, _written(value)) for name, value in fields.items()}
+        answer = await exchange.create(
+            http, f"{self.base_url}/videos", self.auth_headers(), refused=_refused, files=form
+        )
+        return Task(answer.id("id"))
+
+    async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
+        """One video."""
+        target = f"{self.base_url}/videos/{task.id}"
+        answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
+        if answer.status == 404:
+            return outcomes.absent(answer)
+        outcomes.check_id(answer, task, "id")
+        word = answer.get("status")
+        if word == "completed":
+            seconds = checked.amount(answer.get("seconds"), at_most=1e5)
+            return outcomes.succeeded(
+                answer,
+                word,
+                [f"{target}/content"],
+                key_host=self.base_url,
+                usage=None if seconds is None else Usage(seconds=seconds),
+                seed=answer.get("seed"),
+                model=answer.get("model"),
+            )
+        state = STATES.get(checked.text(word) or "", "unknown")
+        if state == "failed" and answer.get("error", "code") in REFUSALS:
+            state = "refused_output"
+        reason = answer.reason if answer.get("error") is not None else None
+        return outcomes.stands(answer, state, word, reason)
+
+    async def find(
+        self,
+        http: httpx.AsyncClient,
+        order: Order,
+        taken: Collection[str] = (),
+        since_s: float | None = None,
+    ) -> Task | None:
+        """By prompt and model, and by seed where the server lists seeds."""
+        found: list[str] = []
+        async for item in self._all(http):
+            task_id = checked.identifier(checked.dig(item, "id"))
+            if task_id is None or task_id in taken or outcomes.is_older(item, since_s):
+                continue
+            if _fits(item, order):
+                found.append(task_id)
+        return outcomes.only(found)
+
+    async def _all(self, http: httpx.AsyncClient) -> AsyncIterator[Any]:
+        """Videos as they are listed, not by every server in order. Errors: as `read`."""
+        params = {"limit": str(PAGE), "order": "desc"}
+        for _ in range(NUM_PAGES):
+            target = f"{self.base_url}/videos"
+            answer = await exchange.read(http, target, self.auth_headers(), params)
+            listed = checked.items(answer.get("data"))
+            for item in listed:
+                yield item
+            last = checked.identifier(checked.dig(listed, len(listed) - 1, "id"))
+            if answer.get("has_more") is not True or last is None:
+                return
+            params["after"] = last
+        raise VendorError(f"not among the newest {PAGE * NUM_PAGES} videos that the server lists")
+
+
+def _fits(item: Any, order: Order) -> bool:
+    prompt, seed = checked.dig(item, "prompt"), checked.dig(item, "seed")
+    if prompt is None:
+        raise VendorError("this server lists videos without their prompts")
+    is_seed = seed is None or order.seed is None or seed == order.seed % 2**31
+    return prompt == order.prompt and checked.dig(item, "model") == order.model and is_seed
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _refused(answer: Answer) -> RemoteError:
+    if answer.status == 400 and answer.get("error", "code") in REFUSALS:
+        return RefusedInputError(answer.reason)
+    return exchange.refusal(answer)

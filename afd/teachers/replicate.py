@@ -1,0 +1,168 @@
+"""Replicate: predictions of hosted models.
+
+    POST {base}/models/{owner}/{name}/predictions or, with a version, POST {base}/predictions -> id
+    GET {base}/predictions/{id}      GET {base}/predictions?cursor=      base: https://api.replicate.com/v1
+
+A model is `owner/name` or, exact for ever, `owner/name:version`. Inputs beyond prompt and seed are
+the model's own: parameters. Listings show inputs whole, but inputs and results are removed after an
+hour: a lost answer is found again within that hour or by hand.
+Source: replicate.com/docs/reference/http, .../topics/predictions (November 2026).
+"""
+
+import re
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import httpx
+
+from afd.teachers import checked, exchange, outcomes
+from afd.teachers.exchange import Answer
+from afd.teachers.keys import read_key
+from afd.teachers.remote import Order, Progress, State, Task, VendorError
+
+STATES: dict[str, State] = {
+    "starting": "queued",
+    "processing": "running",
+    "failed": "failed",
+    "canceled": "cancelled",
+    "aborted": "expired",
+}
+# Models write refusals into the error as text; E005 is Replicate's own "input flagged".
+REFUSED_INPUT = re.compile(r"\bE005\b|(input|prompt)\b.{0,60}(flagged|sensitive)", re.I)
+REFUSED = re.compile(r"nsfw|flagged|sensitive|content polic|moderation", re.I)
+NUM_PAGES = 20  # of 100
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """Any model on Replicate."""
+
+    base_url: str
+    key_variable: str
+    name: str = "replicate"
+    can_list: bool = True
+
+    def auth_headers(self) -> dict[str, str]:
+        """Errors: UnauthorisedError."""
+        return exchange.bearer(read_key(self.key_variable))
+
+    async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
+        """By model, or by version where one is named."""
+        model, _, version = order.model.partition(":")
+        asked: dict[str, Any] = {**order.parameters, "prompt": order.prompt}
+        if order.seed is not None:
+            asked["seed"] = order.seed % 2**31
+        body: dict[str, Any] = {"input": asked}
+        if version:
+            target = f"{self.base_url}/predictions"
+            body["version"] = version
+        else:
+            target = f"{self.base_url}/models/{quote(model)}/predictions"
+        answer = await exchange.create(http, target, self.auth_headers(), json=body)
+        return Task(answer.id("id"))
+
+    async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
+        """One prediction."""
+        target = f"{self.base_url}/predictions/{task.id}"
+        answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
+        if answer.status == 404:
+            return outcomes.absent(answer)
+        outcomes.check_id(answer, task, "id")
+        word = answer.get("status")
+        if word == "succeeded":
+            if answer.get("data_removed") is True:
+                return outcomes.stands(answer, "expired", word, "the vendor has removed the video")
+            return outcomes.succeeded(
+                answer,
+                word,
+                _urls(answer.get("output")),
+                seed=answer.get("input", "seed"),
+                model=_model(answer),
+            )
+        state = STATES.get(checked.text(word) or "", "unknown")
+        said = checked.text(answer.get("error")) or ""
+        if state == "failed" and REFUSED_INPUT.search(said):
+            state = "refused_input"
+        elif state == "failed" and REFUSED.search(said):
+            state = "refused_output"
+        return outcomes.stands(answer, state, word, said or None)
+
+    async def find(
+        self,
+        http: httpx.AsyncClient,
+        order: Order,
+        taken: Collection[str] = (),
+        since_s: float | None = None,
+    ) -> Task | None:
+        """By the whole of what was asked: model, prompt and seed. Errors: VendorError.
+
+        What the vendor has forgotten may be ours: then nobody can say that it lists none.
+        """
+        found: list[str] = []
+        has_forgotten = False
+        async for item in self._newest(http):
+            if outcomes.is_older(item, since_s):
+                break
+            task_id = checked.identifier(checked.dig(item, "id"))
+            if task_id is None or task_id in taken or not _is_model(item, order):
+                continue
+            if checked.dig(item, "data_removed") is True:
+                has_forgotten = True
+            elif _is_asked(item, order):
+                found.append(task_id)
+        if has_forgotten and not found:
+            raise VendorError(
+                "Replicate has removed what was asked of tasks that might be this one"
+            )
+        return outcomes.only(found)
+
+    async def _newest(self, http: httpx.AsyncClient) -> AsyncIterator[Any]:
+        """Predictions as they are listed. Errors: as `read`; VendorError when there is no end."""
+        params: dict[str, str] = {}
+        for _ in range(NUM_PAGES):
+            target = f"{self.base_url}/predictions"
+            answer = await exchange.read(http, target, self.auth_headers(), params)
+            for item in checked.items(answer.get("results")):
+                yield item
+            cursor = _cursor(answer.get("next"))
+            if cursor is None:
+                return
+            params = {"cursor": cursor}  # of the vendor's URL, nothing else is believed
+        raise VendorError(f"not among the newest {100 * NUM_PAGES} predictions")
+
+
+def _is_model(item: Any, order: Order) -> bool:
+    model, _, version = order.model.partition(":")
+    if version and checked.dig(item, "version") != version:
+        return False
+    return checked.dig(item, "model") in (model, order.model, version)
+
+
+def _is_asked(item: Any, order: Order) -> bool:
+    seed = None if order.seed is None else order.seed % 2**31
+    asked = checked.dig(item, "input")
+    return checked.dig(asked, "prompt") == order.prompt and checked.dig(asked, "seed") == seed
+
+
+def _urls(output: Any) -> list[Any]:
+    """A URL, a list of them, or an object that holds one."""
+    if isinstance(output, dict):
+        output = checked.dig(output, "video") or checked.dig(output, "url")
+    return [] if output is None else checked.items(output) or ([output] if output != [] else [])
+
+
+def _model(answer: Answer) -> str | None:
+    model, version = (checked.text(answer.get(key)) for key in ("model", "version"))
+    return f"{model}:{version}" if model and version and version not in model else model
+
+
+def _cursor(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        found = parse_qs(urlsplit(value).query).get("cursor", [])
+    except ValueError:
+        return None
+    return found[0] if found and len(found[0]) < 1000 else None

@@ -1,0 +1,41 @@
+"""Bodies that come compressed although nobody asked for it: unpacked in bounded pieces.
+
+httpx would unpack a chunk at one go, and 64 kB of zeros in gzip are 64 MB.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+PIECE = 1 << 20  # bytes
+
+
+class UnpackError(ValueError):
+    """Not the encoding that the header names, or one that is not read here."""
+
+
+class Unpacker:
+    """Bytes as received -> bytes of the body, in pieces of at most 1 MB each."""
+
+    def __init__(self, encoding: str) -> None:
+        """`encoding` is the Content-Encoding header. Errors: UnpackError for others than gzip."""
+        self.is_identity = encoding.strip().lower() in ("", "identity")
+        if not self.is_identity and encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+            raise UnpackError("the body is compressed in a way that was not asked for")
+        self._zlib = zlib.decompressobj(47)  # 32 + 15: gzip or zlib, whichever it is
+
+    def unpack(self, chunk: bytes) -> Iterator[bytes]:
+        """What `chunk` adds. Errors: UnpackError for damaged data."""
+        if self.is_identity:
+            yield chunk
+            return
+        try:
+            while chunk:
+                yield self._zlib.decompress(chunk, PIECE)
+                chunk = self._zlib.unconsumed_tail
+        except zlib.error:
+            raise UnpackError("the body is not compressed as its header says") from None
+
+    def finish(self) -> None:
+        """Errors: UnpackError when the compressed stream has not come to its end."""
+        if not self.is_identity and not self._zlib.eof:
+            raise UnpackError("the compressed body was cut short")

@@ -1,0 +1,123 @@
+"""Google Veo through the Gemini API: long-running operations.
+
+    POST {base}/models/{model}:predictLongRunning -> name      GET {base}/{name} -> done, response
+    base: https://generativelanguage.googleapis.com/v1beta
+
+The safety filter answers 200 with fewer videos, or none. Videos are kept for two days and want the
+key with the download. No listing, no usage, and a seed only where the model takes one. A key that
+begins with `ya29.` is an OAuth token and goes as a Bearer. Vertex AI answers into a bucket and is
+another shape: not this one.
+Source: ai.google.dev/gemini-api/docs/video and the REST reference (November 2026).
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from afd.teachers import checked, exchange, outcomes
+from afd.teachers.exchange import Answer
+from afd.teachers.keys import read_key
+from afd.teachers.remote import (
+    AmbiguousError,
+    Order,
+    Progress,
+    RefusedInputError,
+    RemoteError,
+    State,
+    Task,
+    VendorError,
+)
+
+NAME = re.compile(r"[A-Za-z]{1,20}(/[A-Za-z0-9][A-Za-z0-9._-]{0,120}){1,8}")
+REFUSED = re.compile(r"usage guidelines|responsible ai|safety|sensitive|violat|prohibited", re.I)
+ENDINGS: dict[int, State] = {1: "cancelled", 4: "expired"}  # google.rpc.Code
+
+
+@dataclass(frozen=True)
+class Veo:
+    """Veo by API key or OAuth token."""
+
+    base_url: str
+    key_variable: str
+    name: str = "veo"
+    can_list: bool = False
+
+    def auth_headers(self) -> dict[str, str]:
+        """Errors: UnauthorisedError."""
+        key = read_key(self.key_variable)
+        return exchange.bearer(key) if key.startswith("ya29.") else {"x-goog-api-key": key}
+
+    async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
+        """aspectRatio and resolution are parameters of the order."""
+        parameters: dict[str, Any] = {}
+        if order.duration_s is not None:
+            parameters["durationSeconds"] = checked.whole_if_whole(order.duration_s)
+        parameters |= order.parameters
+        if order.seed is not None:
+            parameters["seed"] = order.seed % 2**32  # uint32
+        body = {"instances": [{"prompt": order.prompt}], "parameters": parameters}
+        target = f"{self.base_url}/models/{quote(order.model, safe='')}:predictLongRunning"
+        answer = await exchange.create(
+            http, target, self.auth_headers(), refused=_refused, json=body
+        )
+        name = answer.get("name")
+        if not isinstance(name, str) or not NAME.fullmatch(name) or "operations/" not in name:
+            raise AmbiguousError(
+                f"the vendor answered {answer.status}, but with no usable operation name "
+                f"({answer.clean(name, 60)}); the task may exist"
+            )
+        return Task(name)
+
+    async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
+        """One operation; its name is the task's id."""
+        if not NAME.fullmatch(task.id):
+            raise VendorError("the kept operation name is not one of Veo's")
+        answer = await exchange.read(
+            http, f"{self.base_url}/{task.id}", self.auth_headers(), accepted=(404,)
+        )
+        if answer.status == 404:
+            return outcomes.absent(answer)
+        if answer.get("name") not in (None, task.id):
+            raise VendorError("the vendor answered about another operation")
+        if answer.get("done") is not True:
+            word = "done" if answer.get("done") else "running"
+            return outcomes.stands(answer, "running" if word == "running" else "unknown", word)
+        if answer.get("error") is not None:
+            return _failed(answer)
+        made = answer.get("response", "generateVideoResponse")
+        samples = checked.items(checked.dig(made, "generatedSamples"))
+        uris = [checked.dig(sample, "video", "uri") for sample in samples]
+        reason = checked.dig(made, "raiMediaFilteredReasons", 0)
+        if not uris and reason is not None:
+            return outcomes.stands(answer, "refused_output", "filtered", reason)
+        return outcomes.succeeded(answer, "done", uris, key_host=self.base_url)
+
+    async def find(
+        self,
+        http: httpx.AsyncClient,
+        order: Order,
+        taken: Collection[str] = (),
+        since_s: float | None = None,
+    ) -> Task | None:
+        """Errors: VendorError, always."""
+        raise VendorError("the Gemini API lists no operations; look into its console")
+
+
+def _failed(answer: Answer) -> Progress:
+    code = answer.get("error", "code")
+    said = checked.text(answer.get("error", "message")) or ""
+    state: State = ENDINGS.get(code, "failed") if type(code) is int else "failed"
+    if code == 3 and REFUSED.search(said):
+        state = "refused_input"
+    return outcomes.stands(answer, state, f"error {answer.clean(str(code), 20)}", said)
+
+
+def _refused(answer: Answer) -> RemoteError:
+    said = checked.text(answer.get("error", "message")) or ""
+    if answer.status == 400 and REFUSED.search(said):
+        return RefusedInputError(answer.reason)
+    return exchange.refusal(answer)

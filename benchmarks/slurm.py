@@ -1,0 +1,205 @@
+"""SLURM through the flow against bare sbatch, on the development cluster of four virtual nodes.
+
+Both sides of every comparison in one run. `python -m benchmarks.slurm` (brings its own cluster up)
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from afd.config import Cluster, Params
+from afd.params import load_params
+from afd.stages.request import prompts
+from afd.store import Store
+from benchmarks.campaigns import PROJECT, requests_of
+from flows.dispatch import build, compute
+from flows.jobs import scheduler
+from flows.jobs.inside import StageJob
+from flows.jobs.ledger import Job
+from flows.jobs.scheduler import SLURM
+from flows.jobs.site import Site
+from flows.jobs.submit import new_token, submit_slurm
+from flows.jobs.watch import Watcher
+
+SCRIPT = PROJECT / "tests" / "slurm" / "cluster.sh"
+PARAMS = PROJECT / "params" / "tiny.yaml"
+QUEUE_S = 30  # what every job waits before it may start
+NUM_PARTS, NUM_WATCHED, REPEATS = 200, 500, 5
+
+
+@contextlib.contextmanager
+def running_cluster() -> Iterator[Path]:
+    """A cluster of its own, gone afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="afd-slurm-"))
+    chosen = {"AFD_SLURM_ROOT": str(root), "AFD_SLURM_PORT": "16900"}
+    os.environ["SLURM_CONF"] = str(root / "slurm.conf")
+    subprocess.run([str(SCRIPT), "start"], check=True, env={**os.environ, **chosen})
+    try:
+        yield root
+    finally:
+        subprocess.run([str(SCRIPT), "stop"], check=True, env={**os.environ, **chosen})
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def place(folder: Path, *overrides: str) -> Site:
+    chosen = ["slurm.poll_s=1", "resources.every_stage.mem_gb=1", *overrides]
+    cluster = load_params(Cluster, PROJECT / "params" / "cluster" / "slurm.yaml", (), chosen)
+    return Site(Store(folder / "store"), folder / "runs" / "bench", cluster)
+
+
+def seconds(act: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
+
+
+def a_stage(folder: Path) -> None:
+    """The prompts stage through the flow, and by sbatch --wait with the same door."""
+    through: list[float] = []
+    bare: list[float] = []
+    for number in range(REPEATS):
+        request = prompts(load_params(Params, PARAMS, (), [f"seed={number}"]))
+        here = place(folder / f"through{number}")
+        through.append(seconds(lambda here=here, asked=request: compute(build(here), here, asked)))
+        assert here.store.have(request.output)
+        file = folder / f"{number}.json"
+        file.write_text(request.model_dump_json())
+        door = f"{sys.executable} -m afd.stages prompts --request {file} --store {folder}/bare"
+        command = ["sbatch", "--wait", "--output=/dev/null", f"--wrap=srun {door}"]
+        bare.append(seconds(lambda command=command: _quiet(command)))
+    extra = statistics.median(through) - statistics.median(bare)
+    print(
+        f"a stage: through the flow {statistics.median(through):.2f} s, sbatch --wait "
+        f"{statistics.median(bare):.2f} s, {extra:+.2f} s; asked: at most +3 s"
+    )
+
+
+def an_array(folder: Path) -> None:
+    """Submitting 200 parts, against one bare sbatch --array; nothing of it runs."""
+    here = place(folder / "array", "resources.rollout.num_parts=200", "slurm.partition=main")
+    _quiet(["scontrol", "update", "partition=main", "state=down"])
+    told = StageJob("rollout", "nowhere", "nowhere", 1, tuple(range(NUM_PARTS)), NUM_PARTS)
+    parts = told.parts
+
+    def act(_: object) -> None: ...
+
+    def submit() -> None:
+        submit_slurm(here, "bench", new_token(), "rollout", act, told, parts, NUM_PARTS)
+
+    bare = ["sbatch", f"--array=0-{NUM_PARTS - 1}%64", "--output=/dev/null", "--wrap=true"]
+    submit()  # imports submitit
+    ours = statistics.median(seconds(submit) for _ in range(REPEATS))
+    theirs = statistics.median(seconds(lambda: _quiet(bare)) for _ in range(REPEATS))
+    _quiet(["scancel", "--user", str(os.getuid())])
+    _quiet(["scontrol", "update", "partition=main", "state=up"])
+    print(
+        f"submitting {NUM_PARTS} parts: {1000 * ours:.0f} ms, one bare sbatch --array "
+        f"{1000 * theirs:.0f} ms, {ours / theirs:.1f}x; asked: at most 2x"
+    )
+
+
+def watching(folder: Path) -> None:
+    """Questions an interval while 500 jobs are waited for by 500 threads; memory of the head."""
+    del folder
+    _quiet(["scontrol", "update", "partition=main", "state=down"])
+    submit = ["sbatch", "--parsable", "--output=/dev/null", "--wrap=true"]
+    ids = [
+        subprocess.run(submit, check=True, capture_output=True, text=True).stdout.strip()
+        for _ in range(NUM_WATCHED)
+    ]
+    questions = 0
+    asked = SLURM.states
+
+    def counted(jobs: Sequence[Job]) -> dict[str, scheduler.Seen]:
+        nonlocal questions
+        questions += 1
+        return asked(jobs)
+
+    SLURM.states = counted  # type: ignore[method-assign]
+    period_s, num_periods = 2.0, 5
+    watch = Watcher(period_s)
+    until = time.monotonic() + period_s * num_periods
+
+    def wait(job: Job) -> None:
+        while time.monotonic() < until:
+            watch.look([job])
+            time.sleep(0.5)
+
+    jobs = [Job(job_id=job_id, kind="slurm") for job_id in ids]
+    threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    known = watch.look(jobs) or {}
+    SLURM.states = asked  # type: ignore[method-assign]
+    _quiet(["scancel", "--user", str(os.getuid())])
+    _quiet(["scontrol", "update", "partition=main", "state=up"])
+    print(
+        f"watching {len(known)} jobs: {questions} questions in {num_periods} intervals; asked: one "
+        f"an interval. This process: {psutil.Process().memory_info().rss / 1e6:.0f} MB"
+    )
+
+
+def a_round(folder: Path, allocation: str) -> None:
+    """One tiny round by the command line, every job waiting 30 s; the head's peak memory."""
+    shim = folder / "bin"
+    shim.mkdir(parents=True)
+    real = shutil.which("sbatch")
+    (shim / "sbatch").write_text(f'#!/bin/sh\nexec {real} --begin=now+{QUEUE_S} "$@"\n')
+    (shim / "sbatch").chmod(stat.S_IRWXU)
+    command = [sys.executable, "-m", "flows.cli", "round", "--name", "bench", "--no-prefect"]
+    command += ["--params", str(PARAMS), "--runs", str(folder / "runs")]
+    command += ["--store", str(folder / "store")]
+    command += ["--cluster", str(PROJECT / "params" / "cluster" / "slurm.yaml")]
+    for chosen in (f"allocation={allocation}", "slurm.poll_s=1", "resources.every_stage.mem_gb=2"):
+        command += ["--set-cluster", chosen]
+    environment = {**os.environ, "PATH": f"{shim}:{os.environ['PATH']}", "PYTHONPATH": str(PROJECT)}
+    started = time.perf_counter()
+    head = subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    most = 0
+    while head.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            most = max(most, psutil.Process(head.pid).memory_info().rss)
+        time.sleep(0.5)
+    wall_s = time.perf_counter() - started
+    told = head.stderr.read().decode() if head.stderr is not None else ""
+    num_stages = len(list((folder / "store").glob("*/*/manifest.json")))
+    how = "" if head.returncode == 0 else f"   FAILED: {told[-500:]}"
+    print(
+        f"allocation {allocation:9} one round of {num_stages} stages, each job waits {QUEUE_S} s: "
+        f"{wall_s:.0f} s, head {most / 1e6:.0f} MB at most (asked: below 400){how}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    chosen = load_params(Params, PARAMS)
+    print(f"{len(requests_of(chosen))} stages in the tiny campaign", flush=True)
+    with running_cluster(), tempfile.TemporaryDirectory(prefix="afd-bench-") as name:
+        folder = Path(name)
+        for measure in (a_stage, an_array, watching):
+            measure(folder)
+        for allocation in ("stage", "round", "campaign"):
+            a_round(folder / allocation, allocation)
+
+
+def _quiet(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    main()

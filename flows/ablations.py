@@ -1,0 +1,296 @@
+"""The ablations: one campaign an arm, a world and a training seed, and what a table needs of each.
+
+`dvc repro` runs one stage after another; a cell of its matrix is one call of `play`, which plays
+the other cells of its group beside its own, a core each. They are campaigns like any other: what
+has been computed, by whomever, is found in the store, so the later cells only read.
+"""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import yaml
+from pydantic import Field
+
+from afd.artifacts import ArtifactRef
+from afd.config import Frozen, Params
+from afd.config.values import Count, Listed
+from afd.evaluation.results import FAILED, CellResult, save_cell
+from afd.params import ParamsError, load_params, validate
+from afd.store import Store
+from flows.asked import read_asked
+from flows.campaign import play_final, play_horizon
+from flows.foreseen import standing_after_all
+from flows.hold import holder_of
+from flows.jobs.site import log_tail
+from flows.places import Places
+from flows.tasks import Plan, UnmadeError
+from flows.told import ToldError
+
+POCKET, ABLATIONS, GRID = (Path("params") / n for n in ("pocket.yaml", "ablations", "grid.yaml"))
+RESULTS = Path("results")
+PROTOCOL = "protocol"
+EVERY_SEED = ("main", "further")
+MORE = {  # group -> overlays that its cells have beside their arm
+    "main": (PROTOCOL, "twice_as_long"),
+    "further": (PROTOCOL, "twice_as_long"),
+    "grid": (PROTOCOL,),
+    "worlds": (PROTOCOL,),
+    "long": (PROTOCOL,),
+}
+Name = Annotated[str, Field(pattern=r"^\w+$", strict=True)]
+POLL_S = 0.2
+PR_SET_PDEATHSIG = 1
+CURVES = {  # of a round: stage -> what is drawn
+    "evaluation": (
+        "trajectory_error_px", "gravity", "object_permanence", "interpenetration",
+        "frechet_distance",
+    ),
+    "discriminator": ("margin", "pair_accuracy", "group_spread"),
+    "student": ("mean_score", "distance_to_reference"),
+}  # fmt: skip
+
+
+class Grid(Frozen):
+    """Names of params/ablations/, by how they are played."""
+
+    seeds: Listed[tuple[Count, ...]]  # of training: main and further arms have them all
+    main: Listed[tuple[Name, ...]]
+    further: Listed[tuple[Name, ...]]
+    grid: Listed[tuple[Name, ...]]
+    long: Listed[tuple[Name, ...]]
+    worlds: Listed[tuple[Name, ...]]
+    world_arms: Listed[tuple[Name, ...]]
+
+
+class UnplayedError(ToldError):
+    """A cell whose campaign was killed or paused."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One campaign of the grid."""
+
+    arm: str
+    seed: int
+    world: str | None = None
+    more: tuple[str, ...] = ()  # overlays that every cell of its group has
+    settings: tuple[str, ...] = ()  # dotted.field=value: of tuning alone
+
+    @property
+    def name(self) -> str:
+        """Of its files and of its campaign."""
+        settings: list[str] = []  # by initials: a campaign's name has 64 letters at most
+        for field, _, value in (setting.partition("=") for setting in self.settings):
+            initials = "".join(word[0] for word in field.rsplit(".", 1)[-1].split("_"))
+            settings.append(f"{initials}{value}")
+        told = [self.arm, *([self.world] if self.world else []), str(self.seed), *settings]
+        return "-".join(re.sub(r"[^\w.-]", "_", word) for word in told)
+
+    @property
+    def campaign(self) -> str:
+        return f"ablation-{self.name}"
+
+    @property
+    def overlays(self) -> list[Path]:
+        names = (*self.more, self.world, self.arm)
+        return [ABLATIONS / f"{name}.yaml" for name in names if name]
+
+    def params(self) -> Params:
+        """Raises ParamsError."""
+        return load_params(Params, POCKET, self.overlays, [f"seed={self.seed}", *self.settings])
+
+
+def group(name: str, seed: int) -> list[Cell]:
+    """The cells that are played side by side; raises ParamsError for a group that is not there."""
+    grid = read_grid()
+    if name not in MORE:
+        raise ParamsError("--group", [f"{name!r}: write {', '.join(MORE)}"])
+    arms: dict[str, list[tuple[str, str | None]]] = {
+        "main": [(arm, None) for arm in grid.main],
+        "further": [(arm, None) for arm in grid.further],
+        "grid": [(arm, None) for arm in grid.grid],
+        "long": [(arm, None) for arm in grid.long],
+        "worlds": [(arm, world) for world in grid.worlds for arm in grid.world_arms],
+    }
+    return [Cell(arm, seed, world, MORE[name]) for arm, world in arms[name]]
+
+
+def read_grid() -> Grid:
+    """params/grid.yaml; raises ParamsError with everything that is wrong."""
+    try:
+        values = yaml.safe_load(GRID.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ParamsError(str(GRID), [f"cannot be read: {error}"]) from None
+    grid = validate(Grid, values, str(GRID))
+    problems: list[str] = []
+    for field, names in grid.model_dump(exclude={"seeds"}).items():
+        absent = [n for n in names if not (ABLATIONS / f"{n}.yaml").is_file()]
+        problems += [f"{field}: {n!r} has no file {ABLATIONS / n}.yaml" for n in absent]
+        problems += [f"{field}: {n!r} stands there twice" for n in {*names} if names.count(n) > 1]
+    if problems:
+        raise ParamsError(str(GRID), problems)
+    return grid
+
+
+def play(cell: Cell, beside: Sequence[Cell], places: Places, cluster: Path, jobs: int) -> bool:
+    """Play what is not finished of `cell` and of the cells beside it; leave the cell's results.
+
+    False when its campaign failed: its results then say so, and the others have been played. Raises
+    UnplayedError when it was killed or paused, which is no result.
+    """
+    others = (other for other in beside if other != cell)
+    wanted = [cell, *(other for other in others if not has_failed(other, places))]
+    logs = places.runs / ".ablations"
+    logs.mkdir(parents=True, exist_ok=True)
+    codes = dict(played((c for c in wanted if not is_finished(c, places)), places, cluster, jobs))
+    store = Store(places.store)
+    evaluation = final_evaluation(cell.params(), store)
+    if evaluation is None or not store.have(evaluation):
+        why = log_tail(str(logs / f"{cell.name}.log"))
+        if not has_failed(cell, places):
+            raise UnplayedError(
+                f"{cell.campaign} came to no end, exit code {codes.get(cell)} (a signal: below 0); "
+                f"what it has computed is kept, type the same command again\n{why}"
+            )
+        save_cell(RESULTS, CellResult(cell.name, cell.arm, cell.world, cell.seed, FAILED, why))
+        return False
+    save_cell(RESULTS, _result(cell, store, evaluation), curves(cell, store))
+    return True
+
+
+def is_finished(cell: Cell, places: Places) -> bool:
+    """Whether its campaign stands in MLflow and its results in the store."""
+    left = places.runs / cell.campaign / "summary.json"
+    params, store = cell.params(), Store(places.store)
+    final = final_evaluation(params, store)
+    if not left.exists() or final is None or not store.have(final):
+        return False
+    longer = horizon_evaluation(params, store)
+    return longer is None or store.have(longer)
+
+
+def has_failed(cell: Cell, places: Places) -> bool:
+    """Whether its campaign ended by a fault of its own: other cells do not play it once more."""
+    asked = read_asked(places.runs / cell.campaign)
+    return asked is not None and asked.state == "failed"
+
+
+def is_played_elsewhere(cell: Cell, places: Places) -> bool:
+    """Whether another process holds its campaign: what a killed `dvc repro` left goes on, and is
+    waited for."""
+    return holder_of(places.runs / cell.campaign) is not None
+
+
+def final_evaluation(params: Params, store: Store) -> ArtifactRef | None:
+    """Its name is known without playing anything; None where alarms steer and have yet to."""
+    try:
+        standing = standing_after_all(params, store)
+    except UnmadeError:
+        return None
+    return play_final(Plan(), params, standing)[0]
+
+
+def horizon_evaluation(params: Params, store: Store) -> ArtifactRef | None:
+    """The one on longer clips, where it was asked for."""
+    if params.evaluate.horizon is None:
+        return None
+    return play_horizon(Plan(), params, standing_after_all(params, store))
+
+
+def curves(cell: Cell, store: Store) -> pd.DataFrame:
+    """What happened after so many rounds, the base first; a round without a number has none."""
+    params = cell.params()
+    standing = standing_after_all(params, store)
+    rows: list[dict[str, Any]] = [{"round": 0, "num_rollouts": 0}]
+    for index, made in enumerate(standing.rounds):
+        rollouts = (
+            params.rollout.num_prompts * params.rollout.group_size if "rollouts" in made else 0
+        )
+        row = {"round": index + 1, "num_rollouts": rows[-1]["num_rollouts"] + rollouts}
+        for role, names in CURVES.items():
+            if role in made and store.have(made[role]):
+                summary = store.load(made[role]).manifest.summary
+                row |= {name: summary[name] for name in names if name in summary}
+        rows.append(row)
+    if standing.rounds and store.have(first := standing.rounds[0]["evaluation"]):
+        measured = json.loads(store.load(first).file("summary.json").read_bytes())["metrics"]
+        rows[0] |= {name: measured[name]["base"] for name in CURVES["evaluation"]}
+    names = [name for of_role in CURVES.values() for name in of_role]
+    return pd.DataFrame(rows, columns=["round", "num_rollouts", *names])
+
+
+def _result(cell: Cell, store: Store, evaluation: ArtifactRef) -> CellResult:
+    made, params = store.load(evaluation), cell.params()
+    longer = horizon_evaluation(params, store)
+    return CellResult.of(
+        cell.name, cell.arm, cell.world, cell.seed,
+        summary=made.file("summary.json"), card=made.file("card.json"),
+        table=made.file("per_prompt.parquet"),
+        horizon=store.load(longer).file("summary.json") if longer and store.have(longer) else None,
+    )  # fmt: skip
+
+
+def played(
+    cells: Iterable[Cell], places: Places, cluster: Path, jobs: int
+) -> Iterator[tuple[Cell, int]]:
+    """Campaigns as processes of their own, `jobs` at a time, and how each ended.
+
+    They die with this process, so a killed `dvc repro` leaves nothing behind but checkpoints.
+    """
+    waiting = list(cells)
+    running: dict[Cell, subprocess.Popen[bytes]] = {}
+    try:
+        while waiting or running:
+            for cell in [c for c in waiting if not is_played_elsewhere(c, places)]:
+                if len(running) == jobs:
+                    break
+                waiting.remove(cell)
+                if not is_finished(cell, places):
+                    running[cell] = _start(cell, places, cluster)
+            for cell, process in list(running.items()):
+                code = process.poll()
+                if code is not None:
+                    del running[cell]
+                    yield cell, code
+            time.sleep(POLL_S)
+    finally:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        for process in running.values():
+            process.wait()
+
+
+def _start(cell: Cell, places: Places, cluster: Path) -> "subprocess.Popen[bytes]":
+    command = [
+        sys.executable, "-m", "flows.cli", "campaign", "--name", cell.campaign, "--no-prefect",
+        "--set-aside",  # dvc plays a cell again because its params are others
+        "--params", str(POCKET), *(f"--overlay={overlay}" for overlay in cell.overlays),
+        *(f"--set={setting}" for setting in (f"seed={cell.seed}", *cell.settings)),
+        "--runs", str(places.runs), "--store", str(places.store), "--cluster", str(cluster),
+    ]  # fmt: skip
+    if cluster.name == "local.yaml":  # a process is a campaign: no worker beside it
+        command += ["--set-cluster", "executor=in_process"]
+    log = places.runs / ".ablations" / f"{cell.name}.log"
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 (one C call, no lock)
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)

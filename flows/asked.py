@@ -1,0 +1,59 @@
+"""What was asked of a campaign last, and how that ended: runs/<name>/asked.json.
+
+`afd resume` asks for it again; `afd status` says it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from afd.config import Cluster, Frozen
+from afd.store import write_atomic
+
+FILE = "asked.json"
+Doing = Literal["campaign", "round"]
+# running: its process runs, or was killed; paused: what was asked for is done, rounds are left
+State = Literal["running", "finished", "paused", "failed", "cancelled", "killed"]
+
+
+class ClusterSource(Frozen):
+    """The file that a cluster was read from, and what was laid over it."""
+
+    file: str  # absolute
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, file: str | Path, overrides: Sequence[str] = ()) -> "ClusterSource":
+        return cls(file=str(Path(file).resolve()), overrides=tuple(overrides))
+
+
+class Asked(Frozen):
+    """One command, with the circumstance it was given."""
+
+    doing: Doing
+    round_index: int | None
+    cluster: Cluster  # as it was then
+    store: str
+    with_prefect: bool
+    cluster_source: ClusterSource | None = None  # read again by `afd resume`: it may be mended
+    state: State = "running"
+    told: str = ""  # what ended it, for a person
+
+    def __str__(self) -> str:
+        if self.doing == "campaign":
+            return "campaign"
+        return "next round" if self.round_index is None else f"round {self.round_index}"
+
+
+def read_asked(folder: Path) -> Asked | None:
+    """None where nothing was asked, or by an earlier version."""
+    try:
+        return Asked.model_validate_json((folder / FILE).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def write_asked(folder: Path, asked: Asked) -> None:
+    write_atomic(folder / FILE, asked.model_dump_json().encode())

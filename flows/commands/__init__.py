@@ -1,0 +1,1 @@
+"""What a person types: each command of `afd`, and what it shows."""

@@ -1,0 +1,143 @@
+"""`afd compare A B ...`: paired differences between finished campaigns, refused across cards."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import RenderableType
+from rich.table import Table
+
+from afd.evaluation.comparison import Difference, Judged, compare
+from afd.evaluation.readings import meaning, show
+from afd.stages.outcome import RefusedError
+from afd.store import Store
+from flows.commands.status import known_campaign
+from flows.invocation import command
+from flows.places import Places
+from flows.session import read_round
+
+NEEDED = (
+    "Student rollouts until the trajectory error of the look after a round first reaches a level, "
+    "linear between rounds; from the least to the most over training seeds, each of which draws "
+    "the held-out prompts of that look anew."
+)
+LONGER = (
+    "Trajectory error (px) on clips longer than any that was trained on, a block of 4 frames "
+    "a column; the student goes on with its cache. Last: permanence on the long clips and on those "
+    "of the trained length."
+)
+LONG = (
+    "Three times the steps at a constant learning rate, with a discriminator that is refitted in "
+    "every round (`afd_long`) and one that never is (`frozen_long`). Scores are their own. "
+    "Hacked: at the end the error lies a tenth above its least, and the score has not fallen."
+)
+UNPLAYED = (
+    "params/grid.yaml asks for these cells and they have no result here: neither done nor failed. "
+    "`dvc repro` plays them."
+)
+WINS = (
+    "Motion is judged by the paired difference of the trajectory error (Holm over metrics, 5 %), "
+    "the look by the distance from the base's own, which has no paired interval. One training seed "
+    "in all worlds but the pocket one. Why: docs/ablations.md."
+)
+
+
+def judged(campaign: str, places: Places) -> Judged:
+    """The student of a campaign as its final evaluation measured it; raises RefusedError."""
+    made = read_round(known_campaign(campaign, places.runs) / "rounds" / "final.json")
+    store = Store(places.store)
+    if made is None or not store.have(made["evaluation"]):
+        raise RefusedError(
+            f"campaign {campaign!r} has no final evaluation in {places.store}\n"
+            f"  {command('campaign', '--name', campaign, runs=places.runs, store=places.store)}"
+            "    goes on with it"
+        )
+    evaluation = store.load(made["evaluation"])
+    rows = pd.read_parquet(evaluation.file("per_prompt.parquet"))
+    card = json.loads(evaluation.file("card.json").read_bytes())
+    return Judged(campaign, card, rows[rows["side"] == "student"].drop(columns="side"))
+
+
+def compared(first: str, others: Sequence[str], places: Places) -> list[RenderableType]:
+    """A table for each of `others` against `first`; raises RefusedError or CardError."""
+    reference = judged(first, places)
+    rivals = [judged(other, places) for other in others]
+    return [_table(reference, rival, compare([reference], [rival])) for rival in rivals]
+
+
+def _table(first: Judged, second: Judged, rows: Sequence[Difference]) -> Table:
+    prompts = max((row.paired.num_prompts for row in rows), default=0)
+    table = Table(
+        title=f"{second.name} minus {first.name}, paired over {prompts} prompts",
+        title_justify="left", box=None, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    table.add_column("metric", no_wrap=True)
+    for name in (first.name, second.name, "difference", "interval", "p (Holm)", "prompts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        paired = row.paired
+        interval = "not estimable"
+        if paired.low is not None and paired.high is not None:
+            interval = f"{show(paired.low)} to {show(paired.high)}"
+        p = "\u2013" if row.p_holm is None else f"{row.p_holm:.3g}"
+        dropped = f" (+{paired.num_dropped} dropped)" if paired.num_dropped else ""
+        table.add_row(
+            meaning(row.metric).title, show(row.first), show(row.second), show(paired.mean),
+            interval, p, f"{paired.num_prompts}{dropped}", style="bold" if row.is_clear else "",
+        )  # fmt: skip
+    return table
+
+
+def write_results(results: Path, page: Path, seeds: Sequence[int] = ()) -> None:
+    """The ablation table and its pictures from the cells' files; raises RefusedError for none."""
+    from afd.evaluation import charts, findings
+    from afd.evaluation.results import load_cells, table
+
+    asked = _asked_for(seeds)
+    cells = load_cells(results, asked)
+    if not cells:
+        raise RefusedError(f"{results}/arms holds no results; `dvc repro` makes them")
+    pictures = page.parent / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    stem = page.stem
+    curves = results / "curves"
+    (pictures / f"{stem}-arms.png").write_bytes(charts.dots_chart(cells))
+    (pictures / f"{stem}-curves.png").write_bytes(charts.curves_chart(cells, curves))
+    parts: list[str] = []
+    if needed := findings.efficiency(cells, curves):
+        parts += ["## Rollouts that an error takes", "", NEEDED, "", *needed, ""]
+    if longer := findings.horizon(cells):
+        (pictures / f"{stem}-horizon.png").write_bytes(charts.drift_chart(cells))
+        parts += ["## Longer clips", "", LONGER, "", *longer, ""]
+        parts += [f"![Block by block](images/{stem}-horizon.png)", ""]
+    if scores := findings.long_schedule(cells, curves):
+        (pictures / f"{stem}-long.png").write_bytes(charts.long_chart(cells, curves))
+        parts += ["## A long schedule", "", LONG, "", *scores, ""]
+        parts += [f"![Score and error](images/{stem}-long.png)", ""]
+    if wins := findings.who_wins(cells):
+        parts += ["## Who wins where", "", WINS, "", *wins, ""]
+    if unplayed := sorted(asked - {cell.name for cell in cells}):
+        parts += ["## Not played yet", "", UNPLAYED, "", ", ".join(f"`{n}`" for n in unplayed), ""]
+    page.write_text(
+        "# Ablations of the pocket world\n\n"
+        "Made by `dvc repro` from results/; how to read it: docs/ablations.md. Levels are means "
+        "over training seeds (least to most); differences are paired by prompt with 95 % "
+        "bootstrap intervals, bold where the interval excludes 0 and Holm's p over the metrics "
+        "is at most .05.\n\n"
+        f"![Every arm, a dot a training seed](images/{stem}-arms.png)\n\n"
+        f"![Round by round](images/{stem}-curves.png)\n\n## Arms\n\n{table(cells)}\n"
+        + "\n".join(parts).rstrip()
+        + "\n"
+    )
+
+
+def _asked_for(seeds: Sequence[int]) -> set[str]:
+    """The names of the grid's cells; with `seeds` of its main arms alone, as `dvc repro quick`."""
+    from flows.ablations import EVERY_SEED, MORE, group, read_grid
+
+    if seeds:
+        return {cell.name for seed in seeds for cell in group("main", seed)}
+    all_seeds = read_grid().seeds
+    played = {name: all_seeds if name in EVERY_SEED else (1,) for name in MORE}
+    return {cell.name for name in MORE for seed in played[name] for cell in group(name, seed)}

@@ -1,0 +1,65 @@
+"""How a command ends: done, refused in words a person can use, or asked to stop."""
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from afd.attempts import StoreError
+from flows.told import ToldError
+
+STOPPED = "stopped: everything finished is kept; run the same command again to go on"
+REFUSED, INTERRUPTED = 2, 130
+_said: list[str] = []  # once asked to stop: what a person is told
+
+
+def until_end(run: Callable[[], Any]) -> NoReturn:
+    """Run a command and leave with its exit code; 2 when refused, 130 when asked to stop."""
+    signal.signal(signal.SIGTERM, _asked_to_stop)
+    signal.signal(signal.SIGINT, _asked_to_stop)
+    try:
+        code = run()
+    except KeyboardInterrupt as stopped:
+        _leave(INTERRUPTED, str(stopped) or "".join(_said) or STOPPED)
+    except Exception as error:
+        if _is_told(error):
+            _leave(REFUSED, str(error))
+        if not _said:
+            raise
+        _leave(
+            INTERRUPTED, "".join(_said)
+        )  # what computed beside the interrupted one gave up first
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _asked_to_stop(*_: object) -> None:
+    """Ctrl-C or SIGTERM: jobs are stopped and locks let go; a second one leaves at once."""
+    if "flows.session" in sys.modules:
+        from flows.commands.abandon import abandon, what_stops
+
+        if _said:
+            abandon()
+        _said.extend(what_stops())  # now: by the time it is said the campaign is let go
+    _said.append("")
+    raise KeyboardInterrupt
+
+
+def _is_told(error: Exception) -> bool:
+    """Whether an error's text is meant for a person: field or file, what is kept, what to do."""
+    # What a stage would call refused: an error class of afd's own says what a person can mend, and
+    # so does what flows derives from one.
+    is_ours = isinstance(error, ValueError) and any(
+        kind.__module__.startswith("afd.") for kind in type(error).__mro__
+    )
+    return is_ours or isinstance(error, StoreError | ToldError)
+
+
+def _leave(code: int, said: str = "") -> NoReturn:
+    """Late signals are no news: all that is left is to leave."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if said:
+        sys.stderr.write(f"{said}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)

@@ -1,0 +1,288 @@
+"""Running a campaign or a round for a person at a terminal: services, progress, results."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from afd.config import Cluster, Params
+from afd.stages.outcome import RefusedError
+from afd.store import Store, StoreError
+from flows import decisions
+from flows.asked import ClusterSource, Doing
+from flows.campaign import (
+    REPORT_PAGE,
+    SUMMARY,
+    chosen_round,
+    refuse_no_round,
+    run_campaign,
+    run_one_round,
+)
+from flows.choices import chosen_cluster, chosen_params, cluster_now
+from flows.commands.display import results_table, shown
+from flows.commands.status import CampaignState, goes_on, known_campaign
+from flows.dispatch import StageFailedError
+from flows.foreseen import standing_before
+from flows.hold import held_by, holder_of
+from flows.invocation import command, near
+from flows.places import Places, campaign_folder, set_aside
+from flows.prefect_runs import flow_runs
+from flows.prefect_runs.reach import is_away
+from flows.prefect_runs.services import ServiceError, prefect_server
+from flows.session import Session, opened
+
+QUIET_S = 3.0  # without a word before a person is told what is waited for
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything chosen on the command line, validated before anything starts."""
+
+    name: str
+    params: Params
+    cluster: Cluster
+    places: Places
+    cluster_source: ClusterSource | None = None
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """What the flows need to find the session again."""
+        return {"runs": str(self.places.runs), "store": str(self.places.store)}
+
+    @classmethod
+    def chosen(
+        cls,
+        name: str,
+        params: Path | None,
+        overlays: Sequence[Path],
+        overrides: Sequence[str],
+        cluster: Path,
+        cluster_overrides: Sequence[str],
+        runs: Path,
+        store: Path,
+    ) -> "Launch":
+        places = Places(runs, store)
+        return cls(
+            name,
+            chosen_params(name, places, params, overlays, overrides),
+            chosen_cluster(cluster, cluster_overrides),
+            places,
+            ClusterSource.of(cluster, cluster_overrides),
+        )
+
+
+def launch_campaign(launch: Launch, *, with_prefect: bool, aside: bool = False) -> None:
+    """From prompts to report, with progress, then the results.
+
+    `aside`: an earlier campaign of this name with other params is renamed, not refused.
+    """
+    if aside:
+        _set_aside(launch)
+
+    def play(session: Session) -> None:
+        if session.with_prefect:
+            from flows.deploy import afd_campaign
+
+            with _or_without(session), flow_runs.called(session.site.folder):
+                afd_campaign(campaign=launch.name, **launch.folders)
+        if not session.with_prefect:
+            run_campaign(session)
+
+    _run(launch, play, with_prefect, "campaign")
+    print_results(launch.name, launch.places.runs)
+
+
+def _set_aside(launch: Launch) -> None:
+    folder = campaign_folder(launch.name, launch.places)
+    if (holder := holder_of(folder)) is not None:
+        raise held_by(folder, launch.name, holder)
+    if (moved := set_aside(folder, launch.params)) is not None:
+        said = f"{launch.name} had other params: what it was is {near(moved)} now"
+        Console().print(said, soft_wrap=True, highlight=False)
+
+
+def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> None:
+    """One round, with progress; says which student it made."""
+
+    def play(session: Session) -> None:
+        if session.with_prefect:
+            from flows.deploy import afd_round
+
+            with _or_without(session), flow_runs.called(session.site.folder):
+                afd_round(campaign=launch.name, round_index=chosen, **launch.folders)
+        if not session.with_prefect:
+            run_one_round(session, chosen)
+
+    if index is not None:
+        refuse_no_round(launch.name, launch.params, launch.places, index)
+    chosen = 0
+
+    def choose(session: Session) -> None:
+        nonlocal chosen
+        chosen = chosen_round(session, index)
+
+    _run(launch, play, with_prefect, "round", index, prepare=choose)
+    places = launch.places
+    after = standing_before(launch.params, chosen + 1, Store(places.store))
+    student = after.rounds[chosen]["student"].fingerprint
+    show = command("show", student[:8], runs=places.runs, store=places.store)
+    Console().print(f"student {student[:16]}\n  {show}", soft_wrap=True, highlight=False)
+
+
+def resume(
+    standing: CampaignState,
+    *,
+    with_prefect: bool,
+    acknowledge: bool = False,
+    cluster: Path | None = None,
+    cluster_overrides: Sequence[str] = (),
+) -> None:
+    """What was asked of a campaign last, on the cluster that its file describes now.
+
+    `acknowledge`: the alarm that paused it has been seen. `cluster`, `cluster_overrides`: instead
+    of the file, over the overrides it was asked with. Raises RefusedError when what was asked came
+    to its end, or when an alarm waits to be acknowledged; ParamsError for a bad file.
+    """
+    asked = standing.asked
+    runs = standing.folder.parent
+    if acknowledge:
+        decisions.acknowledge(standing.folder)
+    elif asked is not None and decisions.paused_after(standing.folder) is not None:
+        raise RefusedError(asked.told or f"{standing.name}: an alarm waits: --acknowledge")
+    is_seen = acknowledge and standing.state == "paused"
+    if asked is None or (standing.state == "paused" and not is_seen):
+        said = (
+            f"what was asked last ({asked}) is done" if asked else "nothing is known of its start"
+        )
+        raise RefusedError(
+            f"{standing.name}: {said}\n  {goes_on(standing)}    goes on with its rounds"
+        )
+    places = Places(runs, Path(asked.store))
+    params = chosen_params(standing.name, places, None)
+    chosen, source = cluster_now(asked, cluster, cluster_overrides)
+    launch = Launch(standing.name, params, chosen, places, source)
+    with_prefect = with_prefect and asked.with_prefect
+    if asked.doing == "campaign":
+        launch_campaign(launch, with_prefect=with_prefect)
+    else:
+        launch_round(launch, asked.round_index, with_prefect=with_prefect)
+
+
+def results_console() -> Console:
+    """Wide enough for the table where the output is a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 100)
+
+
+def print_results(name: str, runs: Path) -> None:
+    """The results table, the report's path and the command that opens MLflow."""
+    folder = known_campaign(name, runs)
+    summary, page = folder / SUMMARY, folder / REPORT_PAGE
+    if not summary.exists():
+        raise RefusedError(
+            f"{folder}: no {SUMMARY}: the campaign is not finished\n"
+            f"  {command('campaign', '--name', name, runs=runs)}    goes on with it"
+        )
+    console = results_console()
+    console.print(results_table(summary))
+    console.print(f"report   {near(page)}", soft_wrap=True, highlight=False)
+    ui = command("ui", "--name", name, runs=runs)
+    console.print(f"MLflow   {ui}", soft_wrap=True, highlight=False)
+
+
+def _run(
+    launch: Launch,
+    play: Callable[[Session], None],
+    with_prefect: bool,
+    doing: Doing,
+    round_index: int | None = None,
+    *,
+    prepare: Callable[[Session], None] | None = None,
+) -> None:
+    """Hold the campaign; the worker imports while Prefect's server starts.
+
+    `prepare` may refuse before anything starts.
+    """
+    console = Console()
+    with ExitStack() as stack:
+        begun = stack.enter_context(_telling_of_the_wait(console, with_prefect=with_prefect))
+        session = stack.enter_context(
+            opened(
+                launch.name,
+                launch.places,
+                launch.params,
+                launch.cluster,
+                with_prefect=with_prefect,
+                doing=doing,
+                round_index=round_index,
+                cluster_source=launch.cluster_source,
+            )
+        )
+        if prepare is not None:
+            prepare(session)
+        if session.is_complete:
+            session.with_prefect = False  # nothing is computed: nothing to show
+        else:
+            session.dispatch.start()
+        stack.enter_context(shown(session, console))
+        if session.with_prefect:
+            _have_prefect(stack, session, console)
+        begun()
+        try:
+            play(session)
+        finally:
+            if session.with_prefect:  # Ctrl-C is a cancellation, which Prefect calls a crash
+                flow_runs.settle(session.site.folder, "crashed")
+
+
+@contextmanager
+def _telling_of_the_wait(console: Console, *, with_prefect: bool) -> Iterator[Callable[[], None]]:
+    """One line where starting takes long; gives what to call when it has begun."""
+    said = f"starting {'Prefect and ' if with_prefect else ''}MLflow: the first time takes minutes"
+    timer = threading.Timer(QUIET_S, console.print, (said,), {"highlight": False})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()
+
+
+def _have_prefect(stack: ExitStack, session: Session, console: Console) -> None:
+    """A server, and the truth about earlier runs; without one the campaign goes on all the same."""
+    try:
+        places = Places(session.site.folder.parent, session.site.store.root)
+        server = stack.enter_context(prefect_server(places))
+        if server is not None:
+            server.wait()
+    except ServiceError as error:
+        session.with_prefect = False
+        console.print(f"running without Prefect: {error}", soft_wrap=True, highlight=False)
+    else:
+        flow_runs.settle(session.site.folder, "crashed")
+
+
+@contextmanager
+def _or_without(session: Session) -> Iterator[None]:
+    """A flow whose server goes away is played on without it; what ended it otherwise is raised."""
+    try:
+        yield
+    except Exception as error:
+        if not is_away(error):
+            raise
+        if (cause := _cause(error)) is not None:
+            raise cause from None
+        session.go_on_without_prefect(error)
+
+
+def _cause(error: BaseException) -> Exception | None:
+    """What Prefect wanted to tell its server when it found it gone."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, StageFailedError | RefusedError | StoreError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -1,0 +1,104 @@
+"""MLflow's UI on the campaigns of a folder: `afd ui`."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from afd.stages.outcome import RefusedError
+from flows.asked import read_asked
+from flows.commands.status import campaigns_in, known_campaign
+from flows.invocation import command
+from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
+from flows.places import Places
+from flows.prefect_runs.services import ServiceError
+from flows.quiet import QUIET
+
+START_PATIENCE_S = 120.0
+
+
+def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> None:
+    """Serve the UI, opened on one campaign if named; blocks until Ctrl-C.
+
+    Raises RefusedError for a campaign or port that cannot be, ServiceError if it does not start.
+    """
+    if not 0 < port < 65536:
+        raise RefusedError(f"--port {port}: a port is a number from 1 to 65535, e.g. 5000")
+    places = Places(runs)
+    page = f"http://127.0.0.1:{port}/#/experiments{_run_of(campaign, places)}"
+    uri = places.tracking_uri(_chosen(campaign, places))
+    if uri.startswith("http"):
+        page = page.replace(f"http://127.0.0.1:{port}", uri.rstrip("/"))
+        sys.stdout.write(f"{page}\n")  # a server of its own shows it already
+        return
+    serve = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    serve += ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri]
+    if dry:
+        sys.stdout.write(f"{page}\n{' '.join(serve)}\n")
+        return
+    if _is_taken(port):
+        raise RefusedError(f"--port {port}: something listens there already; choose another")
+    with contextlib.suppress(KeyboardInterrupt):
+        server = subprocess.Popen(serve, env={**os.environ, **QUIET})
+        try:
+            _wait(server, port)
+            sys.stdout.write(f"{page}\n")
+            sys.stdout.flush()
+            server.wait()
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _chosen(campaign: str | None, places: Places) -> str | None:
+    """The server that the cluster's params of a campaign have chosen, or of the latest one."""
+    folders = campaigns_in(places.runs) if campaign is None else [places.runs / campaign]
+    asked = read_asked(folders[-1]) if folders else None
+    return None if asked is None else asked.cluster.mlflow
+
+
+def _run_of(campaign: str | None, places: Places) -> str:
+    """Where a campaign's run is in the UI."""
+    if campaign is None:
+        return ""
+    folder = known_campaign(campaign, places.runs)
+    ids = RunIds(folder).read(CAMPAIGN)
+    if "run_id" not in ids:
+        raise RefusedError(
+            f"--name {campaign}: MLflow has nothing of it yet\n"
+            f"  {command('ui', runs=places.runs)}    opens on all campaigns"
+        )
+    return f"/{ids['experiment_id']}/runs/{ids['run_id']}?workflowType=machine_learning"
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _wait(server: "subprocess.Popen[bytes]", port: int) -> None:
+    """Until it answers: an address that is said is one that works."""
+    deadline = time.monotonic() + START_PATIENCE_S
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            opener.open(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            if server.poll() is None:
+                return
+        time.sleep(0.2)
+    raise ServiceError(
+        f"MLflow's UI did not start on port {port} (its words are above)\n"
+        "  another --port may be free"
+    )

@@ -1,0 +1,258 @@
+"""What the operator's commands say: up, down, status, logs, cancel, resume."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from afd.stages.outcome import RefusedError
+from flows.commands.logs import chosen_log, follow, show
+from flows.commands.status import (
+    CampaignState,
+    campaigns_in,
+    goes_on,
+    hint_of_nodes,
+    known_campaign,
+    overview,
+)
+from flows.commands.up import LOG, PROJECT_SETTINGS, bring_up, standing, take_down
+from flows.decisions import lines
+from flows.hold import HeldError, Holder, ask_to_cancel, held_by, holder_of, still_beats
+from flows.invocation import beside, command
+from flows.jobs.ledger import lacks_nodes
+from flows.places import Places, campaign_folder
+from flows.prefect_runs import flow_runs
+from flows.prefect_runs.reach import answers
+from flows.settle import settle, settle_when_free
+
+MAX_LINES = 8  # `afd logs` has all of them
+ORDERLY_S = 60.0  # a campaign that is asked to stop ends its jobs and tells MLflow and Prefect
+
+
+def say_up(runs: Path, store: Path) -> None:
+    """Bring the services up and say how to use them."""
+    places = Places(runs, store)
+    up, was_up = bring_up(places)
+    os.environ["PREFECT_API_URL"] = up.api
+    num_told = sum(_settle_left(folder.name, places) for folder in campaigns_in(runs))
+    console = _console()
+    console.print(f"{'up already' if was_up else 'up'}: {up.api.removesuffix('/api')}")
+    if num_told:
+        console.print(f"  told     Prefect about {num_told} run(s) whose process was killed")
+    console.print(f"  serving  afd/round and afd-campaign/campaign, pid {up.serving.pid}")
+    console.print(f"  log      {runs / '.services' / LOG}")
+    if up.is_own and not PROJECT_SETTINGS.exists():
+        console.print(f"  elsewhere  export PREFECT_API_URL={up.api}")
+    console.print(
+        f"  next     {beside('prefect')} deployment run afd/round -p campaign=demo "
+        "-p params=params/pocket.yaml"
+    )
+    console.print(f"  stop     {command('down', runs=runs)}")
+
+
+def _settle_left(name: str, places: Places) -> int:
+    """Runs of killed processes, told to Prefect; a campaign that runs sees to its own."""
+    if not flow_runs.is_any_open(campaign_folder(name, places)):
+        return 0
+    try:
+        return settle(name, places, "crashed").num_flow_runs
+    except HeldError:
+        return 0
+
+
+def say_down(runs: Path) -> None:
+    """Take the services down and say what that was."""
+    ended = take_down(Places(runs))
+    if ended is None:
+        said = f"nothing of `{command('up', runs=runs)}` runs here"
+    elif ended.is_own:
+        said = f"stopped: deployments (pid {ended.serving.pid}), and the server with its last user"
+    else:
+        said = f"stopped: deployments (pid {ended.serving.pid}); the server at {ended.api} is yours"
+    _console().print(said)
+
+
+def say_status(runs: Path, name: str | None) -> None:
+    """Campaigns, what of them computes or waits, and what to type next."""
+    if name is not None:
+        known_campaign(name, runs)
+    found = overview(runs, name)
+    console = _console()
+    if not found.campaigns:
+        console.print(f"no campaign in {runs}")
+    for one in found.campaigns:
+        _say_campaign(console, one, runs)
+    if found.scheduler_trouble:
+        console.print(f"SLURM does not answer, states are the last seen: {found.scheduler_trouble}")
+    _say_services(console, Places(runs))
+
+
+def _say_campaign(console: Console, one: CampaignState, runs: Path) -> None:
+    rounds = f"{one.rounds_done}/{'?' if one.num_rounds is None else one.num_rounds} rounds"
+    asked = f"   asked: {one.asked}" if one.asked else ""
+    held = f"   by {one.holder}" if one.holder else ""
+    console.print(f"[bold]{one.name}[/]   {one.state}   {rounds}{asked}{held}")
+    if one.asked is not None and one.asked.told and one.holder is None:
+        for line in _brief(one.asked.told):
+            console.print(f"  {line}", markup=False)
+    if one.work:
+        table = Table(box=None, padding=(0, 2, 0, 2))
+        for column in ("stage", "job", "state", "reason", "attempts", "done"):
+            table.add_column(column, no_wrap=column != "reason")
+        for work in one.work:
+            far = f"{work.progress[0]}/{work.progress[1]}" if work.progress else ""
+            table.add_row(
+                work.stage, work.jobs, work.state, work.reason or "-", str(work.attempts), far
+            )
+        console.print(table)
+    if any(lacks_nodes(work.reason) for work in one.work):
+        console.print(f"  {hint_of_nodes(one.name, runs)}", markup=False)
+    for line in _alarms(one):
+        console.print(f"  [yellow]alarm[/]  {escape(line)}")
+    if one.is_left:
+        seen = () if one.waits_after is None else ("--acknowledge",)
+        console.print(f"  {command('resume', '--name', one.name, *seen, runs=runs)}    goes on")
+    elif one.state == "paused":  # what was asked for is done, rounds are left
+        console.print(f"  {goes_on(one)}    goes on with its rounds", soft_wrap=True)
+    elif one.work and one.holder is None:
+        console.print("  its jobs go on without a head")
+
+
+def _brief(told: str) -> list[str]:
+    """What ended a campaign: a refusal whole, with SLURM's own words; of a log the end."""
+    lines = [line.strip() for line in told.strip().splitlines()]
+    return lines if len(lines) <= MAX_LINES else [lines[0], *lines[1 - MAX_LINES :]]
+
+
+def _alarms(one: CampaignState) -> list[str]:
+    """What the last round's alarms said, and what they have changed since the first."""
+    changed = [
+        f"round {record['round']}: {change}"
+        for record in one.decisions[:-1]
+        for change in record["changes"]
+    ]
+    return changed + [line for record in one.decisions[-1:] for line in lines(record)]
+
+
+def _say_services(console: Console, places: Places) -> None:
+    up = standing(places)
+    if up is None:
+        console.print(f"Prefect   not up ({command('up', runs=places.runs)})", style="dim")
+    else:
+        again = command("up", runs=places.runs)
+        well = "serves" if up.is_well else f"is gone: `{again}` starts it again"
+        server = "answers" if answers(up.api) else "does not answer"
+        console.print(f"Prefect   {up.api} {server}; pid {up.serving.pid} {well}", style="dim")
+
+
+def say_logs(runs: Path, name: str | None, stage: str | None, lines: int, follows: bool) -> None:
+    """The log of what runs, failed or ran last."""
+    chosen = _chosen(runs, name)
+    log = chosen_log(chosen, stage)
+    sys.stdout.write(f"==> {log.path} ({log.why}) <==\n")
+    at = show(log, lines)
+
+    def still_runs() -> bool:
+        now = overview(runs, chosen.name).campaigns[0]
+        return any(Path(work.log) == log.path for work in now.work)
+
+    if follows:
+        follow(log, at, still_runs)
+
+
+def say_cancel(runs: Path, store: Path, name: str | None, *, now: bool) -> None:
+    """Stop a campaign wherever it runs: its own jobs end, everything finished is kept."""
+    chosen = _chosen(runs, name, running=True)
+    places = Places(runs, Path(chosen.asked.store) if chosen.asked else store)
+    holder = holder_of(chosen.folder)
+    if holder is not None:
+        _stop(chosen, holder, now=now)
+    try:
+        done = settle_when_free(chosen.name, places, "cancelled", end_jobs=True)
+    except HeldError:
+        again = holder_of(chosen.folder) or "a process that just started"
+        raise HeldError(
+            f"campaign {chosen.name!r} was taken up meanwhile: {again}\n"
+            f"  {command('status', '--name', chosen.name, runs=runs)}    says what it does"
+        ) from None
+    console = _console()
+    ended = ", ".join(f"{entry.stage} {entry.job_id}" for entry in done.jobs)
+    if holder is not None:
+        console.print(f"cancelled: {chosen.name} ({holder})")
+    elif done.jobs or done.num_flow_runs:
+        console.print(f"cancelled: what {chosen.name} had left")
+    else:
+        console.print(f"{chosen.name}: nothing runs")
+    if ended:
+        console.print(f"  jobs     {ended}")
+    console.print("  kept     everything finished, and checkpoints")
+    console.print(f"  go on    {command('resume', '--name', chosen.name, runs=runs)}")
+
+
+def _stop(chosen: CampaignState, holder: Holder, *, now: bool) -> None:
+    """The head: asked through the folder, which works from any host; --now: killed, if it is here.
+
+    Raises RefusedError if it does not end.
+    """
+    here = holder.process.host == os.uname().nodename
+    if now and here:
+        os.kill(holder.process.pid, signal.SIGKILL)
+    else:
+        ask_to_cancel(chosen.folder, holder)
+    deadline = time.monotonic() + ORDERLY_S
+    while time.monotonic() < deadline:
+        held = holder_of(chosen.folder)
+        if held is None or held.token != holder.token:
+            return
+        time.sleep(0.2)
+    if not here and not still_beats(chosen.folder, holder):
+        return  # its host is gone
+    raise RefusedError(
+        f"{chosen.name}: {holder} does not end\n"
+        f"  {command('cancel', '--name', chosen.name, '--now', runs=chosen.folder.parent)}    "
+        + ("kills it" if here else f"on {holder.process.host} kills it")
+    )
+
+
+def to_resume(runs: Path, name: str | None) -> CampaignState:
+    """The campaign of that name, if nobody holds it; without one the only one that was stopped
+    before its end. Raises RefusedError."""
+    if name is not None:
+        chosen = overview(runs, known_campaign(name, runs).name).campaigns[0]
+        if chosen.holder is not None:
+            raise held_by(chosen.folder, chosen.name, chosen.holder)
+        return chosen
+    left = [one for one in overview(runs).campaigns if one.is_left]
+    if len(left) == 1:
+        return left[0]
+    if not left:
+        raise RefusedError(f"{runs}: no campaign was stopped before its end")
+    raise RefusedError(
+        "several campaigns were stopped before their end:\n"
+        + "\n".join(f"  {command('resume', '--name', one.name, runs=runs)}" for one in left)
+    )
+
+
+def _chosen(runs: Path, name: str | None, *, running: bool = False) -> CampaignState:
+    """The campaign of that name; without one the only one that runs, or else the last."""
+    if name is not None:
+        return overview(runs, known_campaign(name, runs).name).campaigns[0]
+    every = overview(runs).campaigns
+    live = [one for one in every if one.holder is not None or one.work]
+    if len(live) == 1 or (live and not running):
+        return live[-1]
+    if every and not live and (len(every) == 1 or not running):
+        return every[-1]
+    if not every:
+        raise RefusedError(f"no campaign in {runs}")
+    names = ", ".join(one.name for one in live or every)
+    raise RefusedError(f"which campaign? --name one of: {names}")
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)

@@ -1,0 +1,313 @@
+"""What `afd harvest` shows and does about orders: plan, run, status, resolve."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live as Screen
+from rich.table import Table
+from rich.text import Text
+
+from afd.config import Params, RemoteTeacher
+from afd.data.prompts import read_jsonl
+from afd.harvest import resolving, status
+from afd.harvest.answers import answers
+from afd.harvest.gathering import missing_clips, paused
+from afd.harvest.ledger import Ledger, LostOrderError
+from afd.harvest.live import Live
+from afd.harvest.money import shown
+from afd.harvest.plan import Plan, plan
+from afd.harvest.rows import Row, is_unknown_to_vendor
+from afd.harvest.run import harvest
+from afd.harvest.tables import ledger_path
+from afd.harvest.transitions import WITHOUT_CLIP
+from afd.harvest.wants import Want, asked_of, wants_of_request
+from afd.stages import request
+from afd.stages.door import execute
+from afd.stages.outcome import RefusedError
+from afd.store import Store
+from flows.choices import read_params
+from flows.invocation import command
+from flows.places import Places
+
+MAX_LISTED = 20
+STOPPED = (
+    "stopped: every finished clip and every open task is kept in the ledger, nothing is paid "
+    "twice; run the same command again to go on"
+)
+LINE_S = 10.0  # between lines where nobody watches a terminal
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A remote teacher, a store, and every clip that the campaign would want, in its order."""
+
+    params: Params
+    teacher: RemoteTeacher
+    store: Store
+    wants: Sequence[Want]
+
+    @classmethod
+    def read(
+        cls,
+        name: str,
+        params: Path | None,
+        overlays: Sequence[Path],
+        overrides: Sequence[str],
+        runs: Path,
+        store: Path,
+        limit: int | None,
+    ) -> "Chosen":
+        """Raises ParamsError, RefusedError for a teacher that is not ordered from."""
+        read = read_params(name, Places(runs, store), params, overlays, overrides)
+        if not isinstance(read.teacher, RemoteTeacher):
+            raise RefusedError(
+                f"teacher.kind is {read.teacher.kind!r}: only a remote teacher is ordered from; "
+                "lay one over the params, e.g. --overlay params/teachers/seedance.yaml"
+            )
+        place = Store(store.resolve())
+        prompt_set = execute(request.prompts(read), place)
+        prompts = read_jsonl(prompt_set.file("prompts.jsonl"))
+        rounds = [
+            request.harvest_round(read, prompt_set.ref, index) for index in range(read.num_rounds)
+        ]
+        asked = [*rounds, request.harvest_held_out(read, prompt_set.ref)]
+        wants = [
+            want for one in asked for want in wants_of_request(one.params, read.teacher, prompts)
+        ]
+        return cls(read, read.teacher, place, wants[:limit])
+
+
+def show_plan(chosen: Chosen) -> None:
+    """The plan, and what would stop it."""
+    teacher, console = chosen.teacher, Console()
+    made = plan(chosen.store, teacher, chosen.wants)
+    table = Table(title=f"{teacher.provider}, {teacher.model}", show_header=False, box=None)
+    for name, value in _plan_rows(made, teacher):
+        table.add_row(name, value)
+    console.print(table)
+    if made.refused:
+        console.print(_refusals_table(made.refused))
+    for warning in _warnings(made, teacher):
+        console.print(Text(f"note: {warning}"), soft_wrap=True)
+
+
+def _plan_rows(made: Plan, teacher: RemoteTeacher) -> Iterator[tuple[str, str]]:
+    repeated = f", {made.num_repeated} wanted again and paid once" if made.num_repeated else ""
+    yield "clips wanted", f"{made.num_wanted}{repeated}"
+    yield "in the store", f"{made.num_kept}"
+    if made.num_missing:
+        yield "paid, but gone", f"{made.num_missing}: see `afd harvest verify`"
+    for state, number in made.states.items():
+        yield state, f"{number}"
+    yield "to order", f"{made.num_to_order}"
+    yield "price of one", f"{shown(made.price)}, looked up on {teacher.access.price.date}"
+    yield "cost", shown(made.cost)
+    spent, reserved = shown(made.money.spent), shown(made.money.reserved)
+    yield "budget", f"{shown(made.cap)}; spent {spent}, reserved {reserved}"
+    how = "measured" if made.is_measured else "assumed until a pilot has shown it"
+    took = f"{made.task_s:.0f} s a task, {how}; {teacher.access.in_flight} at a time"
+    yield "expected", f"{made.hours:.1f} hours ({took})"
+
+
+def _warnings(made: Plan, teacher: RemoteTeacher) -> Iterator[str]:
+    if not made.is_affordable:
+        yield (
+            "the budget does not cover all of it: the harvest will stop there, with what was paid "
+            "kept; teacher.access.budget_usd can be raised at any time"
+        )
+    if teacher.training_permitted != "yes":
+        yield (
+            f"teacher.training_permitted is {teacher.training_permitted!r}: clips may be "
+            "harvested, training on them is refused"
+        )
+    if made.refused:
+        yield (
+            "refusals bend the teacher's distribution: prompts of those categories are learned "
+            "from less"
+        )
+    if not made.is_measured and made.num_to_order > 3:
+        yield "nothing was measured yet: begin with a pilot, `afd harvest run ... --limit 3`"
+
+
+def run_orders(chosen: Chosen) -> None:
+    """Order what is missing. Raises HarvestPausedError where something stopped it."""
+    console = Console()
+    answered = answers(chosen.store, asked_of(chosen.teacher), chosen.wants)
+    with _watched(console, chosen.teacher) as tell:
+        done = harvest(chosen.teacher, chosen.store, chosen.wants, answered, tell)
+    console.print(_live_table(done.live, chosen.teacher))
+    if done.stop is not None and done.stop.why == "interrupted":
+        raise KeyboardInterrupt(STOPPED)
+    if done.stop is not None:
+        raise paused(done.stop, chosen.teacher, chosen.store, done.live.missing)
+    if done.live.missing:
+        raise missing_clips(chosen.store, done.live.missing)
+    if any(done.live.states[state] for state in ("ambiguous", "stalled", "quarantined")):
+        says = command("harvest", "status", store=chosen.store.root)
+        console.print(f"see `{says}` for what has no clip", soft_wrap=True)
+
+
+@contextmanager
+def _watched(console: Console, teacher: RemoteTeacher) -> Iterator[Callable[[Live], None]]:
+    """A table that follows the numbers; on a pipe a line now and then."""
+    if console.is_terminal:
+        with Screen(console=console, transient=True, auto_refresh=False) as screen:
+            yield lambda live: screen.update(_live_table(live, teacher), refresh=True)
+        return
+    yield Lines(sys.stdout.write, LINE_S).tell
+
+
+class Lines:
+    """Progress where nobody watches a terminal: a line at most every so often, and why it waits."""
+
+    def __init__(self, write: Callable[[str], object], period_s: float) -> None:
+        self._write, self._period_s = write, period_s
+        self._told_at = -math.inf
+        self._last = self._news = ""
+
+    def tell(self, live: Live) -> None:
+        """What has changed; a reason at once, when it is another one."""
+        now = time.monotonic()
+        is_news = live.news not in ("", self._news)
+        if not is_news and now - self._told_at < self._period_s:
+            return
+        states = ", ".join(f"{n} {state}" for state, n in live.states.items() if n)
+        line = (
+            f"{live.kept} kept before, {states or 'nothing open'}; "
+            f"spent {shown(live.spent)} of {shown(live.cap)}"
+        )
+        line += f"; {live.news}" if live.news else ""
+        self._told_at, self._news = now, live.news
+        if line != self._last:
+            self._last = line
+            self._write(f"{line}\n")
+            sys.stdout.flush()
+
+
+def _live_table(live: Live, teacher: RemoteTeacher) -> Table:
+    ended = live.num_ended
+    table = Table(title=f"{teacher.provider}, {teacher.model}", show_header=False, box=None)
+    table.add_row("clips", f"{live.kept + live.states['verified']} of {live.num_wanted}")
+    for state in status.STATES:
+        if live.states[state] and state != "verified":
+            table.add_row(state, str(live.states[state]))
+    if live.missing:
+        table.add_row("paid, but gone", str(live.missing))
+    share = f" ({live.num_refused / ended:.0%} of what ended)" if ended else ""
+    table.add_row("refused", f"{live.num_refused}{share}")
+    money = f"{shown(live.spent)} spent, {shown(live.reserved)} reserved, cap {shown(live.cap)}"
+    table.add_row("money", money)
+    if live.per_hour is not None:
+        table.add_row("rate", f"{live.per_hour:,.0f} clips an hour")
+    if live.news:
+        table.add_row("last", Text(live.news))
+    return table
+
+
+def show_status(root: Path) -> None:
+    """Of every teacher that this store has ordered from."""
+    console = Console()
+    if not ledger_path(root).exists():
+        console.print(f"{root}: nothing was ordered yet", soft_wrap=True, highlight=False)
+        return
+    with Ledger(root) as ledger:
+        for standing in status.standings(ledger):
+            _show_standing(console, ledger, standing, Store(root.resolve()))
+        waiting = ledger.rows(
+            "(state IN ('ambiguous', 'stalled', 'quarantined', 'failed_final') "
+            "OR (state = 'succeeded' AND reason IS NOT NULL)) AND NOT EXISTS (SELECT 1 FROM "
+            "orders later WHERE later.slot = orders.slot AND later.attempt > orders.attempt) "
+            "ORDER BY state, planned_at LIMIT ?",
+            (MAX_LISTED,),
+        )
+    if waiting:
+        console.print(_orders_table(waiting))
+        for line in _commands(waiting, root):
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def _commands(waiting: Sequence[Row], root: Path) -> Iterator[str]:
+    """What can be typed about these orders, each with the key of the first that it is for."""
+
+    def resolving(key: str, *answer: str) -> str:
+        return command("harvest", "resolve", key[:12], *answer, store=root)
+
+    unsure = [row for row in waiting if row.state == "ambiguous" or is_unknown_to_vendor(row)]
+    ended = [row for row in waiting if row.state in WITHOUT_CLIP]
+    if unsure:
+        key = unsure[0].key
+        yield f"{resolving(key, '--never-created')}   the provider has no such task"
+        yield f"{resolving(key, '--created', 'ID')}   it has, under this id"
+    if ended:
+        yield f"{resolving(ended[0].key, '--again')}   to order once more"
+
+
+def _show_standing(
+    console: Console, ledger: Ledger, standing: status.Standing, store: Store
+) -> None:
+    table = Table(title=f"{standing.provider}, {standing.model}", show_header=False, box=None)
+    for state, number in standing.states.items():
+        table.add_row(state, str(number))
+    if gone := status.num_gone(store, ledger, standing):
+        table.add_row("paid, but gone", f"{gone}: see `afd harvest verify`")
+    table.add_row("spent", shown(standing.spent))
+    table.add_row("reserved", shown(standing.reserved))
+    console.print(table)
+    refused = status.refusals(ledger, standing.provider, standing.model)
+    if any(one.rate for one in refused):
+        console.print(_refusals_table(refused))
+
+
+def _refusals_table(refused: Sequence[status.Refusals]) -> Table:
+    rates = Table("category", "ended", "refused input", "refused output", "rate")
+    for one in refused[:MAX_LISTED]:
+        counts = (one.num_answered, one.num_refused_input, one.num_refused_output)
+        rates.add_row(Text(one.category), *map(str, counts), f"{one.rate:.0%}")
+    return rates
+
+
+def _orders_table(rows: Sequence[Row]) -> Table:
+    table = Table("key", "state", "task", "prompt", "reason")
+    for row in rows:
+        texts = (row.key[:12], row.state, row.task_id or "", row.prompt[:40], row.reason or "")
+        table.add_row(*(Text(text) for text in texts))
+    return table
+
+
+def settle(
+    keys: Sequence[str],
+    created: str | None,
+    root: Path,
+    *,
+    never_created: bool,
+    again: bool,
+    lost: bool,
+) -> None:
+    """Write down what a person knows. Raises ResolveError, TransitionError."""
+    chosen = [created is not None, never_created, again, lost]
+    if sum(chosen) != 1 or (created is not None and len(keys) != 1):
+        raise resolving.ResolveError(
+            "say exactly one of --created ID (of one key), --never-created, --again, --lost"
+        )
+    store, console = Store(root.resolve()), Console()
+    with Ledger(store.root) as ledger:
+        for row in [row for key in keys for row in resolving.find_all(ledger, key)]:
+            try:
+                if created is not None:
+                    after = resolving.created(ledger, row, created)
+                elif never_created:
+                    after = resolving.never_created(ledger, row)
+                elif again:
+                    after = resolving.again(ledger, row)
+                else:
+                    after = resolving.lost(store, ledger, row)
+            except LostOrderError as error:
+                raise resolving.ResolveError(f"{error}; nothing was changed, try again") from None
+            was, now = f"{row.key[:12]} {row.state}", f"{after.key[:12]} {after.state}"
+            console.print(f"{was} -> {now}", highlight=False)

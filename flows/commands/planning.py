@@ -1,0 +1,113 @@
+"""`afd plan`: what a campaign takes before anything is spent; exit code 2 when it cannot fit."""
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from afd.config import Params
+from afd.planning.machines import Device, machine
+from afd.planning.plan import CampaignPlan, StagePlan, plan
+
+GIGA = 1e9
+
+
+def print_plan(
+    params: Params,
+    device: Device | None,
+    memory_gb: float | None,
+    usd_per_hour: float | None,
+    num_ranks: int = 1,
+) -> int:
+    """Print the plan of `params`; 0, or 2 when something cannot fit. Raises ParamsError."""
+    chosen = device or ("cpu" if params.student.family == "causal_wan" else "h100")
+    if chosen == "cpu" and memory_gb is None:
+        memory_gb = psutil.virtual_memory().total / GIGA
+    planned = plan(params, machine(chosen, memory_gb, usd_per_hour), num_ranks)
+    console = Console()
+    console.print(_sizes(planned))
+    console.print(_stages(planned))
+    for line in _totals(planned):
+        console.print(line)
+    for problem in planned.problems:
+        console.print(f"[red]cannot fit[/]  {problem}", soft_wrap=True)
+    return 2 if planned.problems else 0
+
+
+def _sizes(planned: CampaignPlan) -> Table:
+    """The student, a clip, and one pass of each kind."""
+    work = planned.work
+    wan = work.wan
+    table = Table("one clip", "", show_header=False, box=None)
+    trained = "all trained" if work.rank is None else f"LoRA {work.num_trained / 1e6:,.0f} M"
+    table.add_row("student", f"{_count(wan.num_parameters)} parameters, {trained}")
+    per_frame = f"{wan.tokens_per_frame:,} tokens a latent frame, {wan.num_tokens:,} a clip"
+    table.add_row("tokens", f"{per_frame}, {wan.num_blocks} blocks")
+    table.add_row("KV cache", _bytes(wan.cache_bytes(work.bytes_per_value)))
+    table.add_row("rollout", _flops(wan.rollout_flops(work.num_steps)))
+    training = wan.training_flops(
+        work.rank, checkpointing=work.checkpointing, context_gradient=work.context_gradient
+    )
+    table.add_row("training pass", f"{_flops(training)}, forward {_flops(wan.parallel_flops)}")
+    table.add_row("score", _flops(work.judge.score_flops))
+    return table
+
+
+def _stages(planned: CampaignPlan) -> Table:
+    used = planned.machine
+    memory = f"of {used.memory_gb:.0f} GB"
+    table = Table("stage", "runs", "work a run", "time a run", memory, "most of it")
+    for stage in planned.stages:
+        hours = used.hours(stage.flops)
+        table.add_row(
+            stage.stage, str(stage.runs), _flops(stage.flops), _hours(hours),
+            _bytes(stage.peak_bytes), _parts(stage),
+        )  # fmt: skip
+    return table
+
+
+def _parts(stage: StagePlan) -> str:
+    """The largest part of the memory."""
+    parts = sorted(stage.memory.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {_bytes(size)}" for name, size in parts[:1] if size)
+
+
+def _totals(planned: CampaignPlan) -> list[str]:
+    used, hours = planned.machine, planned.device_hours
+    unit = "core-hours" if used.device == "cpu" else f"GPU-hours ({used.device})"
+    time = f"{hours:,.2f} {unit} at {used.peak_tflops * used.utilisation:,.3g} TFLOP/s"
+    if used.usd_per_hour is not None:
+        time += f", {hours * used.usd_per_hour:,.2f} USD"
+    teacher = f"{planned.num_clips:,} clips at most"
+    if planned.usd_per_clip is None:
+        teacher += ", nothing to pay"
+    else:
+        teacher += f" at {planned.usd_per_clip:.3f} USD: {planned.teacher_usd or 0:,.2f} USD"
+    lines = [
+        f"devices  {planned.num_ranks} for an update (--ranks), memory is of each",
+        f"time     {time}; right within a factor of two",
+        f"teacher  {teacher}",
+        f"store    {_bytes(planned.stored_bytes)} beside the teacher's videos",
+    ]
+    return lines + [f"assumed  {what}" for what in planned.work.assumed]
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
+
+
+def _flops(flops: float) -> str:
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if flops >= 2 * size:
+            return f"{flops / size:,.{0 if flops >= 100 * size else 1}f} {unit}"
+    return f"{flops / 1e6:,.1f} MFLOP"
+
+
+def _bytes(size: float) -> str:
+    for unit, bytes_of in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= bytes_of:
+            return f"{size / bytes_of:,.1f} {unit}"
+    return f"{size / 1e3:,.1f} kB"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.2f} h" if hours >= 0.1 else f"{hours * 3600:,.1f} s"

@@ -1,0 +1,269 @@
+"""The chain behind one artifact, back to the prompts: `afd show <fingerprint | run | version>`.
+
+Read from the manifests in the store alone; MLflow's run ids and DVC's digests are added where they
+are known, so the chain can be walked on a machine that has neither.
+"""
+
+import re
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+from rich.tree import Tree
+
+from afd.artifacts import Artifact, ArtifactRef, Manifest
+from afd.store import Store, StoreError
+from flows.invocation import command
+from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
+from flows.told import ToldError
+from flows.versions import tracked_by
+
+MIN_PREFIX = 4
+CHAMPION = "champion"  # MLflow's alias
+# As MLflow writes it, models:/demo-student/3, or shorter; the champion by its alias.
+_VERSION = re.compile(r"(models:/)?(?P<campaign>[\w.-]+)-student[/@](?P<version>\d+|champion)")
+BEFORE = -1  # the round of what no round made
+# The params a person asks about first; `manifest.json` has all of them.
+TELLING: dict[str, tuple[str, ...]] = {
+    "prompts": ("prompts.kind", "prompts.num_held_out"),
+    "harvest": ("teacher.kind", "split", "round_index", "num_prompts"),
+    "warmstart": ("student.family", "warmstart.num_clips", "warmstart.num_steps", "seed"),
+    "rollout": ("rollout.num_prompts", "rollout.group_size", "round_index", "seed"),
+    "fit": ("discriminator.kind", "fit.loss", "fit.num_steps", "fit.r1", "round_index"),
+    "critic": ("critic.num_steps", "critic.learning_rate", "round_index"),
+    "update": ("update.advantage_scope", "update.beta", "update.prior", "round_index"),
+    "evaluate": ("num_prompts", "noise_seeds"),
+    "report": ("num_rounds", "seed"),
+}
+MAX_NUMBERS = 8  # of a summary
+
+
+class ShowError(ToldError):
+    """What was asked for is not there, or is more than one thing: what there is instead."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What services know about an artifact."""
+
+    run_id: str | None
+    version: str | None  # of the registered model
+    digest: str | None
+
+
+def find(asked: str, store: Store, runs_dir: Path) -> list[Artifact]:
+    """The artifacts to show: one by fingerprint prefix, MLflow run id or registered version, or
+    the last student of a campaign.
+
+    Raises ShowError naming what there is.
+    """
+    if "/" not in asked and (runs_dir / asked).is_dir() and asked not in ("", ".", ".."):
+        return [_last_student(asked, store, runs_dir)]
+    if named := _VERSION.fullmatch(asked):
+        asked = _key_of_version(named["campaign"], named["version"], runs_dir)
+    elif of_run := _of_run(asked, store, runs_dir):
+        return [of_run]
+    prefix = asked.rpartition("/")[2].removeprefix("student-").lower()
+    if len(prefix) < MIN_PREFIX or set(prefix) - set("0123456789abcdef"):
+        raise ShowError(
+            f"{asked!r} is neither a campaign in {runs_dir} ({_campaigns(runs_dir)}), nor a "
+            f"registered version like demo-student/3, nor an MLflow run id, nor the first "
+            f"{MIN_PREFIX} or more characters of a fingerprint (0-9, a-f)"
+        )
+    kind = asked.rpartition("/")[0]
+    found = [a for a in store.find(prefix) if kind in ("", a.manifest.kind)]
+    if not found:
+        raise ShowError(
+            f"no artifact in {store.root} begins with {prefix!r}; campaigns here: "
+            f"{_campaigns(runs_dir)}{_pull('. Bytes that another clone tracks come with', store)}"
+        )
+    if len(found) > 1:
+        several = "\n".join(f"  {a.manifest.kind}/{a.manifest.fingerprint[:16]}" for a in found)
+        raise ShowError(f"{prefix!r} begins {len(found)} fingerprints; add characters:\n{several}")
+    return found
+
+
+def chain(artifact: Artifact, store: Store, runs_dir: Path) -> Tree:
+    """The artifact, and everything it was made from, round by round back to the prompts.
+
+    Flat on purpose: each part names what it was made from, so forty rounds stay readable.
+    """
+    known = what_services_know(runs_dir)
+    tree = Tree(_describe(artifact.manifest, known, None), guide_style="dim")
+    revision = artifact.manifest.made_by.revision
+    groups: dict[int, list[RenderableType]] = {}
+    for ref in ancestors(artifact, store).values():
+        if ref == artifact.ref:
+            continue
+        try:
+            manifest = store.load(ref).manifest
+            groups.setdefault(_round_of(manifest), []).append(_describe(manifest, known, revision))
+        except StoreError as error:
+            missing = Text(f"{ref.kind} {ref.fingerprint[:16]}: {error}", style="red")
+            groups.setdefault(BEFORE, []).append(missing)
+    for index in sorted(groups, reverse=True):
+        name = "before the rounds" if index == BEFORE else f"round {index}"
+        branch = tree.add(Text(name, style="bold"))
+        for part in groups[index]:
+            branch.add(part)
+    return tree
+
+
+def ancestors(artifact: Artifact, store: Store) -> dict[str, ArtifactRef]:
+    """Everything `artifact` was made from, by fingerprint, itself first, nearest first."""
+    found: dict[str, ArtifactRef] = {}
+    waiting = deque([artifact.ref])
+    while waiting:
+        ref = waiting.popleft()
+        if ref.fingerprint not in found:
+            found[ref.fingerprint] = ref
+            if store.have(ref):
+                waiting += store.load(ref).manifest.made_from.values()
+    return found
+
+
+def what_services_know(runs_dir: Path) -> dict[str, Known]:
+    """Artifact key (fp16) -> MLflow run and version, DVC digest; whatever is on disk."""
+    digests: dict[str, str] = {}
+    for file in runs_dir.glob("*/rounds/*.dvc"):
+        digests |= {path.name: digest for path, digest in tracked_by(file).items()}
+    entries: dict[str, tuple[str, dict[str, Any]]] = {}
+    for folder in sorted(runs_dir.glob("*/lineage")):
+        ids = RunIds(folder.parent)
+        for key, entry in ids.entries().items():
+            entries[key] = (folder.parent.name, entry)
+    return {
+        key: Known(
+            run_id=_entry(entries, key).get("run_id"),
+            version=_version(entries, key),
+            digest=digests.get(key),
+        )
+        for key in entries.keys() | digests.keys()
+    }
+
+
+def _round_of(manifest: Manifest) -> int:
+    index = manifest.params.get("round_index")
+    held_out = manifest.params.get("split") in ("held_out", "tuning")
+    return BEFORE if not isinstance(index, int) or held_out else index
+
+
+def _describe(manifest: Manifest, known: Mapping[str, Known], told: str | None) -> RenderableType:
+    """A few lines about one artifact; the code's revision only where it is not `told` already."""
+    head = Text()
+    head.append(manifest.kind, style="bold cyan")
+    head.append(f" {manifest.fingerprint[:16]}", style="yellow")
+    head.append(f"  by {manifest.stage}, {manifest.wall_s:.1f} s, {manifest.created_at}")
+    lines = [head]
+    if params := _telling(manifest):
+        lines.append(Text(f"params   {params}"))
+    if manifest.summary:
+        lines.append(Text(f"summary  {_numbers(manifest.summary)}"))
+    if manifest.made_from:
+        parts = [f"{role} {ref.short}" for role, ref in sorted(manifest.made_from.items())]
+        lines.append(Text("from     " + ", ".join(parts)))
+    service = known.get(manifest.fingerprint[:16], Known(None, None, None))
+    parts = [
+        f"MLflow run {service.run_id}" if service.run_id else "",
+        f"version {service.version}" if service.version else "",
+        f"DVC {service.digest}" if service.digest else "",
+    ]
+    if any(parts):
+        lines.append(Text("tracked  " + ", ".join(filter(None, parts)), style="dim"))
+    made_by = manifest.made_by
+    if made_by.revision != told:
+        dirty = " with uncommitted changes" if made_by.is_dirty else ""
+        lines.append(Text(f"code     {made_by.revision[:12]}{dirty}", style="dim"))
+    return Group(*lines)
+
+
+def _telling(manifest: Manifest) -> str:
+    rows = []
+    for name in TELLING.get(manifest.stage, ()):
+        value: Any = manifest.params
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            rows.append(f"{name}={value}")
+    return ", ".join(rows)
+
+
+def _numbers(summary: Mapping[str, float | int | str | None]) -> str:
+    rows = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in summary.items()]
+    more = f", and {len(rows) - MAX_NUMBERS} more" if len(rows) > MAX_NUMBERS else ""
+    return ", ".join(rows[:MAX_NUMBERS]) + more
+
+
+def _of_run(run_id: str, store: Store, runs_dir: Path) -> Artifact | None:
+    """What an MLflow run made; of a campaign or a round, its student. None for no run of ours."""
+    for folder in sorted(runs_dir.glob("*/lineage")):
+        for key, entry in RunIds(folder.parent).entries().items():
+            if entry.get("run_id") == run_id:
+                if key == CAMPAIGN or key.startswith("round_"):
+                    index = None if key == CAMPAIGN else int(key.removeprefix("round_"))
+                    return _last_student(folder.parent.name, store, runs_dir, index)
+                return next(iter(store.find(key)), None)
+    return None
+
+
+def _key_of_version(campaign: str, version: str, runs_dir: Path) -> str:
+    """The fingerprint's first characters behind a registered version or alias."""
+    entries = RunIds(runs_dir / campaign).entries()
+    number = entries.get(CAMPAIGN, {}).get(CHAMPION) if version == CHAMPION else int(version)
+    known = {entry["version"]: key for key, entry in entries.items() if entry.get("version")}
+    if number not in known:
+        versions = ", ".join(map(str, sorted(known))) or "none yet"
+        raise ShowError(
+            f"{campaign}-student has no version {version!r} known in {runs_dir} ({versions}); "
+            f"campaigns here: {_campaigns(runs_dir)}"
+        )
+    return known[number]
+
+
+def _students(store: Store, keys: Collection[str]) -> list[Artifact]:
+    return [
+        a
+        for a in store.all()
+        if a.manifest.kind == "student_weights" and a.manifest.fingerprint[:16] in keys
+    ]
+
+
+def _last_student(
+    campaign: str, store: Store, runs_dir: Path, of_round: int | None = None
+) -> Artifact:
+    """The student of a round, by default the newest; its warm start where none is finished."""
+    keys = set(RunIds(runs_dir / campaign).entries())
+    for file in (runs_dir / campaign / "rounds").glob("*.dvc"):
+        keys |= {path.name for path in tracked_by(file)}
+    students = [a for a in _students(store, keys) if of_round in (None, _round_of(a.manifest))]
+    if not students:
+        again = command("campaign", "--name", campaign, runs=runs_dir, store=store.root)
+        raise ShowError(
+            f"campaign {campaign!r} has left no student in {store.root} yet; "
+            f"go on with `{again}`{_pull(', or fetch one with', store)}"
+        )
+    return max(students, key=lambda a: int(a.manifest.params.get("round_index", -1)))
+
+
+def _pull(said: str, store: Store) -> str:
+    """The way to bytes of another clone, where there is one."""
+    is_tracked = any((folder / ".dvc").is_dir() for folder in store.root.resolve().parents)
+    return f"{said} `dvc pull`" if is_tracked else ""
+
+
+def _campaigns(runs_dir: Path) -> str:
+    names = sorted(p.name for p in runs_dir.glob("*") if p.is_dir() and p.name[:1] != ".")
+    return ", ".join(names) or "none yet"
+
+
+def _entry(entries: Mapping[str, tuple[str, dict[str, Any]]], key: str) -> dict[str, Any]:
+    return entries[key][1] if key in entries else {}
+
+
+def _version(entries: Mapping[str, tuple[str, dict[str, Any]]], key: str) -> str | None:
+    number = _entry(entries, key).get("version")
+    return f"{entries[key][0]}-student/{number}" if number is not None else None

@@ -1,0 +1,211 @@
+"""`afd status`: what every campaign of a folder is doing, from disk and one question to SLURM.
+
+Read only, and from anywhere that sees the folder: with or without a Prefect server, from any login
+node. Nothing is imported that takes seconds.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from afd.params import ParamsError
+from afd.stages.mailbox import Mailbox
+from afd.stages.outcome import RefusedError
+from afd.stages.request import StageRequest
+from afd.store import Store
+from flows import decisions
+from flows.asked import FILE as ASKED
+from flows.asked import Asked, read_asked
+from flows.board import progress
+from flows.hold import Holder, holder_of
+from flows.invocation import command
+from flows.jobs import scheduler
+from flows.jobs.ledger import WORKER, JobEntry, Ledger, Seen
+from flows.jobs.scheduler import SchedulerError, is_live
+from flows.places import Places, campaign_folder, kept_params
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage, or the worker that computes many, and what the scheduler says of it."""
+
+    stage: str
+    jobs: str  # its id, and how many tasks it has
+    state: str
+    reason: str
+    attempts: int
+    progress: tuple[int, int] | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class CampaignState:
+    """One campaign."""
+
+    name: str
+    folder: Path
+    holder: Holder | None
+    asked: Asked | None
+    rounds_done: int
+    num_rounds: int | None  # None: its params are of another version
+    work: tuple[Work, ...] = ()
+    ended_badly: tuple[JobEntry, ...] = ()
+    decisions: tuple[dict[str, Any], ...] = ()  # of its alarms, a round each
+    waits_after: int | None = None  # the round whose alarm waits for a person
+
+    @property
+    def state(self) -> str:
+        """One word for a person."""
+        if self.holder is not None:
+            return "running"
+        if self.asked is None:
+            return "finished" if (self.folder / "summary.json").exists() else "stopped"
+        return "killed" if self.asked.state == "running" else self.asked.state
+
+    @property
+    def is_left(self) -> bool:
+        """Whether something that was asked for did not end."""
+        left = self.state in ("killed", "failed", "cancelled") or self.waits_after is not None
+        return self.holder is None and left
+
+
+@dataclass
+class Overview:
+    """All of them."""
+
+    campaigns: list[CampaignState] = field(default_factory=list[CampaignState])
+    scheduler_trouble: str = ""
+
+
+def overview(runs: Path, name: str | None = None) -> Overview:
+    """What stands in `runs`; one question to the scheduler for all campaigns."""
+    folders = campaigns_in(runs) if name is None else [runs / name]
+    ledgers = {folder: Ledger(folder / "ledger").entries() for folder in folders}
+    live = [entry for entries in ledgers.values() for entry in entries if not entry.ended]
+    found = Overview()
+    try:
+        seen = scheduler.states([job for entry in live for job in entry.jobs])
+    except SchedulerError as error:
+        found.scheduler_trouble = str(error)
+        seen = {
+            task: last for entry in live for job in entry.jobs for task, last in job.seen.items()
+        }
+    found.campaigns = [_standing(folder, ledgers[folder], seen) for folder in folders]
+    return found
+
+
+def hint_of_nodes(name: str, runs: Path) -> str:
+    """What to do about a job whose nodes are drained or down: nothing, or stop it."""
+    stops = command("cancel", "--name", name, runs=runs)
+    return f"goes on by itself when nodes come back; {stops} stops it"
+
+
+def goes_on(one: CampaignState) -> str:
+    """The command that plays the rounds that are left, on the cluster that was asked for last."""
+    asked, source = one.asked, one.asked and one.asked.cluster_source
+    return command(
+        *("campaign", "--name", one.name),
+        *(f"--set-cluster={value}" for value in (source.overrides if source else ())),
+        runs=one.folder.parent,
+        store=Path(asked.store) if asked else None,
+        cluster=Path(source.file) if source else None,
+    )
+
+
+def known_campaign(name: str, runs: Path) -> Path:
+    """The folder of a campaign of `runs`; raises RefusedError, or ParamsError for a bad name."""
+    folder = campaign_folder(name, Places(runs))
+    if not folder.is_dir():
+        names = ", ".join(known.name for known in campaigns_in(runs)) or "none"
+        raise RefusedError(f"--name {name}: no such campaign in {runs}; there: {names}")
+    return folder
+
+
+def campaigns_in(runs: Path) -> list[Path]:
+    """The folders of campaigns, the one that was asked for something last at the end."""
+    found = [file.parent for file in runs.glob("*/params.yaml")]
+
+    def touched(folder: Path) -> float:
+        files = (folder / ASKED, folder / "params.yaml")
+        return max(file.stat().st_mtime for file in files if file.exists())
+
+    return sorted(found, key=touched)
+
+
+def _standing(folder: Path, entries: list[JobEntry], seen: dict[str, Seen]) -> CampaignState:
+    asked = read_asked(folder)
+    store = Store(Path(asked.store)) if asked else None
+    try:
+        params = kept_params(folder)
+    except ParamsError:
+        params = None
+    live = [entry for entry in entries if not entry.ended]
+    return CampaignState(
+        name=folder.name,
+        folder=folder,
+        holder=holder_of(folder),
+        asked=asked,
+        rounds_done=len(list((folder / "rounds").glob("[0-9]*.json"))),
+        num_rounds=None if params is None else params.num_rounds,
+        work=tuple(work for entry in live for work in _work(folder, entry, seen, store)),
+        ended_badly=tuple(
+            entry for entry in entries if entry.ended not in ("", "done", "cancelled", "stopped")
+        ),
+        decisions=tuple(decisions.records(folder)),
+        waits_after=decisions.paused_after(folder),
+    )
+
+
+def _work(folder: Path, entry: JobEntry, seen: dict[str, Seen], store: Store | None) -> list[Work]:
+    """The job of an entry; under a worker's, the stages that it computes."""
+    tasks = [task for job in entry.jobs for task in job.tasks]
+    states = [seen[task] for task in tasks if is_live(seen.get(task))]
+    if not states:
+        return []
+    request = _request(Ledger(folder / "ledger").request_file(entry.name))
+    own = Work(
+        stage=entry.stage,
+        jobs=entry.job_id + (f" ({len(states)} of {len(tasks)} tasks)" if len(tasks) > 1 else ""),
+        state=_counted([one.state for one in states]),
+        reason=_counted([one.reason for one in states if one.reason and one.state != "RUNNING"]),
+        attempts=entry.attempts,
+        progress=progress(store, request) if store and request else None,
+        log=entry.log,
+    )
+    if entry.name != WORKER:
+        return [own]
+    return [own, *_of_worker(folder, Mailbox(Path(entry.note)), store)]
+
+
+def _of_worker(folder: Path, box: Mailbox, store: Store | None) -> list[Work]:
+    """Stages inside a worker: asked for, or computed by one of its children."""
+    found: list[Work] = []
+    for where, state in (("run", "computing"), ("req", "asked for")):
+        for file in sorted((box.folder / where).glob("[!.]*.json")):
+            request = _request(file)
+            if request is not None:
+                far = progress(store, request) if store else None
+                log = str(folder / "logs" / f"{file.stem}.log")
+                found.append(Work(request.stage, "in the worker", state, "", 1, far, log))
+    return found
+
+
+def _request(file: Path) -> StageRequest | None:
+    """A stage's request; None when it has moved on, or is no stage's."""
+    try:
+        content = json.loads(file.read_bytes())
+        return StageRequest.model_validate(content.get("request", content))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def _counted(words: list[str]) -> str:
+    """ "3 RUNNING, 5 PENDING"; one word alone without its number."""
+    counts = Counter(words)
+    if len(counts) == 1 and len(words) == 1:
+        return words[0]
+    return ", ".join(f"{number} {word}" for word, number in counts.most_common())

@@ -1,0 +1,183 @@
+"""`afd up` and `afd down`: Prefect's server and the two deployments, in the background.
+
+runs/.services/up.json    the process that serves the deployments, and the server it talks to
+runs/.services/up.log     its words
+
+The server belongs to the folder (keeper.py): it lives while the serving process or a campaign uses
+it, and so goes with them whatever kills them. `up` may be typed again after any crash; `down` ends
+the process that `up` started, named by pid and creation time, and nothing else.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from afd.config import Frozen
+from afd.stages.mailbox import Owner
+from afd.store import told, write_atomic
+from flows.invocation import command, near
+from flows.places import Places
+from flows.prefect_runs.reach import answers, trouble
+from flows.prefect_runs.services import OwnPrefect, ServiceError, others_api, tail
+
+STATE, LOG, READY = "up.json", "up.log", "up.ready"
+READY_PATIENCE_S = 180.0  # importing takes 10 s, registering 2 s, on a busy machine tenfold
+ORDERLY_S = 60.0  # serving ends when the runs it cancels have ended: Prefect gives them 30 s
+PROJECT_SETTINGS = Path("prefect.toml")
+MARK = "# Written by `afd up`, removed by `afd down`: plain `prefect` commands find the server.\n"
+
+
+class Up(Frozen):
+    """What `afd up` started."""
+
+    serving: Owner
+    api: str
+    is_own: bool  # the server belongs to this folder, not to the user
+    store: str = ""  # where the deployments keep artifacts; "": an earlier version wrote this
+
+    @property
+    def is_well(self) -> bool:
+        return self.serving.is_alive() and answers(self.api)
+
+
+def bring_up(places: Places) -> tuple[Up, bool]:
+    """Have a server and serve the deployments; gives what runs, and whether it ran already.
+
+    Raises ServiceError with the last words of what did not start, or when it serves another store.
+    """
+    with _alone(places):
+        known = standing(places)
+        if known is not None:
+            if known.is_well:
+                _refuse_other_store(places, known)
+                return known, True
+            _end(known.serving)
+        api = others_api(places)
+        if api is not None:
+            if (found := trouble(api)) is not None:
+                raise ServiceError(f"the Prefect server at {api} {found}; nothing was started")
+            up = _serve(places, api, None)
+        else:
+            own = OwnPrefect(places)
+            own.start()
+            try:
+                own.wait()
+                up = _serve(places, own.api, own)
+            finally:
+                own.let_go()  # the serving process keeps the server from here on
+            _tell_prefect(up.api)
+        return up, False
+
+
+def _refuse_other_store(places: Places, known: Up) -> None:
+    if known.store in ("", str(places.store.resolve())):
+        return
+    down = command("down", runs=places.runs)
+    raise ServiceError(
+        f"up already, but for the store {near(Path(known.store))}, not {near(places.store)}: "
+        f"nothing was changed\n  {down}    ends it, then type the same command again"
+    )
+
+
+def take_down(places: Places) -> Up | None:
+    """Stop what `up` started; gives what that was, None when nothing ran."""
+    with _alone(places) as folder:
+        known = standing(places)
+        if known is None:
+            return None
+        was_alive = known.serving.is_alive()
+        _end(known.serving)
+        (folder / STATE).unlink(missing_ok=True)
+        (folder / READY).unlink(missing_ok=True)
+        if PROJECT_SETTINGS.exists() and PROJECT_SETTINGS.read_text().startswith(MARK):
+            PROJECT_SETTINGS.unlink()
+        return known if was_alive else None
+
+
+def standing(places: Places) -> Up | None:
+    """What `up` started last; it may have ended since."""
+    try:
+        return Up.model_validate_json((_folder(places) / STATE).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _serve(places: Places, api: str, own: OwnPrefect | None) -> Up:
+    """Start the serving process and wait until both deployments are registered."""
+    folder = _folder(places)
+    ready = folder / READY
+    ready.unlink(missing_ok=True)
+    log = folder / LOG
+    environment = {**os.environ, "PREFECT_API_URL": api}
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.deploy", str(ready), str(places.runs), str(places.store)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,  # it outlives the terminal
+            pass_fds=() if own is None else (own.users,),  # its lock keeps the server
+        )
+    store = str(places.store.resolve())
+    up = Up(serving=Owner.of(process.pid), api=api, is_own=own is not None, store=store)
+    write_atomic(folder / STATE, up.model_dump_json().encode())
+    deadline = time.monotonic() + READY_PATIENCE_S
+    while not ready.exists():
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            _end(up.serving)
+            (folder / STATE).unlink(missing_ok=True)
+            raise ServiceError(
+                f"the deployments {'are not served' if ended else 'do not get ready'}; "
+                f"the log is {log}:\n{tail(log)}"
+            )
+        time.sleep(0.1)
+    return up
+
+
+def _end(process: Owner) -> None:
+    """Orderly, then by force, with the runs it started: exactly that process, or nothing."""
+    if not process.is_alive():
+        return
+    try:
+        serving = psutil.Process(process.pid)
+        family = [*serving.children(recursive=True), serving]
+        serving.terminate()
+    except psutil.NoSuchProcess:
+        return
+    _, alive = psutil.wait_procs(family, timeout=ORDERLY_S)
+    for left in alive:
+        left.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _tell_prefect(api: str) -> None:
+    """Plain `prefect` commands typed in this folder talk to our server; a file of the user's own
+    is left alone."""
+    if PROJECT_SETTINGS.exists() and not PROJECT_SETTINGS.read_text().startswith(MARK):
+        return
+    write_atomic(PROJECT_SETTINGS.absolute(), f'{MARK}[api]\nurl = "{api}"\n'.encode())
+
+
+@contextmanager
+def _alone(places: Places) -> Iterator[Path]:
+    """Two `afd up` at once: the second waits and finds what the first has started."""
+    folder = _folder(places)
+    with told(places.runs):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "up.lock").open("a+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+
+
+def _folder(places: Places) -> Path:
+    return (places.runs / ".services").resolve()

@@ -1,0 +1,119 @@
+"""What alarms decided after each round, on disk: runs/<name>/decisions/<NNN>.json.
+
+A record for people: what is decided is a pure function of the rounds' artifacts
+(afd/evaluation/course.py) and comes out the same whenever it is asked for. Beside the records lies
+acknowledged.json, the pauses that a person has seen: they change nothing but that it goes on.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afd.evaluation.course import Course
+from afd.stages.outcome import RefusedError
+from afd.store import told, write_json
+from flows.invocation import command
+from flows.places import Places, campaign_folder
+
+FOLDER, ACKNOWLEDGED = "decisions", "acknowledged.json"
+
+
+class PausedError(RefusedError):
+    """An alarm waits for a person: what happened, what is kept, how to go on."""
+
+
+def keep(folder: Path, index: int, course: Course) -> dict[str, Any]:
+    """Write what was decided after round `index`, unless it stands there already; gives it."""
+    file, record = folder / FOLDER / f"{index:03d}.json", course.record(index)
+    if _read(file) != record:
+        with told(folder):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, record)
+    return record
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Every decision of a campaign, in the order of its rounds."""
+    found = [_read(file) for file in sorted((folder / FOLDER).glob("[0-9]*.json"))]
+    return [record for record in found if record is not None]
+
+
+def refuse_paused(name: str, places: Places, index: int, course: Course) -> None:
+    """Raises PausedError unless the pause after round `index`, if it is one, was acknowledged."""
+    folder = campaign_folder(name, places)
+    if course.ends != "pauses" or index in acknowledged(folder):
+        return
+    alarms = "\n".join(f"  {alarm}" for alarm in course.alarms)
+    changes = "".join(f"\n  {change}" for change in course.changes)
+    where = {"runs": places.runs, "store": places.store}
+    goes_on = command("resume", "--name", name, "--acknowledge", runs=places.runs)
+    other = command(
+        "campaign", "--name", f"{name}-2", "--params", str(folder / "params.yaml"), "--set",
+        "FIELD=VALUE", **where,
+    )  # fmt: skip
+    rounds = "round 0" if index == 0 else f"rounds 0 to {index}"
+    raise PausedError(
+        f"{name}: paused by an alarm after round {index}\n{alarms}{changes}\n"
+        f"  kept: {rounds}, whole; nothing has been computed after them\n"
+        f"  {goes_on}    you have seen it: goes on as it is\n"
+        f"  {other}    another campaign with other values; it finds in the store what it shares"
+    )
+
+
+def refuse_stopped(course: Course, index: int) -> None:
+    """Raises RefusedError for a round after the one at which an alarm stopped the campaign."""
+    if course.ends == "stops":
+        alarms = "".join(f"\n  {one}" for one in course.alarms if one.action == "stop")
+        raise RefusedError(
+            f"round {index}: an alarm stopped the campaign after round {index - 1}{alarms}\n"
+            "  everything is kept; the campaign itself, typed again, evaluates its student"
+        )
+
+
+def is_stopped(folder: Path, num_rounds: int) -> bool:
+    """Whether an alarm stopped a campaign that has played so many rounds."""
+    return any(one["round"] == num_rounds - 1 and one["ends"] == "stops" for one in records(folder))
+
+
+def paused_after(folder: Path) -> int | None:
+    """The round after which a pause waits for a person."""
+    last = records(folder)[-1:]
+    seen = acknowledged(folder)
+    waiting = [one["round"] for one in last if one["ends"] == "pauses"]
+    return next((index for index in waiting if index not in seen), None)
+
+
+def acknowledged(folder: Path) -> frozenset[int]:
+    """The rounds whose pause a person has seen."""
+    content = _read(folder / ACKNOWLEDGED) or {}
+    return frozenset(content.get("rounds", ()))
+
+
+def acknowledge(folder: Path) -> int | None:
+    """Say that the pause has been seen; gives its round, None where nothing waits."""
+    index = paused_after(folder)
+    if index is not None:
+        with told(folder):
+            rounds = sorted({*acknowledged(folder), index})
+            write_json(folder / ACKNOWLEDGED, {"rounds": rounds})
+    return index
+
+
+def lines(record: Mapping[str, Any]) -> Sequence[str]:
+    """A decision for a person, a line an alarm and a change."""
+    said = [
+        f"round {record['round']}: {one['name']} ({one['action']}): {one['gauge']} is "
+        f"{one['value']:.3g}, limit {one['limit']:.3g}: {one['says']}"
+        for one in record["alarms"]
+    ]
+    return [*said, *(f"round {record['round']}: {change}" for change in record["changes"])]
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """None where it is not there, or was cut short: it is written again."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

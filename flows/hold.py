@@ -1,0 +1,212 @@
+"""Who runs a campaign: one process, and every host that sees its folder knows which.
+
+runs/<name>/lock          locked by the kernel while it runs: a kill lets go at once
+runs/<name>/holder.json   who, where, since when, and a beat every few seconds
+runs/<name>/cancel.json   somebody asks the holder to stop
+
+Kernels of two hosts do not see each other's locks on every shared disk (Lustre's localflock, some
+NFS). So a holder on another host also counts for as long as its beat changes; clocks are never
+compared, since hosts disagree about the time.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from pydantic import ValidationError
+
+from afd.config import Frozen
+from afd.stages.mailbox import Owner
+from afd.store import told, write_atomic
+from flows.invocation import command
+from flows.told import ToldError
+
+LOCK, HOLDER, CANCEL = "lock", "holder.json", "cancel.json"
+BEAT_S = 5.0
+LOOK_S = 1.0  # how often the holder looks for somebody who asks it to stop
+SILENT_S = 20.0  # a holder on another host whose beat stands still for so long is gone
+NO_LOCKS = {errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS}
+
+
+class HeldError(ToldError):
+    """Another process runs this campaign: who, where, since when."""
+
+
+class Holder(Frozen):
+    """A process that runs a campaign."""
+
+    process: Owner
+    since: str
+    token: str  # of this hold, not of the process: it may hold the campaign twice
+    beat: int = 0
+
+    def __str__(self) -> str:
+        return f"pid {self.process.pid} on {self.process.host} since {self.since}"
+
+
+class CancelRequest(Frozen):
+    """Somebody asks the hold `token` to end."""
+
+    token: str
+    by: str
+    at: str
+
+
+class Hold:
+    """This process's hold; tells why it was interrupted, if it was."""
+
+    def __init__(self, folder: Path, holder: Holder) -> None:
+        self.folder, self.holder = folder, holder
+        self.interrupted: Literal["cancelled", "lost"] | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="hold", daemon=True)
+
+    def start(self) -> None:
+        _write(self.folder, self.holder)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self.interrupted != "lost":
+            (self.folder / HOLDER).unlink(missing_ok=True)
+            (self.folder / CANCEL).unlink(missing_ok=True)
+
+    def _watch(self) -> None:
+        """Beat, and interrupt the main thread when somebody asks or has taken over."""
+        beaten = time.monotonic()
+        while not self._ended.wait(LOOK_S):
+            with contextlib.suppress(OSError):  # a full disk or a hiccup of a shared one
+                if self.interrupted is None and self._is_asked():
+                    self._interrupt("cancelled")
+                if time.monotonic() - beaten >= BEAT_S:
+                    beaten = time.monotonic()
+                    now = read_holder(self.folder)
+                    if now is not None and now.token != self.holder.token:
+                        self._interrupt("lost")
+                        return
+                    self.holder = self.holder.model_copy(update={"beat": self.holder.beat + 1})
+                    _write(self.folder, self.holder)
+
+    def _is_asked(self) -> bool:
+        asked = read_cancel(self.folder)
+        return asked is not None and asked.token == self.holder.token
+
+    def _interrupt(self, why: Literal["cancelled", "lost"]) -> None:
+        self.interrupted = why
+        handled = signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN, None)
+        os.kill(os.getpid(), signal.SIGTERM if handled else signal.SIGINT)
+
+
+@contextmanager
+def hold(folder: Path, name: str) -> Iterator[Hold]:
+    """Hold the campaign of `folder`; raises HeldError with who holds it instead."""
+    with told(folder), (folder / LOCK).open("a+b") as lock:
+        has_locks = _lock(lock, folder, name)
+        left = read_holder(folder)
+        if left is not None and _holds(folder, left, has_locks):
+            raise held_by(folder, name, left)
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        mine = Hold(folder, Holder(process=Owner.me(), since=since, token=uuid.uuid4().hex))
+        mine.start()
+        try:
+            if not has_locks:
+                _outlast(folder, name, mine.holder)
+            yield mine
+        finally:
+            mine.end()
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Who holds the campaign now, without waiting; of another host, who did when it last beat."""
+    left = read_holder(folder)
+    if left is None or not left.process.is_alive():
+        return None
+    return left
+
+
+def ask_to_cancel(folder: Path, holder: Holder) -> None:
+    """Ask the holder to end; on any host, within seconds."""
+    by = f"pid {os.getpid()} on {Owner.me().host}"
+    at = datetime.now().astimezone().isoformat(" ", "seconds")
+    asked = CancelRequest(token=holder.token, by=by, at=at)
+    write_atomic(folder / CANCEL, asked.model_dump_json().encode())
+
+
+def read_holder(folder: Path) -> Holder | None:
+    """What the last holder wrote; it may be gone."""
+    try:
+        return Holder.model_validate_json((folder / HOLDER).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def read_cancel(folder: Path) -> CancelRequest | None:
+    try:
+        return CancelRequest.model_validate_json((folder / CANCEL).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def still_beats(folder: Path, holder: Holder) -> bool:
+    """Whether a holder on another host lives: its beat changes while we look."""
+    deadline = time.monotonic() + SILENT_S
+    while time.monotonic() < deadline:
+        now = read_holder(folder)
+        if now is None:
+            return False  # it ended orderly
+        if now != holder:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _lock(lock: BinaryIO, folder: Path, name: str) -> bool:
+    """Take the kernel's lock; False where this disk has none."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise held_by(folder, name, read_holder(folder)) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _holds(folder: Path, left: Holder, has_locks: bool) -> bool:
+    """Whether who wrote holder.json runs still, though the kernel gave us the lock or has none."""
+    if left.process.host == Owner.me().host:
+        return not has_locks and left.process.is_alive()
+    return still_beats(folder, left)
+
+
+def _outlast(folder: Path, name: str, mine: Holder) -> None:
+    """Without locks, of two that start in one moment the one that wrote last goes on."""
+    time.sleep(2 * LOOK_S)
+    now = read_holder(folder)
+    if now is not None and now.token != mine.token:
+        raise held_by(folder, name, now)
+
+
+def held_by(folder: Path, name: str, holder: Holder | None) -> HeldError:
+    """Who holds it, and that one may wait or cancel."""
+    stops = command("cancel", "--name", name, runs=folder.parent)
+    return HeldError(
+        f"campaign {name!r} is running already: {holder or 'a process that just started'}\n"
+        f"  nothing was started here; wait for it or stop it ({stops}), then run the same command"
+    )
+
+
+def _write(folder: Path, holder: Holder) -> None:
+    write_atomic(folder / HOLDER, holder.model_dump_json().encode())

@@ -1,0 +1,1 @@
+"""Stages as processes and SLURM jobs: submitted, watched, judged, adopted and ended."""

@@ -1,0 +1,204 @@
+"""Having a worker: adopted from an earlier head or submitted anew; whether it lives, how it ended.
+
+On this machine it is a process; on SLURM it is one job, judged by the scheduler and, once it runs,
+by its heartbeat: a worker that says nothing is dead, whatever the scheduler believes.
+"""
+
+import contextlib
+import time
+import uuid
+from functools import partial
+from pathlib import Path
+
+from afd.failpoints import failpoint
+from afd.stages.child import Job
+from afd.stages.mailbox import Mailbox, code_digest
+from afd.stages.outcome import Outcome
+from afd.stages.worker import serve
+from flows.jobs import scheduler
+from flows.jobs.ledger import WORKER, JobEntry, Ledger, Seen, now
+from flows.jobs.ledger import Job as Submission
+from flows.jobs.scheduler import SLURM, is_live
+from flows.jobs.site import POLL_S, Site, log_tail
+from flows.jobs.submit import new_token, sections, submit_local, submit_slurm
+from flows.jobs.verdict import KEPT, Ended, judge
+from flows.jobs.watch import Watcher, watcher
+
+OWN_EVERY_S = 10.0  # how often a worker on another host is told that somebody pays attention
+
+
+class Hired:
+    """One worker and its mailbox. Thread-safe."""
+
+    def __init__(self, site: Site, ledger: Ledger, entry: JobEntry) -> None:
+        self._site, self._ledger, self.entry = site, ledger, entry
+        self.box = Mailbox(Path(entry.note))
+        self._beat: tuple[int, int] | None = None
+        self._heard_at = self._owned_at = time.monotonic()
+        self.box.own()
+
+    def is_alive(self) -> bool:
+        """Whether it computes, or waits in the queue to do so."""
+        if self.entry.kind == "local":
+            return bool(scheduler.states(self.entry.jobs))
+        if time.monotonic() - self._owned_at > OWN_EVERY_S:
+            self._owned_at = time.monotonic()
+            self.box.own()
+        known = self._watcher.look(self.entry.jobs)
+        if known is None:
+            return True
+        seen = known.get(self.entry.job_id)
+        if seen is None or not is_live(seen):
+            return False
+        self._keep(seen)
+        return self._is_heard(running=seen.state == "RUNNING")
+
+    def fits(self) -> bool:
+        """Whether an earlier head's worker will do: as many children, the same code."""
+        heartbeat = self.box.heartbeat()
+        same_code = heartbeat is None or heartbeat.code == code_digest()
+        right = self.box.folder.name.startswith(_prefix(self._site))
+        return right and same_code and not self.box.is_stopped()
+
+    def stop(self) -> None:
+        """Ask first: the worker collects its children; then end the job."""
+        with contextlib.suppress(FileNotFoundError):
+            self.box.stop()
+        deadline = time.monotonic() + 2.0
+        while self.is_alive() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        scheduler.cancel(self.entry.jobs)
+        self._ledger.end(WORKER, "stopped")
+
+    def how_it_died(self, name: str, wall_s: float) -> Outcome:
+        """What became of request `name`, asked of a worker that is not alive."""
+        outcome = self.box.outcome(name)  # it may have finished this very request and ended
+        if outcome is not None:
+            return outcome
+        if self.entry.kind == "slurm":
+            return self._told_by_slurm(wall_s)
+        heartbeat = self.box.heartbeat()
+        before = heartbeat is None or heartbeat.state == "loading"
+        what = "died while importing the stages" if before else "was killed"
+        log = self.entry.log
+        return Outcome(
+            status="failed" if before else "lost",
+            message=(
+                f"{name}: the worker (job {self.entry.job_id}) {what}\n{log_tail(log)}\n"
+                f"  {KEPT}\n  run the same command again to go on from there"
+            ),
+            exit_code=1 if before else -9,
+            wall_s=wall_s,
+            log=log,
+        )
+
+    def _told_by_slurm(self, wall_s: float) -> Outcome:
+        slurm, resources = sections(self._site.cluster, WORKER)
+        job_id = self.entry.job_id
+        seen = (self._watcher.look(self.entry.jobs) or {}).get(job_id)
+        if is_live(seen):
+            scheduler.cancel(self.entry.jobs)
+            message = (
+                f"the worker (job {job_id}) has said nothing for {slurm.silent_s} s; its job is "
+                f"cancelled\n{log_tail(self.entry.log)}\n  {KEPT}"
+            )
+            self._ledger.end(WORKER, "lost", message)
+            log = self.entry.log
+            return Outcome(status="lost", message=message, exit_code=-9, wall_s=wall_s, log=log)
+        if seen is not None and seen.state == "COMPLETED":
+            message = f"the worker (job {job_id}) ended: its time was nearly over"
+            self._ledger.end(WORKER, "stopped", message)
+            return Outcome(status="stopped", message=message, exit_code=6, wall_s=wall_s, log=None)
+        ended = Ended(job_id, WORKER, seen, partial(self.entry.log_of, job_id), resources)
+        outcome = judge(ended, wall_s).outcome
+        self._ledger.end(WORKER, outcome.status, outcome.message)
+        return outcome
+
+    @property
+    def _watcher(self) -> Watcher:
+        return watcher(sections(self._site.cluster, WORKER)[0].poll_s)
+
+    def _is_heard(self, *, running: bool) -> bool:
+        """Whether its heartbeat changes; by this process's clock, hosts disagree about the time."""
+        heartbeat = self.box.heartbeat()
+        beat = None if heartbeat is None else (heartbeat.term, heartbeat.beat)
+        if beat != self._beat or not running:
+            self._beat, self._heard_at = beat, time.monotonic()
+        silent_s = sections(self._site.cluster, WORKER)[0].silent_s
+        return time.monotonic() - self._heard_at < silent_s
+
+    def _keep(self, seen: Seen) -> None:
+        """Leave what is known for `afd status`, when it has changed."""
+        job = self.entry.jobs[-1]
+        if job.seen.get(job.job_id) == seen:
+            return
+        job = job.model_copy(update={"seen": {job.job_id: seen}})
+        jobs = (*self.entry.jobs[:-1], job)
+        self.entry = self._ledger.write(self.entry.model_copy(update={"jobs": jobs}))
+
+
+def adopted(site: Site, ledger: Ledger) -> Hired | None:
+    """The worker that an earlier, killed head of this campaign left, if it will do."""
+    entry = ledger.read(WORKER)
+    if entry is None or entry.ended:
+        return None
+    if not entry.job_id:  # killed before sbatch had answered
+        found = SLURM.find(entry.jobs[-1].token)
+        if found is None:
+            return None
+        entry = entry.with_job(entry.jobs[-1].model_copy(update={"job_id": found}), now())
+    worker = Hired(site, ledger, entry)
+    if not worker.is_alive():
+        return None
+    if worker.fits():
+        return worker
+    worker.stop()
+    return None
+
+
+def hired(site: Site, ledger: Ledger) -> Hired:
+    """A new worker; it loads, or waits in the queue. Raises RejectedError, SchedulerError."""
+    folder = site.folder / "workers" / f"{_prefix(site)}{uuid.uuid4().hex[:8]}"
+    box = Mailbox(folder.resolve()).create()
+    box.own()
+    before = ledger.read(WORKER)
+    entry = JobEntry(
+        name=WORKER,
+        stage=WORKER,
+        fingerprint="",
+        folder=str(site.submitit),
+        jobs=(),
+        attempts=0 if before is None else before.attempts,
+        submitted_at=now(),
+        note=str(box.folder),
+    )
+    if site.cluster.executor == "slurm":
+        slurm, resources = sections(site.cluster, WORKER)
+        limit_s = 60.0 * resources.minutes
+        told = _told(site, box, limit_s=limit_s, grace_s=min(slurm.warn_s, limit_s / 2))
+        token = new_token()
+        planned = Submission(job_id="", kind="slurm", token=token)
+        entry = ledger.write(entry.with_job(planned, now()))
+        name = f"afd-worker-{site.folder.name}"
+        job = submit_slurm(site, name, token, WORKER, serve, told)
+        failpoint("flow.job_submitted")
+    else:
+        job = submit_local(site, "afd-worker", serve, _told(site, box))
+    return Hired(site, ledger, ledger.write(entry.with_job(job, now())))
+
+
+def _told(site: Site, box: Mailbox, *, limit_s: float | None = None, grace_s: float = 30.0) -> Job:
+    return Job(
+        mailbox=box.folder,
+        store=site.store.root.resolve(),
+        logs=site.logs.resolve(),
+        num_threads=site.cluster.num_threads,
+        num_children=site.cluster.num_children,
+        hang_s=site.cluster.hang_s,
+        limit_s=limit_s,
+        grace_s=grace_s,
+    )
+
+
+def _prefix(site: Site) -> str:
+    return f"{site.cluster.num_children}x{site.cluster.num_threads}-"

@@ -1,0 +1,180 @@
+"""Which jobs this campaign has submitted, on disk before anybody waits for them.
+
+A flow that was killed finds its live jobs here and waits for them instead of submitting again; a
+person at another terminal finds what to look at, and what to cancel.
+
+    runs/<campaign>/ledger/<stage>-<fingerprint[:16]>.json   the jobs of one stage; worker.json
+    runs/<campaign>/ledger/cancelled/<token>                 a submission that was given up
+    runs/<campaign>/submitit/<task>_<rank>_log.out           what they print
+    runs/<campaign>/submitit/<task>_<rank>.exit              the exit code that a rank left
+"""
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from afd.config import Frozen, Listed
+from afd.stages.mailbox import Owner
+from afd.store import write_atomic
+
+WORKER: Literal["worker"] = "worker"
+Kind = Literal["local", "slurm"]
+_writing = threading.Lock()  # temporary files are named by process
+
+
+def lacks_nodes(reason: str) -> bool:
+    """Whether SLURM says that a job waits for nodes that are drained, down or reserved."""
+    return any(word in reason for word in ("DOWN", "DRAINED", "UnavailableNodes"))
+
+
+class Seen(Frozen):
+    """What the scheduler said of a task when it was last asked."""
+
+    state: str  # SLURM's word: PENDING, RUNNING, OUT_OF_MEMORY ...
+    reason: str = ""  # why it waits, or why it ended
+    exit_code: int | None = None  # negative: the signal
+    num_restarts: int = 0  # by the scheduler: preempted, requeued, its node died
+    node: str = ""
+
+
+class Job(Frozen):
+    """One submission: a process, a job, or an array of which each task computes one part."""
+
+    job_id: str  # a pid, or the number that sbatch gave; "" until it has answered
+    kind: Kind
+    token: str = ""  # in the job's comment: finds a job whose number never reached the disk
+    process: Owner | None = None  # local
+    parts: Listed[tuple[int, ...]] = ()  # array task k computes parts[k]
+    num_parts: int = 0  # of the stage; 0: it is computed whole
+    seen: dict[str, Seen] = Field(default_factory=dict[str, Seen])  # by task
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the scheduler calls each of its tasks."""
+        if not self.job_id:
+            return ()
+        if not self.parts:
+            return (self.job_id,)
+        return tuple(f"{self.job_id}_{k}" for k in range(len(self.parts)))
+
+    def part_of(self, task: str) -> int | None:
+        """Which part a task computes; None: the whole stage."""
+        return self.parts[self.tasks.index(task)] if self.parts else None
+
+
+class JobEntry(Frozen):
+    """What computes, or computed, one stage: all its submissions, oldest first."""
+
+    name: str  # the request's id, or "worker"
+    stage: str
+    fingerprint: str
+    folder: str  # of the logs
+    jobs: Listed[tuple[Job, ...]]
+    attempts: int  # submissions of this stage, over all commands
+    submitted_at: str  # UTC
+    note: str = ""  # for a worker: its mailbox
+    ended: str = ""  # how the stage ended; "" while somebody may wait for it
+    told: str = ""  # what a person was told then
+
+    def with_job(self, job: Job, at: str) -> "JobEntry":
+        """With one submission more, or with what has become known of the one of that token."""
+        others = tuple(known for known in self.jobs if known.token != job.token or not job.token)
+        before = [known for known in self.jobs if known not in others and known.job_id]
+        is_taken = bool(job.job_id) and not before  # what sbatch refused was no attempt
+        changed = {"jobs": (*others, job), "submitted_at": at, "ended": "", "told": ""}
+        return self.model_copy(update=changed | {"attempts": self.attempts + is_taken})
+
+    @property
+    def kind(self) -> Kind:
+        return self.jobs[-1].kind if self.jobs else "local"
+
+    @property
+    def job_id(self) -> str:
+        """The newest submission's."""
+        return self.jobs[-1].job_id if self.jobs else ""
+
+    @property
+    def waits(self) -> str:
+        """Why the newest submission stands in the queue, as SLURM says it; "" once it computes."""
+        if self.ended or not self.jobs or not self.jobs[-1].seen:
+            return ""
+        seen = self.jobs[-1].seen.values()
+        if any(one.state != "PENDING" for one in seen):
+            return ""
+        reasons = dict.fromkeys(one.reason for one in seen if one.reason)
+        return f"job {self.job_id} PENDING ({', '.join(reasons)})" if reasons else ""
+
+    @property
+    def log(self) -> str:
+        """The newest submission's, of its first task."""
+        return self.log_of(next(iter(self.jobs[-1].tasks), "")) if self.jobs else ""
+
+    @property
+    def logs(self) -> list[Path]:
+        """Every log that is there, oldest submission first."""
+        found = [Path(self.log_of(task)) for job in self.jobs for task in job.tasks]
+        return [log for log in found if log.exists()]
+
+    def log_of(self, task: str, rank: int = 0) -> str:
+        return str(Path(self.folder) / f"{task}_{rank}_log.out")
+
+
+class Ledger:
+    """A folder with one small JSON for everything that computes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, name: str) -> JobEntry | None:
+        try:
+            return JobEntry.model_validate_json((self._folder / f"{name}.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def write(self, entry: JobEntry) -> JobEntry:
+        """Remember it; on disk when this returns."""
+        content = entry.model_dump_json(exclude_defaults=True).encode()
+        with _writing:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._folder / f"{entry.name}.json", content)
+        return entry
+
+    def end(self, name: str, ended: str, told: str = "") -> None:
+        """Nobody waits for it any more; its logs stay findable."""
+        entry = self.read(name)
+        if entry is not None and not entry.ended:
+            self.write(entry.model_copy(update={"ended": ended, "told": told}))
+
+    def entries(self) -> list[JobEntry]:
+        """Everything that was ever submitted, in order of its last submission."""
+        names = [
+            file.stem for file in self._folder.glob("*.json") if not file.stem.endswith(".request")
+        ]
+        found = [entry for name in names if (entry := self.read(name)) is not None]
+        return sorted(found, key=lambda entry: entry.submitted_at)
+
+    def cancelled_file(self, token: str) -> Path:
+        """Where this file exists, that submission was given up and publishes nothing."""
+        return self._folder / "cancelled" / token
+
+    def give_up(self, jobs: Sequence[Job]) -> None:
+        """Leave the mark that jobs look for, also on a node that the scheduler has lost."""
+        for job in jobs:
+            if job.token:
+                mark = self.cancelled_file(job.token)
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                mark.touch()
+
+    def request_file(self, name: str) -> Path:
+        """Where a stage's request stands for the job that reads it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / f"{name}.request.json"
+
+
+def now() -> str:
+    """The time of a submission, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,216 @@
+"""What runs and how to end it: one question for any number of jobs, of this machine or of SLURM.
+
+`states` answers by task ("123_4", a pid); a task that it does not name is not known any more.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import psutil
+
+from flows.jobs.ledger import Job, Seen
+from flows.told import ToldError
+
+GRACE_S = 3.0  # submitit's controller sends SIGINT, waits 1 s and kills
+PATIENCE_S = 60  # a busy controller answers late
+# A job in any other state has ended.
+LIVE = frozenset(
+    {
+        *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "RESIZING", "SIGNALING"),
+        *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "STOPPED"),
+        "STAGE_OUT",
+    }
+)
+FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "RestartCnt", "NodeList")
+FORMAT = ",".join(f"{field}:|" for field in FIELDS)
+
+
+class SchedulerError(ToldError):
+    """The scheduler did not answer; nothing is known about any job."""
+
+
+class Scheduler(Protocol):
+    """Somebody who runs jobs."""
+
+    def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+        """What is known of every task of `jobs`, by one question. Raises SchedulerError."""
+        ...
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """End them, and nothing else."""
+        ...
+
+
+def is_live(seen: Seen | None) -> bool:
+    """Whether a task may still compute, or be started again by the scheduler."""
+    return seen is not None and seen.state in LIVE
+
+
+def states(jobs: Sequence[Job]) -> dict[str, Seen]:
+    """What is known of tasks of any kind: at most one question to each kind of scheduler."""
+    found: dict[str, Seen] = {}
+    for scheduler, chosen in _by_kind(jobs):
+        found |= scheduler.states(chosen)
+    return found
+
+
+def cancel(jobs: Sequence[Job]) -> None:
+    """End jobs of any kind."""
+    for scheduler, chosen in _by_kind(jobs):
+        scheduler.cancel(chosen)
+
+
+def _by_kind(jobs: Iterable[Job]) -> list[tuple[Scheduler, list[Job]]]:
+    known = [job for job in jobs if job.job_id]
+    kinds: list[tuple[Scheduler, list[Job]]] = [
+        (Processes(), [job for job in known if job.kind == "local"]),
+        (SLURM, [job for job in known if job.kind == "slurm"]),
+    ]
+    return [(scheduler, chosen) for scheduler, chosen in kinds if chosen]
+
+
+class Processes:
+    """Jobs of this machine: a submitit controller and what it started."""
+
+    def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+        alive = [job for job in jobs if job.process is not None and job.process.is_alive()]
+        return {job.job_id: Seen(state="RUNNING") for job in alive}
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            _end_family(job)
+
+
+class Slurm:
+    """squeue, and sacct for what has left it. Both answer about all jobs at once."""
+
+    def __init__(self) -> None:
+        self._accounting = True
+
+    def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+        asked = ",".join(sorted({job.job_id for job in jobs}))
+        command = ["squeue", "--noheader", "--array", "--states=all", "-O", FORMAT]
+        answer = _run([*command, f"--jobs={asked}"])
+        if answer.returncode and "Invalid job id" not in answer.stderr:
+            raise SchedulerError(answer.stderr.strip() or "squeue failed")
+        found = dict(_parsed(line) for line in answer.stdout.splitlines() if "|" in line)
+        gone = [job for job in jobs if any(task not in found for task in job.tasks)]
+        if gone and self._accounting:
+            found = self._accounted(gone) | found
+        wanted = {task for job in jobs for task in job.tasks}
+        return {task: seen for task, seen in found.items() if task in wanted}
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        answer = _run(["scancel", "--quiet", *sorted({job.job_id for job in jobs})])
+        if answer.returncode and "Invalid job id" not in answer.stderr:
+            raise SchedulerError(answer.stderr.strip() or "scancel failed")
+
+    def find(self, token: str) -> str | None:
+        """The number of the job with this comment: sbatch may have died before it was told.
+
+        Raises SchedulerError.
+        """
+        command = ["squeue", "--noheader", "--me", "--states=all", "-O", "ArrayJobID:|,Comment:|"]
+        answer = _run(command)
+        if answer.returncode:
+            raise SchedulerError(answer.stderr.strip() or "squeue failed")
+        for line in answer.stdout.splitlines():
+            job_id, comment, *_ = line.split("|")
+            if comment.strip() == token:
+                return job_id.strip()
+        return None
+
+    def _accounted(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+        """From slurmdbd, where there is one; a cluster without it is told once and not asked."""
+        asked = ",".join(sorted({job.job_id for job in jobs}))
+        fields = "JobID,State,ExitCode,NodeList"
+        answer = _run(["sacct", "-n", "-P", "-X", "-o", fields, "-j", asked])
+        if answer.returncode:
+            self._accounting = False
+            sys.stderr.write(
+                "warning: sacct does not answer "
+                f"({answer.stderr.strip().splitlines()[-1:] or 'no reason given'}); the end of a "
+                "job that squeue has forgotten is read from the exit code it left on disk\n"
+            )
+            return {}
+        found: dict[str, Seen] = {}
+        for line in answer.stdout.splitlines():
+            task, state, code, node = line.split("|")
+            word, _, rest = state.partition(" ")  # "CANCELLED by 1000"
+            found[task] = Seen(state=word, reason=rest, exit_code=_exit_code(code), node=node)
+        return found
+
+
+SLURM = Slurm()
+
+
+def max_array_size() -> int:
+    """One more than the largest index of an array on this cluster; indices begin at 0."""
+    for line in _run(["scontrol", "show", "config"]).stdout.splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "MaxArraySize":
+            return int(value)
+    return 1001  # SLURM's own default
+
+
+def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=clean
+        )
+    except FileNotFoundError:
+        raise SchedulerError(
+            f"{command[0]}: not found; log in to a node of the cluster, or add SLURM's bin to PATH"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{command[0]} did not answer within {PATIENCE_S} s") from None
+
+
+def _parsed(line: str) -> tuple[str, Seen]:
+    task, state, reason, code, restarts, node = (cell.strip() for cell in line.split("|")[:6])
+    seen = Seen(
+        state=state,
+        reason="" if reason == "None" else reason,
+        exit_code=_exit_code(code),
+        num_restarts=int(restarts or 0),
+        node=node,
+    )
+    return task, seen
+
+
+def _exit_code(text: str) -> int | None:
+    """squeue gives the raw wait status, sacct "code:signal"."""
+    code, colon, signal = text.partition(":")
+    if not code.isdigit():
+        return None
+    if colon:
+        return -int(signal) if int(signal) else int(code)
+    status = int(code)
+    return -(status & 0x7F) if status & 0x7F else status >> 8
+
+
+def _end_family(job: Job) -> None:
+    """A controller and everything it started: asked first, then killed."""
+    if job.process is None or not job.process.is_alive():
+        return
+    try:
+        controller = psutil.Process(job.process.pid)
+        family = [controller, *controller.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in reversed(family):
+        _quietly(process.terminate)
+    _, alive = psutil.wait_procs(family, timeout=GRACE_S)
+    for process in alive:
+        _quietly(process.kill)
+
+
+def _quietly(act: object) -> None:
+    try:
+        act()  # type: ignore[operator]
+    except psutil.NoSuchProcess:
+        return

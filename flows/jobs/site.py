@@ -1,0 +1,60 @@
+"""Where a campaign computes, and what every way of computing needs: logs, waiting, giving up."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from afd.config import Cluster
+from afd.store import Store
+
+POLL_S = 0.01  # how often a waiting thread looks at first
+MAX_POLL_S = 0.1  # and when it has waited for some seconds: long stages are not looked at often
+TAIL_LINES = 20
+
+
+class GivenUpError(RuntimeError):
+    """The campaign ends: nothing is computed for it any more. Another error says why."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a campaign computes: circumstance only."""
+
+    store: Store
+    folder: Path  # of the campaign: ledger, worker and logs live below it
+    cluster: Cluster
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def submitit(self) -> Path:
+        """Of the jobs: scripts, pickles, logs and exit codes."""
+        return (self.folder / "submitit").resolve()
+
+
+def log_tail(log: str | None) -> str:
+    """The last lines of an attempt's log."""
+    if log is None or not Path(log).exists():
+        return ""
+    return "\n".join(Path(log).read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+
+def pause(waited_s: float) -> None:
+    """Between two looks: a short stage is seen to end at once, a long one costs nothing."""
+    time.sleep(min(MAX_POLL_S, POLL_S + waited_s / 50))
+
+
+@contextmanager
+def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
+    """Give up what was asked for when the wait is interrupted (Ctrl-C, a cancelled flow run)."""
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if not finished:
+            cancel()

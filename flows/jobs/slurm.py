@@ -1,0 +1,335 @@
+"""A stage as SLURM jobs: one job, or an array of parts of which only the missing ones are computed.
+
+The head may die at any moment: the ledger knows every submission before sbatch is asked, and the
+next head waits for what still runs. Whether the stage is made only the store says.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+
+from afd.failpoints import failpoint
+from afd.stages.mailbox import request_id
+from afd.stages.outcome import Outcome
+from afd.stages.parts import max_parts, missing
+from afd.stages.request import StageRequest
+from afd.stages.workspace import reached
+from afd.store import write_atomic
+from flows.jobs import scheduler
+from flows.jobs.inside import GATHER, StageJob, run_stage
+from flows.jobs.ledger import Job, JobEntry, Ledger, Seen, now
+from flows.jobs.scheduler import SLURM, SchedulerError, is_live
+from flows.jobs.site import GivenUpError, Site, cancelling
+from flows.jobs.submit import RejectedError, new_token, sections, submit_slurm
+from flows.jobs.verdict import Ended, Verdict, judge, rejected, unreachable
+from flows.jobs.watch import watcher
+
+WHOLE = -2  # among parts: the stage is not split
+LOOK_S = 0.1  # at the store
+MISSING_LOOK_S = 1.0  # at the parts
+SETTLE_S = 3.0  # a shared disk may show another host's files that late
+SUBMIT_TRIES = 6
+BUSY_S, MAX_BUSY_S = 10.0, 300.0  # until what another process makes is asked for again, doubling
+
+
+class SlurmJobs:
+    """Each stage in jobs of its own."""
+
+    num_side_by_side = 8  # waits; the scheduler decides what runs
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._slurm, _ = sections(site.cluster, "worker")
+        self._ledger = Ledger(site.folder / "ledger")
+        self._timeout_min = site.cluster.timeout_min
+        self._watcher = watcher(self._slurm.poll_s)
+        self._lock = threading.Lock()
+        self._waits: dict[str, Wait] = {}
+        self._closed = False
+
+    def attempt(self, request: StageRequest) -> Outcome:
+        """Wait for the stage's jobs, those of an earlier head too; submit what is missing.
+
+        A task that ends early is replaced as long as there is progress, so that `lost` is no
+        outcome here. Raises GivenUpError when this is closed, also while waiting.
+        """
+        name = request_id(request)
+        with self._lock:
+            self._check_open()
+            try:
+                wait = self._waits[name] = self._begin(name, request)
+            except SchedulerError as error:
+                return unreachable(request.stage, error)
+        with cancelling(lambda: self._cancel(wait)):
+            outcome = self._wait(wait)
+        self._watcher.drop(wait.entry.jobs)
+        with self._lock:
+            self._waits.pop(name, None)
+        if outcome.status != "done":
+            self._end(wait.entry.jobs)
+        self._ledger.end(name, outcome.status, outcome.message)
+        return outcome
+
+    def start(self) -> None: ...
+
+    def end_round(self) -> None: ...
+
+    def close(self) -> None:
+        """Cancel the jobs that are waited for."""
+        self._closed = True
+        with self._lock:
+            for wait in self._waits.values():
+                self._cancel(wait)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise GivenUpError("the campaign ends: its jobs are cancelled")
+
+    def _cancel(self, wait: "Wait") -> None:
+        self._end(wait.entry.jobs)
+        self._ledger.end(wait.entry.name, "cancelled", "given up; the next command goes on")
+
+    def _end(self, jobs: Sequence[Job]) -> None:
+        """Cancel them; what SLURM cannot reach finds the mark."""
+        with contextlib.suppress(OSError):  # a full disk takes no mark; SLURM is told all the same
+            self._ledger.give_up(jobs)
+        try:
+            scheduler.cancel(jobs)
+        except SchedulerError as error:
+            ids = " ".join(job.job_id for job in jobs)
+            sys.stderr.write(
+                f"warning: SLURM was not told to cancel: {error}\n  jobs that run see it on the "
+                f"shared disk and stop; `scancel {ids}` later also takes those that wait\n"
+            )
+
+    # ------------------------------------------------------------------ waiting
+
+    def _begin(self, name: str, request: StageRequest) -> "Wait":
+        """What the ledger knows of this stage, as far as it may still compute."""
+        resources = sections(self._site.cluster, request.stage)[1]
+        num_parts = min(resources.num_parts, max_parts(request))
+        entry = self._ledger.read(name)
+        attempts = entry.attempts if entry is not None else 0
+        jobs: list[Job] = []
+        if entry is not None and not entry.ended:
+            for job in entry.jobs:
+                found = job.job_id or SLURM.find(job.token)  # killed before sbatch answered
+                if found and job.kind == "slurm" and job.num_parts in (0, num_parts):
+                    jobs.append(job.model_copy(update={"job_id": found}))
+                    attempts += not job.job_id
+        entry = JobEntry(
+            name=name,
+            stage=request.stage,
+            fingerprint=request.output.fingerprint,
+            folder=str(self._site.submitit),
+            jobs=tuple(jobs),
+            attempts=attempts,
+            submitted_at=entry.submitted_at if entry is not None else "",
+        )
+        return Wait(request, entry, num_parts if num_parts > 1 else 0)
+
+    def _wait(self, wait: "Wait") -> Outcome:
+        started = time.monotonic()
+        store, ref = self._site.store, wait.request.output
+        while not store.have(ref):
+            self._check_open()
+            jobs = wait.watched
+            seen = self._watcher.look(jobs)
+            if seen is not None:
+                self._keep(wait, seen)
+                outcome = self._look(wait, seen, time.monotonic() - started)
+                if outcome is not None:
+                    return outcome
+            time.sleep(LOOK_S)
+        wall_s = time.monotonic() - started
+        log = wait.entry.log if wait.entry.jobs else None
+        return Outcome(status="done", message="", exit_code=0, wall_s=wall_s, log=log)
+
+    def _look(self, wait: "Wait", seen: Mapping[str, Seen], wall_s: float) -> Outcome | None:
+        """Judge what has ended, replace what is worth it; an outcome when nothing more can be."""
+        live = {task for task in wait.tasks if is_live(seen.get(task))}
+        for task in live:
+            if (outcome := self._judge_restarts(wait, task, seen[task], wall_s)) is not None:
+                return outcome
+        computing = {wait.tasks[task] for task in live}
+        lacking = self._lacking(wait, computing)
+        ended = [task for task in wait.tasks if task not in live]
+        wait.judged.update(task for task in ended if wait.tasks[task] not in lacking)
+        ended = [task for task in ended if task not in wait.judged]
+        todo = [unit for unit in lacking if unit not in computing]
+        at = time.monotonic()
+        if not todo or at < wait.not_before or at - wait.ended_since(ended) < SETTLE_S:
+            return None
+        for task in ended:
+            unit = wait.tasks[task]
+            wait.judged.add(task)
+            verdict = judge(self._ended(wait, task, seen.get(task)), wall_s)
+            is_busy = verdict.outcome.status == "busy" and wall_s < 60 * self._timeout_min
+            if is_busy:
+                wait.idle.clear()  # who holds it lives: a node lost to SLURM may compute on
+                if wait.busy_s == BUSY_S:
+                    sys.stderr.write(f"{verdict.outcome.message}\n  it is asked for again\n")
+                wait.not_before = at + wait.busy_s
+                wait.busy_s = min(2 * wait.busy_s, MAX_BUSY_S)
+            elif not verdict.again or verdict.outcome.status == "busy":
+                return verdict.outcome
+            elif self._is_idle(wait, unit):
+                return self._given_up(wait, unit, verdict)
+        return self._submit(wait, todo) if at >= wait.not_before else None
+
+    def _lacking(self, wait: "Wait", computing: set[int]) -> list[int]:
+        """The units that are not whole: parts, or WHOLE, or GATHER when every part is."""
+        if not wait.num_parts:
+            return [WHOLE]
+        if (time.monotonic() - wait.counted_at) > MISSING_LOOK_S or not computing:
+            wait.counted_at = time.monotonic()
+            wait.missing = missing(self._site.store, wait.request, wait.num_parts)
+        if not wait.missing and not computing:
+            return [GATHER]
+        return wait.missing
+
+    def _is_idle(self, wait: "Wait", unit: int) -> bool:
+        """Whether attempts at this unit, this one included, have too often brought nothing new."""
+        known = reached(self._site.store, wait.request)
+        if known != wait.reached:
+            wait.reached = known
+            wait.idle.clear()
+        wait.idle[unit] += 1
+        return wait.idle[unit] >= self._slurm.max_idle_attempts
+
+    def _judge_restarts(self, wait: "Wait", task: str, seen: Seen, wall_s: float) -> Outcome | None:
+        """A job that SLURM itself starts over and over is held to the same bound."""
+        if seen.num_restarts <= wait.restarts[task]:
+            return None
+        wait.restarts[task] = seen.num_restarts
+        if not self._is_idle(wait, wait.tasks[task]):
+            return None
+        verdict = judge(self._ended(wait, task, seen), wall_s)
+        return self._given_up(wait, wait.tasks[task], verdict)
+
+    def _given_up(self, wait: "Wait", unit: int, last: Verdict) -> Outcome:
+        which = f", part {unit}" if unit >= 0 else ""
+        message = (
+            f"{wait.request.stage}{which}: given up after {wait.idle[unit]} attempt(s) in a row "
+            f"without a newer checkpoint or part; the last one:\n{last.outcome.message}"
+        )
+        return last.outcome.model_copy(update={"status": "failed", "message": message})
+
+    def _ended(self, wait: "Wait", task: str, seen: Seen | None) -> Ended:
+        stage = wait.request.stage
+        _, resources = sections(self._site.cluster, stage)
+        return Ended(task, stage, seen, partial(wait.entry.log_of, task), resources)
+
+    def _keep(self, wait: "Wait", seen: Mapping[str, Seen]) -> None:
+        """Leave what is known for `afd status`, when it has changed."""
+        jobs = tuple(
+            job.model_copy(update={"seen": job.seen | {t: seen[t] for t in job.tasks if t in seen}})
+            for job in wait.entry.jobs
+        )
+        if jobs != wait.entry.jobs:
+            wait.entry = self._ledger.write(wait.entry.model_copy(update={"jobs": jobs}))
+
+    # ------------------------------------------------------------------ submitting
+
+    def _submit(self, wait: "Wait", units: Sequence[int]) -> Outcome | None:
+        """Ask for `units`: one job, or arrays no longer than the cluster takes."""
+        if not wait.num_parts:
+            return self._submit_one(wait, ())
+        size = _max_array()
+        for first in range(0, len(units), size):
+            outcome = self._submit_one(wait, tuple(units[first : first + size]))
+            if outcome is not None:
+                return outcome
+        return None
+
+    def _submit_one(self, wait: "Wait", parts: tuple[int, ...]) -> Outcome | None:
+        name, stage = wait.entry.name, wait.request.stage
+        cluster = self._site.cluster
+        file = self._ledger.request_file(name)
+        write_atomic(file, wait.request.model_dump_json().encode())
+        failpoint("flow.request_written")
+        token = new_token()
+        told = StageJob(
+            stage=stage,
+            request=str(file.resolve()),
+            store=str(self._site.store.root.resolve()),
+            num_threads=cluster.num_threads,
+            parts=parts,
+            num_parts=wait.num_parts,
+            num_ranks=sections(cluster, stage)[1].num_ranks,
+            hang_s=cluster.hang_s,
+            cancelled=str(self._ledger.cancelled_file(token).resolve()),
+        )
+        planned = Job(job_id="", kind="slurm", token=token, parts=parts, num_parts=wait.num_parts)
+        wait.entry = self._ledger.write(wait.entry.with_job(planned, now()))
+        for number in range(1, SUBMIT_TRIES + 1):
+            try:
+                # What an answer that was lost on its way back had said.
+                found = SLURM.find(token) if number > 1 else None
+                job = planned.model_copy(update={"job_id": found})
+                if found is None:
+                    job = submit_slurm(
+                        *(self._site, f"afd-{name}", token, stage, run_stage, told),
+                        *(parts, wait.num_parts),
+                    )
+            except RejectedError as error:
+                return rejected(stage, str(error))
+            except SchedulerError as error:
+                if number == SUBMIT_TRIES:
+                    return unreachable(stage, error)
+                time.sleep(self._slurm.poll_s)
+                self._check_open()
+            else:
+                failpoint("flow.job_submitted")
+                wait.entry = self._ledger.write(wait.entry.with_job(job, now()))
+                return None
+        raise AssertionError("the last try returns")
+
+
+@dataclass
+class Wait:
+    """One stage that is waited for."""
+
+    request: StageRequest
+    entry: JobEntry
+    num_parts: int  # 0: not split
+    judged: set[str] = field(default_factory=set[str])
+    idle: "Counter[int]" = field(default_factory=Counter[int])  # by unit, since the last progress
+    restarts: "Counter[str]" = field(default_factory=Counter[str])  # by task
+    reached: frozenset[str] = frozenset()
+    missing: list[int] = field(default_factory=list[int])
+    counted_at: float = float("-inf")
+    not_before: float = float("-inf")  # another process makes it: look again later
+    busy_s: float = field(default_factory=lambda: BUSY_S)
+    first_seen_ended: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def tasks(self) -> dict[str, int]:
+        """Task -> the unit that it computes, of those not judged yet."""
+        return {
+            task: WHOLE if (part := job.part_of(task)) is None else part
+            for job in self.entry.jobs
+            for task in job.tasks
+            if task not in self.judged
+        }
+
+    @property
+    def watched(self) -> list[Job]:
+        """Jobs with a task that is not judged yet."""
+        return [job for job in self.entry.jobs if not self.judged.issuperset(job.tasks)]
+
+    def ended_since(self, tasks: Sequence[str]) -> float:
+        """When the last of them was first seen to have ended; none of them: long ago."""
+        at = time.monotonic()
+        since = [self.first_seen_ended.setdefault(task, at) for task in tasks]
+        return max(since, default=float("-inf"))
+
+
+@cache
+def _max_array() -> int:
+    return scheduler.max_array_size()  # indices run from 0 to one less

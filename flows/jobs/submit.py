@@ -1,0 +1,158 @@
+"""From a cluster's params to a submitted job, by submitit's executors."""
+
+import re
+import shlex
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from afd.config import Cluster
+from afd.config.cluster import Resourced, Resources, SlurmParams
+from afd.stages.door import limit_threads
+from afd.stages.mailbox import Owner
+from afd.stages.outcome import RefusedError
+from flows.jobs.ledger import Job
+from flows.jobs.scheduler import SLURM, SchedulerError
+from flows.jobs.site import Site
+
+# What every program expects to find, and what tests say to the stages.
+INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "SLURM_CONF")
+OWN = ("AFD_CHECKPOINT_PERIOD_S", "AFD_FAILPOINT")
+FREE_PORT = "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])"
+PLAIN_PATH = re.compile(r"/[\w./+@:=,~-]*", re.ASCII)  # % would be sbatch's own pattern
+UNCLEAR = (
+    "timed out",
+    "Unable to contact",
+    "Connection re",
+    "Transport endpoint",
+    "configuration source",
+)
+
+
+class RejectedError(RuntimeError):
+    """sbatch refused the job: its own words."""
+
+
+def submit_local(site: Site, name: str, act: Callable[[Any], object], *told: object) -> Job:
+    """A job of this machine: a controller process and what it starts."""
+    import submitit
+
+    limit_threads(site.cluster.num_threads)  # jobs inherit this process's environment
+    executor = submitit.LocalExecutor(folder=site.submitit)
+    executor.update_parameters(
+        timeout_min=site.cluster.timeout_min, name=name[:32], stderr_to_stdout=True
+    )
+    job_id = executor.submit(act, *told).job_id
+    return Job(job_id=job_id, kind="local", process=Owner.of(int(job_id)))
+
+
+def refuse_odd_paths(site: Site) -> None:
+    """Raise RefusedError for a path that a batch script could read as something else."""
+    for what, path in (("--runs", str(site.submitit)), ("this Python", sys.executable)):
+        if not PLAIN_PATH.fullmatch(path):
+            raise RefusedError(
+                f"{what}: {path}: on SLURM a path holds letters, digits and _ . / + @ : = , ~ - "
+                "only (no blank, no %, no quote); nothing was started; choose another folder"
+            )
+
+
+def new_token() -> str:
+    """Names one submission, so that a job is found whose number nobody was told."""
+    return f"afd-{uuid.uuid4().hex[:16]}"
+
+
+def submit_slurm(
+    site: Site,
+    name: str,
+    token: str,
+    resourced: Resourced,
+    act: Callable[[Any], None],
+    told: Any,
+    parts: Sequence[int] = (),
+    num_parts: int = 0,
+) -> Job:
+    """One job, or one array of `parts`. Raises RejectedError, SchedulerError."""
+    from submitit.core.utils import FailedJobError
+
+    from flows.jobs.sbatch import Sbatch
+
+    slurm, resources = sections(site.cluster, resourced)
+    executor = Sbatch(site.submitit, _python(slurm), (*INHERITED, *OWN, *slurm.environment))
+    executor.update_parameters(**_parameters(site.cluster, slurm, resources, name, token))
+    try:
+        if parts:
+            job_id = executor.submit_array(len(parts), slurm.max_jobs, act, told)
+        else:
+            job_id = executor.submit(act, told).job_id
+    except FailedJobError as error:
+        words = _own_words(error)
+        if not any(sign in words for sign in UNCLEAR):
+            raise RejectedError(words) from None
+        found = SLURM.find(token)  # it may have been taken before the answer was lost
+        if found is None:
+            raise SchedulerError(words) from None
+        job_id = found
+    return Job(job_id=job_id, kind="slurm", token=token, parts=tuple(parts), num_parts=num_parts)
+
+
+def sections(cluster: Cluster, resourced: Resourced) -> tuple[SlurmParams, Resources]:
+    """The parts of the params that the schema demands of a SLURM cluster."""
+    if cluster.slurm is None or cluster.resources is None:
+        raise TypeError("the cluster's params do not describe a SLURM cluster")
+    return cluster.slurm, cluster.resources.of(resourced)
+
+
+def _parameters(
+    cluster: Cluster, slurm: SlurmParams, resources: Resources, name: str, token: str
+) -> dict[str, Any]:
+    kind = f"{slurm.gpu_type}:" if slurm.gpu_type else ""
+    further: dict[str, Any] = {"requeue": True}
+    if slurm.reservation is not None:
+        further["reservation"] = slurm.reservation
+    chosen: dict[str, Any] = {
+        "job_name": name,
+        "comment": token,
+        "wckey": None,
+        "time": resources.minutes,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks_per_node,
+        "cpus_per_task": resources.cpus_per_task,
+        "gpus_per_task": f"{kind}{resources.gpus_per_task}" if resources.gpus_per_task else None,
+        "mem": f"{int(resources.mem_gb * 1024)}MB",
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "exclude": slurm.exclude,
+        "signal_delay_s": slurm.warn_s,
+        "stderr_to_stdout": True,
+        # The job's environment reaches the step whole, and a rank that fails ends the others.
+        "srun_args": ["--export=ALL", "--kill-on-bad-exit=1"],
+        "setup": _setup(cluster, slurm, resources),
+        "additional_parameters": further,
+    }
+    return chosen
+
+
+def _setup(cluster: Cluster, slurm: SlurmParams, resources: Resources) -> list[str]:
+    threads = str(cluster.num_threads)
+    lines = [f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}"]
+    if slurm.scratch is not None:
+        lines += [f'export TMPDIR="{slurm.scratch}"', 'mkdir -p "$TMPDIR"']
+    lines += slurm.setup
+    if resources.num_ranks > 1:  # this script runs on the node of rank 0
+        port = f"$({_python(slurm)} -c {shlex.quote(FREE_PORT)})"
+        lines += [f'export AFD_RENDEZVOUS="$(hostname):{port}"']
+    return lines
+
+
+def _python(slurm: SlurmParams) -> str:
+    return " ".join(slurm.python) if slurm.python else shlex.quote(sys.executable)
+
+
+def _own_words(error: Exception) -> str:
+    """What sbatch wrote to stderr."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line.startswith("sbatch:")]
+    return "\n".join(told or [line for line in lines if line][-3:])

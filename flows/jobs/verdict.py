@@ -1,0 +1,218 @@
+"""What the end of a SLURM job means for its stage: the scheduler's word, then the door's exit code.
+
+Each end has an outcome of its own: what happened on which node, SLURM's state and reason, the exit
+code, the last lines of the log, and what to change or that it is tried again.
+"""
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from afd.config.cluster import Resourced, Resources
+from afd.stages.outcome import EXIT_CODE, Outcome, Status
+from flows.jobs.ledger import Seen
+from flows.jobs.site import log_tail
+
+BY_CODE: dict[int, Status] = {code: status for status, code in EXIT_CODE.items()}
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+MEMORY_WORDS = re.compile(
+    r"[Ee]xceeded (job|step)? ?memory limit|oom[-_ ]kill|out[- ]of[- ]memory", re.I
+)
+KEPT = "every finished artifact and the stage's last checkpoint are kept"
+AGAIN = "run the same command again to go on from there"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One task that ended without leaving what it was to make."""
+
+    task: str
+    stage: Resourced
+    seen: Seen | None  # None: the scheduler has forgotten it
+    log_of: Callable[[int], str]  # by rank
+    resources: Resources
+
+    @property
+    def num_ranks(self) -> int:
+        return self.resources.num_ranks
+
+    @property
+    def num_restarts(self) -> int:
+        """What a rank left before a requeue is no news."""
+        return self.seen.num_restarts if self.seen is not None else 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How it ended, and whether the same may end well when tried again."""
+
+    outcome: Outcome
+    again: bool
+
+
+def judge(ended: Ended, wall_s: float) -> Verdict:
+    """The verdict on one task."""
+    code, log = first_cause(ended)
+    tail = log_tail(log)
+    state = word = ended.seen.state if ended.seen is not None else ""
+    if code in KILLED and MEMORY_WORDS.search(tail):
+        state = "OUT_OF_MEMORY"  # killed for it by a cluster that has no cgroups to say so
+    meaning = _meaning(state, code)
+    what = meaning.what.format(given=ended.resources)
+    cure = meaning.cure.format(stage=ended.stage)
+    facts = [f"SLURM: {word or 'unknown'}"]
+    if ended.seen is not None and ended.seen.reason:
+        facts.append(f"reason {ended.seen.reason}")
+    if ended.seen is not None and ended.seen.node:
+        facts.append(f"on {ended.seen.node}")
+    if code is not None:
+        facts.append(f"signal {-code}" if code < 0 else f"exit code {code}")
+    lines = [
+        f"{ended.stage}: job {ended.task} {what} ({', '.join(facts)})",
+        *([tail] if tail else []),
+        f"  {KEPT}",
+        f"  {cure}",
+    ]
+    if meaning.status in ("refused", "store", "busy") and tail:
+        lines = [tail]  # the door has said it all
+    outcome = Outcome(
+        status=meaning.status,
+        message="\n".join(lines),
+        exit_code=code if code is not None else -9,
+        wall_s=wall_s,
+        log=log if Path(log).exists() else None,
+    )
+    return Verdict(outcome, meaning.again)
+
+
+def first_cause(ended: Ended) -> tuple[int | None, str]:
+    """The door's exit code and log, of the rank whose end ended the others; else what the
+    scheduler knows."""
+    left = [
+        (code, log)
+        for rank in range(ended.num_ranks)
+        if (code := left_exit_code(log := ended.log_of(rank), ended.num_restarts)) is not None
+    ]
+    if left and (len(left) == ended.num_ranks or any(code for code, _ in left)):
+        return max(left, key=lambda one: _weight(one[0]))
+    known = ended.seen.exit_code if ended.seen is not None else None
+    if known is None and left:
+        return left[0]
+    return known, ended.log_of(0)
+
+
+def _weight(code: int) -> int:
+    """Which of several ranks' codes is the cause: a verdict of its own, a kill, and only then what
+    follows from another's end (another rank is gone, SIGTERM by --kill-on-bad-exit)."""
+    if code == 0:
+        return 0
+    if code in (EXIT_CODE["lost"], -signal.SIGTERM):
+        return 1
+    return 2 if code < 0 else 3
+
+
+def left_exit_code(log: str, num_restarts: int = 0) -> int | None:
+    """What the process that wrote this log left beside it; None: it could not."""
+    file = Path(log.replace("_log.out", ".exit"))
+    try:
+        note = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(note["code"]) if note["restart"] >= num_restarts else None
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """Of one end: the stage's status, whether to try again, what happened, what to do."""
+
+    status: Status
+    again: bool
+    what: str
+    cure: str = AGAIN
+
+
+BY_STATE = {
+    "OUT_OF_MEMORY": Meaning(
+        "failed",
+        False,
+        "needed more than its {given.mem_gb:g} GB of memory",
+        "raise resources.{stage}.mem_gb and run the same command again",
+    ),
+    "TIMEOUT": Meaning(
+        "lost",
+        True,
+        "reached its limit of {given.minutes} minutes",
+        "raise resources.{stage}.minutes, or " + AGAIN,
+    ),
+    "CANCELLED": Meaning("failed", False, "was cancelled by somebody else"),
+    "DEADLINE": Meaning("failed", False, "could not end before its deadline"),
+    "PREEMPTED": Meaning("lost", True, "was preempted and not requeued"),
+    "NODE_FAIL": Meaning("lost", True, "lost its node"),
+    "BOOT_FAIL": Meaning("lost", True, "never started: its node did not boot"),
+    "": Meaning("lost", True, "is not known to the scheduler any more"),
+}
+BY_STATUS: dict[Status, Meaning] = {
+    "done": Meaning("failed", False, "ended well but left no result"),
+    "failed": Meaning("failed", False, "failed"),
+    "refused": Meaning("refused", False, "was refused"),
+    "store": Meaning("store", False, "met a disk that refuses"),
+    "busy": Meaning("busy", True, "found another process making this"),
+    "stopped": Meaning("lost", True, "was told to stop, and saved a checkpoint"),
+    "lost": Meaning("lost", True, "ended before its stage did"),
+}
+
+
+def _meaning(state: str, code: int | None) -> Meaning:
+    """The scheduler's word where it says why, else what the exit code says."""
+    status = BY_CODE.get(code, "lost") if code is not None else "lost"
+    if state in BY_STATE and not (state == "" and status in ("failed", "refused", "store")):
+        return BY_STATE[state]
+    number = None if code is None or 0 <= code <= 128 else abs(code) % 128
+    if number is not None:
+        hint = "; out of memory is the usual reason" if number == signal.SIGKILL else ""
+        return Meaning("lost", True, f"was killed by signal {number}{hint}")
+    return BY_STATUS[status]
+
+
+def rejected(stage: Resourced, words: str, log: str | None = None) -> Outcome:
+    """sbatch would not take the job: its own words, and the field to change."""
+    hint = next((field for sign, field in FIELDS.items() if sign in words.lower()), "slurm.*")
+    message = (
+        f"{stage}: SLURM refused the job; its own words:\n{words}\n"
+        f"  nothing was submitted; correct {hint.format(stage=stage)} in the cluster's params "
+        "and run the same command again"
+    )
+    return Outcome(status="refused", message=message, exit_code=2, wall_s=0.0, log=log)
+
+
+def unreachable(stage: str, error: Exception) -> Outcome:
+    """The scheduler does not answer."""
+    message = (
+        f"{stage}: SLURM takes no jobs now: {error}\n  {KEPT}\n"
+        "  try `scontrol ping`, then run the same command again"
+    )
+    return Outcome(status="failed", message=message, exit_code=1, wall_s=0.0, log=None)
+
+
+# What sbatch says, in lower case -> the field that says otherwise.
+FIELDS = {
+    "invalid account": "slurm.account (or slurm.partition)",
+    "invalid qos": "slurm.qos",
+    "qos": "slurm.qos, or what resources.{stage} asks for",
+    "partition": "slurm.partition",
+    "reservation": "slurm.reservation",
+    "feature": "slurm.constraint",
+    "node name": "slurm.exclude",
+    "time limit": "resources.{stage}.minutes",
+    "memory": "resources.{stage}.mem_gb",
+    "generic resource": "resources.{stage}.gpus_per_task or slurm.gpu_type",
+    "gres": "resources.{stage}.gpus_per_task or slurm.gpu_type",
+    "node configuration": "resources.{stage} (nodes, cpus_per_task, mem_gb, gpus_per_task)",
+    "node count": "resources.{stage}.nodes",
+    "processors": "resources.{stage}.cpus_per_task",
+    "cpu count": "resources.{stage}.cpus_per_task",
+    "array": "resources.{stage}.num_parts",
+}

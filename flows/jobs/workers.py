@@ -1,0 +1,130 @@
+"""Stages as children of one worker (afd/stages/worker.py), seen from the flow.
+
+The worker lives as long as the allocation says. When its time is over, or it dies, another one is
+hired and the stage goes on from its checkpoint.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+
+from afd.failpoints import failpoint
+from afd.stages.outcome import Outcome
+from afd.stages.parts import Gather, Part, Piece, max_parts, missing
+from afd.stages.request import StageRequest
+from flows.jobs.hiring import Hired, adopted, hired
+from flows.jobs.ledger import Ledger
+from flows.jobs.scheduler import SchedulerError
+from flows.jobs.site import GivenUpError, Site, cancelling, pause
+from flows.jobs.submit import RejectedError
+from flows.jobs.verdict import rejected, unreachable
+
+
+class WorkerJob:
+    """Stages as children of one worker, which lives as long as the allocation says."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.num_side_by_side = site.cluster.num_children
+        self._ledger = Ledger(site.folder / "ledger")
+        self._lock = threading.Lock()
+        self._worker: Hired | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Have a worker, importing in the background if it is new."""
+        with contextlib.suppress(RejectedError, SchedulerError):  # told when a stage is asked for
+            self._have_worker()
+
+    def attempt(self, request: StageRequest) -> Outcome:
+        """Ask the worker and wait; parts side by side, then what puts them together.
+
+        A worker that died is an outcome `lost`, one whose time was over `stopped`. Raises
+        GivenUpError when this is closed, also while waiting.
+        """
+        try:
+            worker = self._have_worker()
+        except RejectedError as error:
+            return rejected("worker", str(error))
+        except SchedulerError as error:
+            return unreachable(request.stage, error)
+        num_parts = self._num_parts(request)
+        if num_parts == 1:
+            return self._ask(worker, request, [None])
+        lacking = missing(self._site.store, request, num_parts)
+        parts = [Part(index=index, num_parts=num_parts) for index in lacking]
+        outcome = self._ask(worker, request, parts)
+        if outcome.status != "done":
+            return outcome
+        return self._ask(worker, request, [Gather(num_parts=num_parts)])
+
+    def end_round(self) -> None:
+        if self._site.cluster.allocation == "round":
+            self._stop_worker()
+
+    def close(self) -> None:
+        """Stop the worker, for good: whoever waits for it gives up and starts no other."""
+        self._closed = True
+        self._stop_worker()
+
+    def _num_parts(self, request: StageRequest) -> int:
+        """More parts than children would only wait for each other."""
+        table = self._site.cluster.resources
+        if self._site.cluster.executor != "slurm" or table is None:
+            return 1
+        wanted = min(table.of(request.stage).num_parts, self._site.cluster.num_children)
+        return min(wanted, max_parts(request))
+
+    def _ask(self, worker: Hired, request: StageRequest, pieces: Sequence[Piece | None]) -> Outcome:
+        """The first outcome that is not `done`, else `done` when all are."""
+        started = time.monotonic()
+        box = worker.box
+        names = [box.ask(request, piece) for piece in pieces]
+        failpoint("flow.request_written")
+        left = set(names)
+
+        def give_up() -> None:
+            for name in left:
+                box.cancel(name)
+
+        with cancelling(give_up):
+            while left and not self._site.store.have(request.output):
+                for name in sorted(left):
+                    outcome = box.outcome(name)
+                    if outcome is None and not worker.is_alive():
+                        outcome = worker.how_it_died(name, time.monotonic() - started)
+                    if outcome is not None and outcome.status != "done":
+                        return self._ended_early(worker, left - {name}, outcome)
+                    if outcome is not None:
+                        left.remove(name)
+                self._check_open()
+                pause(time.monotonic() - started)
+        wall_s = time.monotonic() - started
+        return Outcome(status="done", message="", exit_code=0, wall_s=wall_s, log=None)
+
+    def _ended_early(self, worker: Hired, others: set[str], outcome: Outcome) -> Outcome:
+        if outcome.status == "lost":
+            self._check_open()  # whoever closed it had the child killed
+        if outcome.status not in ("lost", "stopped"):  # else the others go on meanwhile
+            for name in others:
+                worker.box.cancel(name)
+        return outcome
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise GivenUpError("the campaign ends: its worker is stopped")
+
+    def _stop_worker(self) -> None:
+        """It kills what it still computes (which goes on from its checkpoint)."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.stop()
+            self._worker = None
+
+    def _have_worker(self) -> Hired:
+        with self._lock:
+            self._check_open()
+            if self._worker is None or not self._worker.is_alive():
+                self._worker = adopted(self._site, self._ledger) or hired(self._site, self._ledger)
+            return self._worker

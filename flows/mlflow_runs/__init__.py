@@ -1,0 +1,1 @@
+"""What MLflow keeps of a campaign. It shows and never decides."""

@@ -1,0 +1,122 @@
+"""Students in MLflow: logged models, registered versions, and the alias `champion`.
+
+MLflow holds pointers (fingerprint, folder in the store, DVC digest); the bytes stay with the store.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from afd.artifacts import ArtifactRef, Manifest
+from flows.mlflow_runs.champion import choose_champion
+from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds, stage_key
+from flows.mlflow_runs.tracking import Tracking
+
+CHAMPION = "champion"
+
+
+class Registry:
+    """The registered model whose versions are one campaign's students."""
+
+    def __init__(self, tracking: Tracking, campaign: str, ids: RunIds) -> None:
+        self.name = f"{campaign}-student"
+        self._tracking = tracking
+        self._ids = ids
+
+    def add(
+        self,
+        run_id: str,
+        round_index: int | None,
+        student: ArtifactRef,
+        manifest: Manifest,
+        digests: Mapping[str, str],
+    ) -> None:
+        """A logged model and a version of it; what an earlier attempt made of them is used."""
+        from mlflow.entities import LoggedModelOutput
+
+        key = stage_key(student)
+        if self._ids.read(key).get("version") is not None:
+            return
+        tags = {
+            "afd.fingerprint": student.fingerprint,
+            "afd.store": f"store/{student.kind}/{student.fingerprint[:16]}",
+            "afd.dvc": digests.get(student.fingerprint, ""),
+            "afd.round": "warmstart" if round_index is None else str(round_index),
+        }
+        client = self._tracking.client
+        model_id = self._ids.read(key).get("model_id") or self._made(run_id, student)
+        if model_id is None:
+            family = manifest.params.get("student", {}).get("family", "student")
+            model_id = client.create_logged_model(
+                self._tracking.experiment,
+                name=f"student-{student.short}",
+                source_run_id=run_id,
+                tags=tags,
+                model_type=str(family),
+            ).model_id
+        self._ids.write(key, model_id=model_id)
+        outputs = client.get_run(run_id).outputs
+        if outputs is None or model_id not in {m.model_id for m in outputs.model_outputs}:
+            client.log_outputs(run_id, [LoggedModelOutput(model_id, round_index or 0)])
+        self._point(str(model_id), tags)
+        client.finalize_logged_model(model_id, "READY")
+        self._ids.write(key, version=self._version(run_id, str(model_id), tags))
+
+    def crown(self, student: ArtifactRef, manifest: Manifest) -> None:
+        """Remember the held-out score of `student` and move the alias to the best of them."""
+        key = stage_key(student)
+        if not self._ids.read(key):
+            return
+        self._ids.write(key, score=manifest.summary)
+        scored = {
+            int(entry["version"]): entry["score"]
+            for entry in self._ids.entries().values()
+            if entry.get("version") is not None and entry.get("score") is not None
+        }
+        best = choose_champion(scored)
+        if best is not None and best != self._ids.read(CAMPAIGN).get("champion"):
+            self._tracking.client.set_registered_model_alias(self.name, CHAMPION, str(best))
+            self._ids.write(CAMPAIGN, champion=best)
+
+    def _made(self, run_id: str, student: ArtifactRef) -> str | None:
+        """The model of an attempt that was killed before its id was on disk."""
+        made = self._tracking.client.search_logged_models(
+            [self._tracking.experiment],
+            f"source_run_id = '{run_id}' AND tags.`afd.fingerprint` = '{student.fingerprint}'",
+        )
+        return str(made[0].model_id) if made else None
+
+    def _point(self, model_id: str, tags: Mapping[str, str]) -> None:
+        """The file that MLflow expects beside a model: here it says where the bytes are."""
+        content = {"model_id": model_id, "flavors": {"afd": dict(tags)}}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "MLmodel"
+            file.write_text(yaml.safe_dump(content))
+            self._tracking.client.log_model_artifact(model_id, str(file))
+
+    def _version(self, run_id: str, model_id: str, tags: Mapping[str, str]) -> int:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        client = self._tracking.client
+        if made := client.search_model_versions(f"run_id = '{run_id}'"):
+            return int(made[0].version)
+        try:
+            client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            client.create_registered_model(self.name)
+        # MLflow 3 looks a source models:/<id> up through its global address, not this client's.
+        mlflow.set_tracking_uri(self._tracking.uri)
+        version = client.create_model_version(
+            self.name,
+            source=f"models:/{model_id}",
+            run_id=run_id,
+            tags=dict(tags),
+            model_id=model_id,
+            await_creation_for=0,
+        )
+        return int(version.version)

@@ -1,0 +1,185 @@
+"""MLflow itself: one client, one experiment, batches; never the fluent API and its global state."""
+
+import contextlib
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "afd"
+DISK = ("disk is full", "disk I/O error", "readonly database", "unable to open database file")
+MAX_VALUE = 6000  # MLflow's limit of a param's value
+BATCH = 100  # MLflow's limit of params, and of tags, in one call
+METRICS_BATCH = 1000  # of everything together
+
+
+class Unavailable(RuntimeError):
+    """MLflow itself does not answer; nothing is wrong with what was to be written."""
+
+
+class Tracking:
+    """A connection that is made when it is first needed (2-3 s of imports, 6 s for a new file)."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    @cached_property
+    def _connection(self) -> tuple["MlflowClient", str]:
+        try:
+            return _connect(self.uri)
+        except Exception as error:
+            raise Unavailable(f"MLflow at {without_password(self.uri)}: {brief(error)}") from error
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server may have done what it never said."""
+        return self.uri.startswith("http")
+
+    @property
+    def client(self) -> "MlflowClient":
+        return self._connection[0]
+
+    @property
+    def experiment(self) -> str:
+        """The id of the experiment "afd"."""
+        return self._connection[1]
+
+    def is_away(self, error: Exception) -> bool:
+        """Whether `error` is MLflow's own trouble (down, slow, 401, 500, its disk full) and not
+        what was to be written: then it answers the simplest question."""
+        if isinstance(error, Unavailable):
+            return True
+        if any(words in str(error) for words in DISK):
+            return True
+        if not self.is_remote:
+            return False
+        try:
+            self.client.search_experiments(max_results=1)
+        except Exception:  # noqa: BLE001  whatever it says, it does not answer
+            return True
+        return False
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        metrics: Iterable[tuple[str, float, int]] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        at_ms: int = 0,
+        span_ms: int = 0,
+    ) -> None:
+        """Metrics (name, value, step), params and tags, in as few calls as MLflow allows.
+
+        A metric's time is `at_ms` at the last step and up to `span_ms` earlier before it: a
+        function of the artifact, so a row that is written again is the same row.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        rows = list(metrics)
+        last = max((step for _, _, step in rows), default=0) or 1
+        points: list[Metric] = [
+            Metric(name, value, at_ms - round(span_ms * (1 - step / last)), step)
+            for name, value, step in rows
+        ]
+        values = [Param(name, value[:MAX_VALUE]) for name, value in (params or {}).items()]
+        marks = [RunTag(name, value[:MAX_VALUE]) for name, value in (tags or {}).items()]
+        while points or values or marks:
+            room = METRICS_BATCH - len(values[:BATCH]) - len(marks[:BATCH])
+            self.client.log_batch(run_id, points[:room], values[:BATCH], marks[:BATCH])
+            points, values, marks = points[room:], values[BATCH:], marks[BATCH:]
+
+    def show_picture(self, run_id: str, key: str, step: int, picture: Path, at_ms: int) -> None:
+        """A picture at a step: the UI has a slider over them. Once, however often it is told."""
+        from PIL import Image
+
+        there = {Path(f.path).name for f in self.client.list_artifacts(run_id, "images")}
+        if not any(name.startswith(f"{key}+step+{step}+") for name in there):
+            with Image.open(picture) as image:
+                self.client.log_image(run_id, image, key=key, step=step, timestamp=at_ms)
+
+    def show_files(self, run_id: str, folder: Path, names: Iterable[str]) -> None:
+        """Copies of files, at the same places as in `folder`."""
+        for name in names:
+            place = Path(name).parent.as_posix()
+            self.client.log_artifact(run_id, str(folder / name), None if place == "." else place)
+
+    def has(self, run_id: str) -> bool:
+        """Whether the run exists and is not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
+
+def brief(error: Exception) -> str:
+    """One line of an error; databases answer with the statement they refused."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:200]
+
+
+def without_password(uri: str) -> str:
+    """An address as it may be shown."""
+    return re.sub(r"//[^/@]+@", "//", uri)
+
+
+def database_exists(tracking_uri: str) -> bool:
+    """Whether a sqlite database is there; a server is taken at its word."""
+    file = tracking_uri.removeprefix("sqlite:///")
+    return file == tracking_uri or Path(file).exists()
+
+
+def _connect(uri: str) -> tuple["MlflowClient", str]:
+    """A client and the id of the experiment, both made where they do not exist."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    location = None
+    if uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///")).resolve()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        location = (file.parent / "artifacts").as_uri()
+        if not file.exists():
+            _make_database(file)
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            # Kept in the file: one fsync a commit instead of three, and the UI reads meanwhile.
+            database.execute("PRAGMA journal_mode=WAL")
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return client, str(found.experiment_id)
+    # The kind opens the UI on its model-training view; without it MLflow 3 guesses "GenAI".
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return client, str(client.create_experiment(EXPERIMENT, location, tags))
+
+
+def _make_database(file: Path) -> None:
+    """MLflow's tables beside `file`, then all of them there at once.
+
+    MLflow makes them one by one: killed meanwhile it leaves a file that it can never open again.
+    Whoever is first wins; an existing file stays.
+    """
+    from mlflow import MlflowClient
+
+    new = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    new.unlink(missing_ok=True)
+    MlflowClient(
+        tracking_uri=f"sqlite:///{new}", registry_uri=f"sqlite:///{new}"
+    ).search_experiments()
+    with contextlib.suppress(FileExistsError):
+        os.link(new, file)
+    new.unlink()

@@ -1,0 +1,176 @@
+"""Where campaigns live: their folders, names, and the params that each was started with."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from afd.config import Params
+from afd.config.teachers import DiffusersTeacher, FolderTeacher, RemoteTeacher, SimulatorTeacher
+from afd.fingerprint import fingerprint
+from afd.params import ParamsError, validate
+from afd.stages.identity import contents, semantic
+from afd.store import StoreError, told, write_atomic, write_json
+from flows.invocation import RUNS, STORE
+
+# Read once: MLflow's library writes this variable when it is used, and a process may run campaigns
+# of several folders.
+MLFLOW_SERVER = os.environ.get("MLFLOW_TRACKING_URI")
+CONTENTS = "contents.json"  # sha256 of the files that params name, by field
+KERNEL = (("/", "proc"), ("/", "sys"))
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders a campaign lives in."""
+
+    runs: Path = RUNS
+    store: Path = STORE
+
+    def tracking_uri(self, chosen: str | None = None) -> str:
+        """MLflow: the server that the cluster's params have chosen, else the one that
+        MLFLOW_TRACKING_URI names, else a database of this folder's."""
+        if chosen or MLFLOW_SERVER:
+            return chosen or MLFLOW_SERVER or ""
+        folder = (self.runs / ".services" / "mlflow").resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def refuse_unusable(places: Places) -> None:
+    """Raises StoreError for folders that can never hold a campaign, before anything is made."""
+    for option, place in (("--runs", places.runs), ("--store", places.store)):
+        at = place.resolve()
+        while not at.exists():
+            at = at.parent
+        if not at.is_dir():
+            raise StoreError(f"{option} {place}: {at} is a file; choose a folder")
+        if at.parts[:2] in KERNEL or not os.access(at, os.W_OK):
+            raise StoreError(f"{option} {place}: {at} cannot be written; choose another folder")
+
+
+def campaign_folder(name: str, places: Places) -> Path:
+    """runs/<name>; raises ParamsError for a name that is no plain folder name."""
+    allowed = name.replace("-", "").replace("_", "").replace(".", "")
+    if not allowed.isascii() or not allowed.isalnum() or name.startswith(".") or len(name) > 64:
+        problem = f"{name!r}: a campaign's name is 1-64 letters, digits, '-', '_' or '.'"
+        raise ParamsError("--name", [problem])
+    return (places.runs / name).resolve()
+
+
+def teacher_name(params: Params) -> str:
+    """The teacher as people call it."""
+    match params.teacher:
+        case RemoteTeacher(provider=provider, model=model):
+            return f"{provider}-{model}"
+        case FolderTeacher(name=name):
+            return name
+        case DiffusersTeacher(pipeline=pipeline):
+            return Path(pipeline).name
+        case SimulatorTeacher():
+            return "simulator"
+
+
+def kept_params(folder: Path) -> Params | None:
+    """The params a campaign was started with."""
+    file = folder / "params.yaml"
+    if not file.exists():
+        return None
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParamsError(str(file), [f"cannot be read as YAML: {error}"]) from None
+    return validate(Params, values, str(file))
+
+
+def keep_params(folder: Path, params: Params) -> None:
+    """Write the params, and the sha256 of every file that they name, when a campaign is started.
+
+    Later only circumstance may change (what changes no artifact: paths, memory, how the teacher is
+    reached and paid), and is written. Raises ParamsError naming every other field.
+    """
+    before = kept_params(folder)
+    if before == params:
+        return
+    found = contents(params)
+    if before is not None:
+        known = _kept_contents(folder, before)
+        if differing := _misfits(before, known, params, found):
+            raise ParamsError(
+                str(folder / "params.yaml"),
+                [
+                    *(f"{path}: the campaign has {was!r}, not {new!r}"
+                      for path, was, new in differing),
+                    "a campaign keeps its params: drop what differs, or choose another --name, "
+                    "which reuses everything that the store has of it",
+                ],
+            )  # fmt: skip
+        found = known | found
+    values = params.model_dump(mode="json")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    with told(folder):
+        write_json(folder / CONTENTS, found)
+        write_atomic(folder / "params.yaml", text.encode())
+
+
+def set_aside(folder: Path, params: Params) -> Path | None:
+    """Rename a campaign that was started with other params, so that its name is free; gives where
+    it went, None where nothing stood in the way.
+
+    Whoever reproduces a pipeline changes params and keeps names. Nothing is lost: records, DVC
+    pointers and MLflow ids move with the folder, artifacts stay in the store.
+    """
+    before = kept_params(folder)
+    if before is None or before == params:
+        return None
+    known = _kept_contents(folder, before)
+    if not _misfits(before, known, params, contents(params)):
+        return None
+    kept = semantic(before.model_dump(mode="json")) | {"content": known}
+    stem = f"{folder.name[:48]}-{fingerprint(kept)[:8]}"
+    others = (folder.with_name(f"{stem}-{number}") for number in range(2, 10_000))
+    free = next(name for name in (folder.with_name(stem), *others) if not name.exists())
+    with told(folder.parent):
+        folder.rename(free)
+    return free
+
+
+def _kept_contents(folder: Path, before: Params) -> dict[str, str | None]:
+    """What lay at the paths when the campaign was started; older campaigns did not keep it."""
+    try:
+        return json.loads((folder / CONTENTS).read_bytes())
+    except FileNotFoundError:
+        return contents(before)
+    except ValueError:
+        raise StoreError(
+            f"{folder / CONTENTS}: not JSON; remove it and run the same command again"
+        ) from None
+
+
+def _misfits(
+    before: Params, known: dict[str, str | None], params: Params, found: dict[str, str | None]
+) -> list[tuple[str, Any, Any]]:
+    """What differs in identity, as (dotted path, old, new); files differ by their content."""
+    old, new = (semantic(each.model_dump(mode="json")) for each in (before, params))
+    both = sorted(known.keys() & found.keys())
+    changed = [(field, known[field], found[field]) for field in both]
+    return _differences(old, new) + [
+        (field, was and f"content {was[:16]}", now and f"content {now[:16]}")
+        for field, was, now in changed
+        if was != now
+    ]
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Leaves that differ, as (dotted path, old, new)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        return [
+            found
+            for key in sorted({*before, *after})
+            for found in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [(path, old, new)]

@@ -1,0 +1,1 @@
+"""Prefect's server, and the runs that it shows of a campaign."""

@@ -1,0 +1,175 @@
+"""What Prefect's UI shows of a campaign beside its runs: progress, results, the way to MLflow.
+
+Showing never fails a campaign and is never waited for: a server that is away is told nothing.
+"""
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from afd.stages.request import StageRequest
+from afd.store import Store
+from flows import decisions
+from flows.board import progress
+from flows.invocation import command
+from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
+
+log = logging.getLogger(__name__)
+LONG_S = 10.0  # a stage that takes longer shows its progress
+EVERY_S = 5.0
+RUN_KNOWN_S = 15.0  # MLflow's run exists seconds after the start; a short campaign is quicker
+
+
+def flow_run_name(campaign: str, runs: Path, teacher: str | None, index: int | None = None) -> str:
+    """campaign, round (the next one where none is said) and teacher."""
+    if index is None:
+        rounds = {int(file.stem) for file in (runs / campaign / "rounds").glob("[0-9]*.json")}
+        index = next(number for number in range(len(rounds) + 1) if number not in rounds)
+    said = f"{campaign}-round-{index:03d}"
+    return said if teacher is None else f"{said}-{teacher}"
+
+
+@contextmanager
+def progress_shown(campaign: str, store: Store, request: StageRequest) -> Iterator[None]:
+    """While a stage is waited for inside a Prefect task: a progress artifact once it takes long."""
+    from prefect.runtime import flow_run, task_run
+
+    ended = threading.Event()
+    key = artifact_key(campaign, request.stage)
+    ids = (_uuid(flow_run.id), _uuid(task_run.id))
+
+    def tell() -> None:
+        artifact: UUID | None = None
+        while not ended.wait(EVERY_S if artifact else LONG_S):
+            told = progress(store, request)
+            if told is None or not told[1]:
+                continue
+            share = round(100 * told[0] / told[1], 1)
+            said = f"{request.stage} {request.output.short}: {told[0]} of {told[1]}"
+            artifact = _tell_progress(artifact, key, share, said, ids)
+
+    thread = threading.Thread(target=tell, name="prefect-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def leave_results(folder: Path, tracking_uri: str, rows: list[dict[str, Any]], said: str) -> None:
+    """At the end of a flow: a table of what was measured, and a link to the MLflow run."""
+    from prefect.artifacts import create_link_artifact, create_table_artifact
+
+    try:
+        if rows:
+            create_table_artifact(rows, key=artifact_key(folder.name, "results"), description=said)
+        link, words = mlflow_link(folder, tracking_uri)
+        create_link_artifact(
+            link,
+            link_text=words,
+            key=artifact_key(folder.name, "mlflow"),
+            description=f"the MLflow run of {folder.name}: {words}",
+        )
+    except Exception as error:  # noqa: BLE001  Prefect shows; it never fails a campaign
+        log.warning("Prefect was not shown the results: %s", error)
+
+
+def leave_alarms(folder: Path) -> None:
+    """What alarms have said in any round so far: a warning in the run's log, and a page."""
+    from prefect import get_run_logger
+    from prefect.artifacts import create_markdown_artifact
+
+    told = decisions.records(folder)
+    said = [line for record in told for line in decisions.lines(record)]
+    if not said:
+        return
+    page = "\n".join(f"- {line}" for line in said)
+    try:
+        for line in decisions.lines(told[-1]):
+            get_run_logger().warning("%s", line)
+        key = artifact_key(folder.name, "alarms")
+        create_markdown_artifact(page, key=key, description=f"alarms of {folder.name}")
+    except Exception as error:  # noqa: BLE001  Prefect shows; it never fails a campaign
+        log.warning("Prefect was not shown the alarms: %s", error)
+
+
+def mlflow_link(folder: Path, uri: str) -> tuple[str, str]:
+    """The campaign's run in MLflow's UI, and what to do to see it."""
+    base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    ids = RunIds(folder)
+    deadline = time.monotonic() + RUN_KNOWN_S
+    while not (told := ids.read(CAMPAIGN)).get("experiment_id") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    words = (
+        "MLflow"
+        if uri.startswith("http")
+        else f"after `{command('ui', '--name', folder.name, runs=folder.parent)}`"
+    )
+    if "experiment_id" not in told:
+        return f"{base}/#/experiments", words
+    page = f"{base}/#/experiments/{told['experiment_id']}/runs/{told['run_id']}"
+    return f"{page}?workflowType=machine_learning", words
+
+
+def campaign_rows(summary: Path) -> list[dict[str, Any]]:
+    """The results of a whole campaign, a row a metric."""
+    metrics = json.loads(summary.read_bytes())["metrics"]
+    shown = ("teacher", "base", "student", "difference")
+    return [
+        {"metric": name}
+        | {column: _short(row.get(column)) for column in shown}
+        | {"interval": " to ".join(_short(end) for end in row.get("interval") or ("-",))}
+        for name, row in metrics.items()
+    ]
+
+
+def round_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What one round's evaluation says of its student."""
+    return [{"metric": name, "student": _short(value)} for name, value in summary.items()]
+
+
+def artifact_key(campaign: str, what: str) -> str:
+    """Lower case, digits and dashes: all that Prefect allows."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{campaign}-{what}".lower()).strip("-")
+
+
+def _tell_progress(
+    artifact: UUID | None, key: str, share: float, said: str, ids: tuple[UUID | None, UUID | None]
+) -> UUID | None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+
+    try:
+        with get_client(sync_client=True) as client:
+            if artifact is not None:
+                client.update_artifact(artifact, ArtifactUpdate(data=share, description=said))
+                return artifact
+            made = ArtifactCreate(
+                key=key,
+                type="progress",
+                data=share,
+                description=said,
+                flow_run_id=ids[0],
+                task_run_id=ids[1],
+            )
+            return client.create_artifact(made).id
+    except Exception as error:  # noqa: BLE001  Prefect shows; it never fails a campaign
+        log.info("Prefect was not shown progress: %s", error)
+        return artifact
+
+
+def _uuid(text: object) -> UUID | None:
+    return None if text is None else UUID(str(text))
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

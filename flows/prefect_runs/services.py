@@ -1,0 +1,180 @@
+"""The services a campaign starts for itself: Prefect's server, offline, without analytics."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from afd.stages.mailbox import Owner
+from afd.store import write_atomic
+from flows.places import Places
+from flows.prefect_runs.keeper import KNOWN, end_left_server
+from flows.prefect_runs.reach import answers, configured_api, trouble
+from flows.told import ToldError
+
+DRAIN_S = 10.0
+START_PATIENCE_S = 180.0  # a new database is migrated for 10-30 s on a busy machine
+
+
+class ServiceError(ToldError):
+    """A service did not start: its last words and the way around it."""
+
+
+_using: list[int] = []
+
+
+def using() -> tuple[int, ...]:
+    """Descriptors whose locks keep the servers that this process uses; a child may inherit them."""
+    return tuple(_using)
+
+
+class OwnPrefect:
+    """A Prefect server for the campaigns of one folder, kept while any of them runs (keeper.py)."""
+
+    def __init__(self, places: Places) -> None:
+        self._home = (places.runs / ".services" / "prefect").resolve()
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._log = self._home / "server.log"
+        self._users = (self._home / "users").open("a+b")
+        self._port = 0
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self._port}/api"
+
+    @property
+    def users(self) -> int:
+        """The descriptor whose lock keeps the server; a child that inherits it keeps it too."""
+        return self._users.fileno()
+
+    def start(self) -> None:
+        """Use the server that runs already, or start one; it answers some seconds later."""
+        fcntl.flock(self._users, fcntl.LOCK_SH)
+        _using.append(self._users.fileno())
+        with (self._home / "starting").open("a+b") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            port = self._known_port()
+            if port is None:
+                end_left_server(self._home)
+                port = self._port_as_before()
+                keeper = self._start_keeper(port)
+                entry = {"port": port, "keeper": keeper.model_dump()}
+                write_atomic(self._home / KNOWN, json.dumps(entry).encode())
+        self._port = port
+        os.environ["PREFECT_HOME"] = str(self._home)
+        os.environ["PREFECT_API_URL"] = self.api
+
+    def _known_port(self) -> int | None:
+        """The port of a server whose keeper lives."""
+        try:
+            entry = json.loads((self._home / KNOWN).read_bytes())
+            self._keeper = Owner.model_validate(entry["keeper"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+        return int(entry["port"]) if self._keeper.is_alive() else None
+
+    def _port_as_before(self) -> int:
+        """The last server's port where it is free: addresses that people have noted stay true."""
+        file = self._home / "port"
+        with contextlib.suppress(FileNotFoundError, ValueError, OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            port = int(file.read_text())
+            probe.bind(("127.0.0.1", port))
+            return port
+        port = _free_port()
+        write_atomic(file, str(port).encode())
+        return port
+
+    def _start_keeper(self, port: int) -> Owner:
+        environment = {
+            **os.environ,
+            "PREFECT_HOME": str(self._home),
+            "PREFECT_LOGGING_LEVEL": "WARNING",
+        }
+        environment.pop("PREFECT_API_URL", None)
+        command = [sys.executable, "-m", "flows.prefect_runs.keeper", str(self._home), str(port)]
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._keeper = Owner.of(process.pid)
+        return self._keeper
+
+    def wait(self) -> None:
+        """Until it answers; raises ServiceError with its last words."""
+        deadline = time.monotonic() + START_PATIENCE_S
+        while not answers(self.api):
+            died = not self._keeper.is_alive()
+            if died or time.monotonic() > deadline:
+                raise ServiceError(
+                    f"Prefect's server {'ended' if died else 'does not answer'}; "
+                    f"its log is {self._log}:\n{tail(self._log)}\n"
+                    "  everything computed is kept; the same command with --no-prefect runs without"
+                )
+            time.sleep(0.1)
+
+    def let_go(self) -> None:
+        """It ends when its last user has let go."""
+        _drain()
+        _using.remove(self._users.fileno())
+        self._users.close()
+
+
+def others_api(places: Places) -> str | None:
+    """The server that the user has configured, unless it is this folder's own, which we start."""
+    configured = configured_api()
+    try:
+        port = int((places.runs / ".services" / "prefect" / "port").read_text())
+    except (FileNotFoundError, ValueError):
+        return configured
+    own = (f"http://127.0.0.1:{port}/api", f"http://localhost:{port}/api")
+    return None if configured is not None and configured.rstrip("/") in own else configured
+
+
+@contextlib.contextmanager
+def prefect_server(places: Places) -> Iterator["OwnPrefect | None"]:
+    """The user's server where one is configured (None), else one of our own, starting.
+
+    Raises ServiceError where the user's is of no use.
+    """
+    configured = others_api(places)
+    if configured is not None:
+        if (found := trouble(configured)) is not None:
+            raise ServiceError(f"the Prefect server at {configured} {found}")
+        yield None
+        return
+    own = OwnPrefect(places)
+    own.start()
+    try:
+        yield own
+    finally:
+        own.let_go()
+
+
+def _drain() -> None:
+    """Hand over Prefect's last events and log lines: without a server it retries for minutes."""
+    if "prefect.events.worker" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=DRAIN_S)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def tail(file: Path, num_lines: int = 15) -> str:
+    if not file.exists():
+        return ""
+    return "\n".join(file.read_text(errors="replace").splitlines()[-num_lines:])

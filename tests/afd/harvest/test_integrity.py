@@ -1,0 +1,239 @@
+"""Missing, unexpected and wrong, all at once; packs that come and go with every byte."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afd.data.prompts import Prompt
+from afd.data.shards import TABLE, TAR, read_shard, write_shard
+from afd.encoding import encode
+from afd.harvest import packing, quarantine, restoring
+from afd.harvest.integrity import verify
+from afd.harvest.ledger import Ledger
+from afd.harvest.vault import keep, kept, kept_keys
+from afd.harvest.wants import Asked, key_of, want
+from afd.store import Store, StoreError
+
+NUM_CLIPS = 7
+
+
+def key(number: int) -> str:
+    return f"{number:02x}" + "0" * 62
+
+
+def video(number: int) -> bytes:
+    noise = np.random.default_rng(number).integers(0, 256, (2, 16, 16, 3))
+    return encode(noise.astype(np.uint8), 16)
+
+
+def note(number: int) -> dict:
+    return {"key": key(number), "prompt": f"a ball, {number}", "prompt_id": f"p{number}", "seed": 5}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store")
+    made.root.mkdir()
+    for number in range(NUM_CLIPS):
+        file = made.root / "incoming.mp4"
+        file.write_bytes(video(number))
+        keep(made, key(number), file, note(number))
+    aside = made.root / "aside"
+    aside.write_bytes(b"<html>")
+    quarantine.put(made, aside, "HTML", {"key": "k"})
+    return made
+
+
+def clip(store: Store, number: int) -> Path:
+    found = kept(store, key(number))
+    assert found is not None
+    return found.path
+
+
+def damage(path: Path, place: int = 200) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def told(store: Store, verified: tuple[str, ...] = ()) -> set[tuple[str, str]]:
+    found = verify(store, verified, num_threads=2)
+    return {
+        (finding.kind, finding.path.relative_to(store.root).as_posix())
+        for finding in found.findings
+    }
+
+
+def test_a_whole_store_is_whole(store: Store) -> None:
+    packing.pack(store, clips_per_shard=3)
+    found = verify(store, [key(number) for number in range(NUM_CLIPS)])
+    assert found.is_whole
+    assert found.num_files == NUM_CLIPS + 1 + 2 * 3  # clips, quarantine, three packs of two files
+
+
+def test_everything_that_is_wrong_is_told_at_once(store: Store) -> None:
+    packing.pack(store, clips_per_shard=4)
+    first, second = packing.shards(store)
+    rows = read_shard(first)
+    damage(first / TAR, rows[1]["offset"] + 5)
+    (second / TAR).unlink()
+    lost, changed = clip(store, 2), clip(store, 3)
+    lost.unlink()
+    damage(changed)
+    (store.clips / "stray.txt").write_text("?")
+    (store.clips / "00" / "stranger.mp4").write_bytes(video(9))
+    (entry,) = quarantine.entries(store)
+    entry.path.write_bytes(b"other")
+    (quarantine.folder(store) / "f00.bin").write_bytes(b"whose?")
+    place = lost.relative_to(store.root).as_posix()
+    assert told(store, (key(2), key(6), "ff" + "0" * 62)) == {
+        ("missing", place),
+        ("wrong", changed.relative_to(store.root).as_posix()),
+        ("unexpected", "clips/stray.txt"),
+        ("unexpected", "clips/00/stranger.mp4"),
+        ("wrong", entry.path.relative_to(store.root).as_posix()),
+        ("unexpected", "quarantine/f00.bin"),
+        ("wrong", (first / TAR).relative_to(store.root).as_posix()),
+        ("missing", (second / TAR).relative_to(store.root).as_posix()),
+        ("missing", "clips/ff/ff" + "0" * 62 + ".*.mp4"),
+    }
+
+
+def test_a_member_without_a_row(store: Store, tmp_path: Path) -> None:
+    packing.pack(store)
+    (folder,) = packing.shards(store)
+    rows = read_shard(folder)
+    other = tmp_path / "other"
+    other.mkdir()
+    write_shard(other, rows[:-1])
+    shutil.copy(other / TABLE, folder / TABLE)
+    assert [kind for kind, _ in told(store)] == ["unexpected"]
+
+
+def test_packs_hold_every_clip_with_its_provenance(store: Store) -> None:
+    made = packing.pack(store, clips_per_shard=3)
+    assert (made.num_clips, made.num_before, len(made.folders)) == (NUM_CLIPS, 0, 3)
+    rows = [row for folder in packing.shards(store) for row in read_shard(folder)]
+    assert {row["key"]: row["bytes"] for row in rows} == {
+        key(number): video(number) for number in range(NUM_CLIPS)
+    }
+    assert all(json.loads(row["provenance"]) == note(int(row["key"][:2], 16)) for row in rows)
+    assert packing.pack(store).num_clips == 0
+
+    file = store.root / "incoming.mp4"
+    file.write_bytes(video(20))
+    keep(store, key(20), file, note(20))
+    later = packing.pack(store)
+    assert (later.num_clips, later.num_before) == (1, NUM_CLIPS)
+
+
+def test_another_clone_gets_everything_back_from_packs(store: Store, tmp_path: Path) -> None:
+    packing.pack(store, clips_per_shard=3)
+    clone = Store(tmp_path / "clone")
+    shutil.copytree(store.root / "packs", clone.root / "packs")
+    assert packing.unpack(clone) == NUM_CLIPS
+    assert packing.unpack(clone) == 0
+    for number in range(NUM_CLIPS):
+        found = kept(clone, key(number))
+        assert found is not None
+        assert found.read() == video(number)
+        assert found.provenance == note(number)
+    assert verify(clone, kept_keys(store).keys()).is_whole
+
+
+def test_a_changed_clip_is_not_packed(store: Store) -> None:
+    path = clip(store, 4)
+    damage(path)
+    with pytest.raises(StoreError, match="changed on disk"):
+        packing.pack(store, clips_per_shard=3)
+    assert len(packing.shards(store)) == 1  # the first three were finished before
+
+
+def test_a_kill_in_the_middle_leaves_finished_packs_and_nothing_else(store: Store) -> None:
+    """A real process, killed while it writes its third pack; the next call makes the rest."""
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from afd.harvest import packing\n"
+        "from afd.store import Store\n"
+        "whole = packing.write_shard\n"
+        "count = 0\n"
+        "def dying(folder, rows):\n"
+        "    global count\n"
+        "    count += 1\n"
+        "    whole(folder, rows)\n"
+        "    if count == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "packing.write_shard = dying\n"
+        "packing.pack(Store(Path(sys.argv[1])), clips_per_shard=2)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(store.root)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(packing.shards(store)) == 2
+    assert verify(store).is_whole
+    assert packing.pack(store, clips_per_shard=2).num_before == 4
+    assert verify(store).is_whole
+    rows = [row["key"] for folder in packing.shards(store) for row in read_shard(folder)]
+    assert sorted(rows) == sorted(kept_keys(store))
+
+
+def test_many_clips_are_a_reason_to_pack() -> None:
+    assert not packing.worth_packing(1000)
+    assert packing.worth_packing(50_000)
+
+
+def test_notes_that_are_broken_or_gone_are_found_and_written_anew(store: Store) -> None:
+    """A pack knows them whole; a clip without a pack, an order or a note stays named."""
+    packing.pack(store)
+    late = store.root / "incoming.mp4"
+    late.write_bytes(video(NUM_CLIPS))
+    keep(store, key(NUM_CLIPS), late, note(NUM_CLIPS))
+    notes = [clip(store, number).with_suffix(".json") for number in range(NUM_CLIPS + 1)]
+    notes[0].write_text("{")
+    notes[1].write_text("[1]")
+    notes[2].unlink()
+    notes[3].write_text(json.dumps(note(4)))
+    notes[NUM_CLIPS].unlink()
+    aside = next(quarantine.folder(store).glob("*.json"))
+    aside.write_text("{}")
+    assert told(store) == {
+        *(("wrong", path.relative_to(store.root).as_posix()) for path in (*notes[:2], notes[3])),
+        *(
+            ("missing", path.relative_to(store.root).as_posix())
+            for path in (notes[2], notes[NUM_CLIPS])
+        ),
+        ("wrong", aside.relative_to(store.root).as_posix()),
+    }
+    with pytest.raises(StoreError, match="its note is missing") as refused:
+        packing.pack(store)
+    assert "afd harvest verify --mend" in str(refused.value)
+    assert restoring.mend_notes(store) == 4
+    for number in range(4):
+        assert json.loads(notes[number].read_bytes()) == note(number)
+    assert {path for _, path in told(store)} == {
+        notes[NUM_CLIPS].relative_to(store.root).as_posix(),
+        aside.relative_to(store.root).as_posix(),
+    }
+    notes[NUM_CLIPS].write_bytes(b"\xff")
+    with pytest.raises(StoreError, match="cannot be read"):
+        packing.pack(store)
+
+
+def test_a_note_that_only_the_ledger_can_tell_says_unknown_of_its_terms(tmp_path: Path) -> None:
+    made = Store(tmp_path / "store")
+    asked = Asked("folder", "mine", {}, None, None, None, seeded=False)
+    wanted = want(asked.digest, Prompt("p1", "a ball", "train", "balls"), 0)
+    file = tmp_path / "v.mp4"
+    file.write_bytes(video(1))
+    with Ledger(made.root) as ledger:
+        ledger.add_delivered(asked, wanted, json.dumps({"fps": 16.0}))
+    kept_clip = keep(made, key_of(wanted.slot, 0, seeded=False), file, {})
+    assert restoring.mend_notes(made) == 1
+    about = kept_clip.provenance
+    assert (about["prompt"], about["category"], about["fps"]) == ("a ball", "balls", 16.0)
+    assert about["training_permitted"] == "unknown" and verify(made).is_whole

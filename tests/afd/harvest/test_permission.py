@@ -1,0 +1,242 @@
+"""Whether clips may be trained on is asked of their own records, whatever params say."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afd.artifacts import Artifact
+from afd.config import FolderTeacher, Params
+from afd.config.teachers import Terms
+from afd.data.shards import read_table
+from afd.harvest import packing
+from afd.harvest.folder import FolderError, read_folder
+from afd.harvest.importing import import_folder
+from afd.harvest.permission import NotPermittedError, PermitError, permit, refuse_clips
+from afd.harvest.vault import KeptClip, kept_keys
+from afd.params import load_params
+from afd.stages import request
+from afd.stages.door import execute
+from afd.stages.outcome import status_of
+from afd.store import Store
+from afd.teachers.build import build
+from flows.choices import chosen_params
+from flows.places import Places
+
+TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
+TERMS = Terms(url="https://example.com/terms", date="2026-11-26")
+
+
+def folder_teacher(videos: Path | None, permitted: str, clips: int = 1) -> FolderTeacher:
+    return FolderTeacher.model_validate(
+        {
+            "kind": "folder",
+            "name": "my-clips",
+            "path": None if videos is None else str(videos),
+            "clips_per_prompt": clips,
+            "training_permitted": permitted,
+            "terms": TERMS.model_dump(mode="json"),
+            "min_clip_share": 1.0,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos with sidecars of the first two rounds' prompts, by the simulator."""
+    tiny, root = load_params(Params, TINY), tmp_path_factory.mktemp("films")
+    store, simulator = Store(root / "store"), build(tiny.teacher, tiny.num_frames, tiny.fps)
+    prompt_set = execute(request.prompts(tiny), store).ref
+    videos = root / "videos"
+    videos.mkdir()
+    texts = [
+        text
+        for index in range(tiny.num_rounds)
+        for text in read_table(execute(request.harvest_round(tiny, prompt_set, index), store).path)[
+            "prompt"
+        ]
+    ]
+    for number, text in enumerate(dict.fromkeys(texts)):
+        (videos / f"{number}.mp4").write_bytes(simulator.film(text, number))
+        (videos / f"{number}.txt").write_text(text)
+    return videos
+
+
+def params_with(teacher: FolderTeacher) -> Params:
+    tiny = load_params(Params, TINY).model_dump(mode="json")
+    return Params.model_validate(tiny | {"teacher": teacher.model_dump(mode="json")})
+
+
+def harvested(store: Store, params: Params) -> Artifact:
+    prompt_set = execute(request.prompts(params), store).ref
+    return execute(request.harvest_round(params, prompt_set, 0), store)
+
+
+def chosen(tmp_path: Path, store: Store, teacher: FolderTeacher) -> Params:
+    """As `afd campaign` reads its params, before it starts anything."""
+    import yaml
+
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"teacher": teacher.model_dump(mode="json")}))
+    return chosen_params("x", Places(tmp_path / "runs", store.root), TINY, [overlay])
+
+
+@pytest.mark.parametrize("permitted", ["no", "unknown"])
+def test_what_was_imported_as_forbidden_is_not_trained_on_whatever_params_say(
+    tmp_path: Path, films: Path, permitted: str
+) -> None:
+    store = Store(tmp_path / "store")
+    import_folder(store, folder_teacher(films, permitted))
+    generous = folder_teacher(films, "yes")  # params alone would have let it pass
+    with pytest.raises(NotPermittedError, match=f"training_permitted: {permitted}") as told:
+        chosen(tmp_path, store, generous)
+    assert "folder/my-clips" in str(told.value) and "afd harvest permit" in str(told.value)
+    assert not (tmp_path / "runs").exists() and not (store.root / "prompt_set").exists()
+
+    clips = harvested(store, params_with(generous))  # harvesting always may
+    params = params_with(generous)
+    student = execute(request.warmstart(params, _prompt_set(params, store)), store)
+    rollouts = execute(request.rollout(params, _prompt_set(params, store), student.ref, 0), store)
+    fit = request.fit(params, [clips.ref], [rollouts.ref], None, 0)
+    with pytest.raises(NotPermittedError) as refused:
+        execute(fit, store)
+    assert status_of(refused.value) == "refused"
+    supervised = params.model_copy(
+        update={"update": params.update.model_copy(update={"objective": "supervised"})}
+    )
+    update = request.update(supervised, [clips.ref], None, None, student.ref, student.ref, 0)
+    with pytest.raises(NotPermittedError):
+        execute(update, store)
+
+    assert permit(store, "folder/my-clips", "yes", TERMS) == len(kept_keys(store))
+    assert chosen(tmp_path, store, generous).teacher == generous
+    execute(fit, store)  # the very clips that were harvested before
+    assert permit(store, "folder/my-clips", "yes", TERMS) == 0
+    permit(store, "folder/my-clips", "no", TERMS)  # terms can change again
+    with pytest.raises(NotPermittedError):
+        refuse_clips(store, clips)
+
+
+def _prompt_set(params: Params, store: Store) -> Any:
+    return execute(request.prompts(params), store).ref
+
+
+def test_a_single_forbidden_clip_is_named(tmp_path: Path, films: Path) -> None:
+    store = Store(tmp_path / "store")
+    teacher = folder_teacher(films, "yes")
+    import_folder(store, teacher)
+    clips = harvested(store, params_with(teacher))
+    refuse_clips(store, clips)
+    key = read_table(clips.path)["key"][2]
+    note = KeptClip(key, kept_keys(store)[key])
+    note.restate({"training_permitted": "no"})
+    with pytest.raises(NotPermittedError, match=f"clip {key[:12]} of folder/my-clips: its own"):
+        refuse_clips(store, clips)
+    said = json.loads(note.note.read_bytes())
+    del said["training_permitted"]  # a record that says nothing does not say yes
+    note.note.write_text(json.dumps(said))
+    with pytest.raises(NotPermittedError, match="training_permitted: unknown"):
+        refuse_clips(store, clips)
+
+
+def test_a_clone_asks_the_rows_of_its_shards_and_can_be_cured(tmp_path: Path, films: Path) -> None:
+    store = Store(tmp_path / "store")
+    import_folder(store, folder_teacher(films, "no"))
+    generous = params_with(folder_teacher(None, "yes"))
+    clips = harvested(store, generous)
+    for name in ("clips", "harvest"):  # a clone that pulled has artifacts only
+        shutil.rmtree(store.root / name)
+    with pytest.raises(NotPermittedError):
+        refuse_clips(store, clips)
+    with pytest.raises(PermitError, match="pack --unpack"):
+        permit(store, "folder/my-clips", "yes", TERMS)
+    assert packing.unpack(store) == 4
+    assert permit(store, "folder/my-clips", "yes", TERMS) == 4
+    refuse_clips(store, clips)
+
+
+def test_params_of_a_campaign_never_restate_what_an_import_said(
+    tmp_path: Path, films: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    import_folder(store, folder_teacher(films, "no"))
+    import_folder(store, folder_teacher(films, "yes"))  # as a stage does it
+    notes = [KeptClip(*kept).provenance["training_permitted"] for kept in kept_keys(store).items()]
+    assert set(notes) == {"no"}
+    done = import_folder(store, folder_teacher(films, "yes"), restating=True)  # as a person does
+    assert (done.num_new, done.num_restated) == (0, len(notes))
+    for kept in kept_keys(store).items():
+        about = KeptClip(*kept).provenance
+        assert about["training_permitted"] == "yes"
+        assert [said["training_permitted"] for said in about["earlier"]] == ["no"]
+
+
+def test_a_bare_yes_in_yaml_or_on_the_command_line_is_yes(tmp_path: Path) -> None:
+    for said in ("yes", "'yes'", "true"):
+        read = load_params(Params, TINY, (), [f"teacher.training_permitted={said}"])
+        assert read.teacher.training_permitted == "yes"
+    assert load_params(Params, TINY, (), ["teacher.training_permitted=no"]).teacher == (
+        load_params(Params, TINY).teacher.model_copy(update={"training_permitted": "no"})
+    )
+
+
+def test_splits_are_shared_out_by_the_captions_alone(tmp_path: Path, films: Path) -> None:
+    def splits(root: Path, num_held_out: int | None = None) -> dict[str, str]:
+        done = import_folder(
+            Store(tmp_path / root.name),
+            folder_teacher(root, "yes"),
+            sharing=True,
+            num_held_out=num_held_out,
+        )
+        return {prompt.text: prompt.split for prompt in done.prompts.values()}
+
+    shared = splits(films)
+    assert sorted(shared.values()).count("held_out") == 2
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for number, sidecar in enumerate(sorted(films.glob("*.txt"), reverse=True)):
+        shutil.copy(sidecar, renamed / f"x{number}.txt")
+        shutil.copy(sidecar.with_suffix(".mp4"), renamed / f"x{number}.mp4")
+    assert splits(renamed) == shared
+    assert list(splits(renamed, 3).values()).count("held_out") == 3
+    with pytest.raises(FolderError, match="both sides need at least one"):
+        splits(films, len(shared))
+
+    chosen = {file.name: n % 2 for n, file in enumerate(sorted(films.glob("*.mp4")))}
+    rows = [
+        {"file_name": name, "caption": (films / name).with_suffix(".txt").read_text(),
+         "split": "held_out" if held_out else "train"}
+        for name, held_out in chosen.items()
+    ]  # fmt: skip
+    told = tmp_path / "told"
+    shutil.copytree(films, told)
+    (told / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert splits(told) == {row["caption"]: row["split"] for row in rows}
+    with pytest.raises(FolderError, match="leave --held-out out"):
+        splits(told, 2)
+    del rows[0]["split"]
+    (told / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(FolderError, match="has no split while others have one"):
+        splits(told)
+
+
+def test_one_film_under_two_captions_is_told_and_never_on_both_sides(
+    tmp_path: Path, films: Path
+) -> None:
+    videos = tmp_path / "videos"
+    shutil.copytree(films, videos)
+    shutil.copy(videos / "0.mp4", videos / "again.mp4")
+    (videos / "again.txt").write_text("another caption")
+    assert read_folder(videos).ambivalent == [["0.mp4", "again.mp4"]]
+    done = import_folder(Store(tmp_path / "store"), folder_teacher(videos, "yes"))
+    assert done.ambivalent == [["0.mp4", "again.mp4"]]
+    caption = (videos / "0.txt").read_text()
+    rows = [
+        {"file_name": "0.mp4", "caption": caption, "split": "train"},
+        {"file_name": "again.mp4", "caption": "another caption", "split": "held_out"},
+    ]
+    (videos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(FolderError, match="show the same"):
+        read_folder(videos)

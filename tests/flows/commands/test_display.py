@@ -1,0 +1,107 @@
+"""The table a campaign ends with: numbers, intervals, and a verdict for every target."""
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from afd.config import Cluster, Params
+from afd.evaluation import targets
+from afd.params import load_params
+from afd.stages.mailbox import request_id
+from afd.stages.request import prompts
+from flows.commands.display import Screen, results_table
+from flows.invocation import command
+from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger, Seen
+from flows.places import Places
+from flows.session import opened
+from tests.flows.conftest import PARAMS, PROJECT
+
+MEASURED: dict[str, Any] = {
+    "metrics": {
+        "trajectory_error_px": {"base": 4.0, "student": 1.0, "interval": [-3.2, -2.8]},
+        "gravity": {"teacher": 0.15, "base": 0.05, "student": 0.06, "interval": [0.0, 0.02]},
+        "interpenetration": {"base": None, "student": None, "interval": [None, None]},
+    },
+    "num_prompts": 192,
+    "noise_seeds": [11, 12],
+    "frechet_margin": 3.0,
+}
+
+
+def printed(folder: Path, content: dict[str, Any]) -> list[list[str]]:
+    file = folder / "summary.json"
+    file.write_text(json.dumps(content))
+    console = Console(file=io.StringIO(), width=160)
+    console.print(results_table(file))
+    assert isinstance(console.file, io.StringIO)
+    return [line.split() for line in console.file.getvalue().splitlines()]
+
+
+def test_every_target_ends_in_its_verdict_with_its_numbers(tmp_path: Path) -> None:
+    judged = [asdict(target) for target in targets.judge(MEASURED)]
+    lines = printed(tmp_path, MEASURED | {"targets": judged})
+    below = lines[lines.index(["targets"]) :]
+    assert [line[:4] for line in below if line[:1] == ["trajectory_error_px"]] == [
+        ["trajectory_error_px", "pass", "0.75", "0.6"]
+    ]
+    assert ["gravity", "fail", "0.1", "0.667"] in [line[:4] for line in below]
+    for name in ("interpenetration", "object_permanence", "frechet_distance"):
+        assert [name, "not", "estimable", "-"] in [line[:4] for line in below]
+
+
+def test_a_summary_from_before_targets_shows_its_metrics(tmp_path: Path) -> None:
+    lines = printed(tmp_path, MEASURED)
+    assert ["targets"] not in lines
+    assert ["trajectory_error_px", "-", "4", "1", "-", "[-3.2,", "-2.8]"] in lines
+
+
+@pytest.mark.parametrize("allocation", ["stage", "round"])
+def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_changes(
+    tmp_path: Path, allocation: str
+) -> None:
+    chosen = load_params(
+        Cluster,
+        PROJECT / "params" / "cluster" / "slurm.yaml",
+        (),
+        [f"allocation={allocation}"],
+    )
+    params = load_params(Params, PARAMS)
+    request = prompts(params)
+    name = request_id(request) if allocation == "stage" else WORKER
+    places = Places(tmp_path / "runs", tmp_path / "store")
+    console = Console(file=io.StringIO(), width=60)
+    stops = command("cancel", "--name", "demo", runs=places.runs)
+    with opened("demo", places, params, chosen) as session, session.board.running(request, 0):
+        screen = Screen(session, console)
+        ledger = Ledger(session.site.folder / "ledger")
+        screen.tell_waiting()  # nothing is known yet
+        for seen in (
+            Seen(state="PENDING", reason="Nodes required for job are DOWN, DRAINED or reserved"),
+            Seen(state="PENDING", reason="Priority"),
+            Seen(state="RUNNING"),
+        ):
+            ledger.write(
+                JobEntry(
+                    name=name,
+                    stage=name,
+                    fingerprint="",
+                    folder="",
+                    jobs=(Job(job_id="7", kind="slurm", seen={"7": seen}),),
+                    attempts=1,
+                    submitted_at="",
+                )
+            )
+            screen.tell_waiting()
+            screen.tell_waiting()
+        ledger.end(name, "done")
+    assert isinstance(console.file, io.StringIO)
+    assert [" ".join(line.split()) for line in console.file.getvalue().splitlines()] == [
+        "round 0/1 prompts job 7 PENDING (Nodes required for job are DOWN, DRAINED or reserved)",
+        f"goes on by itself when nodes come back; {stops} stops it",
+        "round 0/1 prompts job 7 PENDING (Priority)",
+    ]

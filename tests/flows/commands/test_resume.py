@@ -1,0 +1,110 @@
+"""`afd resume` goes on where the cluster's file says now, for a person may have mended it."""
+
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from afd.stages.outcome import RefusedError
+from flows.commands import launch
+from flows.commands.launch import Launch, resume
+from flows.commands.operate import say_status, to_resume
+from flows.hold import HeldError, hold
+from flows.session import opened
+from tests.flows.conftest import CLUSTER, PARAMS
+
+
+@pytest.fixture
+def failed(tmp_path: Path) -> Launch:
+    """A round that was asked for with a cluster file of its own, and failed."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(CLUSTER.read_text())
+    runs, store = tmp_path / "runs", tmp_path / "store"
+    asked = Launch.chosen("demo", PARAMS, (), (), file, ("timeout_min=7",), runs, store)
+    with (
+        pytest.raises(OSError, match="refused"),
+        opened(
+            *("demo", asked.places, asked.params, asked.cluster),
+            doing="round",
+            cluster_source=asked.cluster_source,
+        ),
+    ):
+        raise OSError("refused")
+    return asked
+
+
+def test_the_clusters_file_is_read_again_with_what_was_laid_over_it(
+    failed: Launch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def again(file: Path | None = None, *overrides: str) -> Launch:
+        asked: list[Launch] = []
+        monkeypatch.setattr(launch, "launch_round", lambda one, *_, **__: asked.append(one))
+        standing = to_resume(failed.places.runs, "demo")
+        resume(standing, with_prefect=False, cluster=file, cluster_overrides=overrides)
+        return asked[0]
+
+    assert failed.cluster_source is not None
+    mine = Path(failed.cluster_source.file)
+    mine.write_text(f"{CLUSTER.read_text()}\nhang_min: 3\n")
+    mended = again()
+    assert (mended.cluster.hang_min, mended.cluster.timeout_min) == (3, 7)
+    assert mended.cluster_source == failed.cluster_source
+    assert again(None, "timeout_min=9").cluster.timeout_min == 9
+    other = again(CLUSTER)
+    assert other.cluster_source is not None and other.cluster_source.file == str(CLUSTER)
+    assert other.cluster.timeout_min != 7
+    mine.unlink()
+    assert again().cluster == failed.cluster
+    assert "is gone: going on with" in capsys.readouterr().err
+
+
+def test_where_a_round_was_asked_for_and_others_are_left_status_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, runs, store = tmp_path / "mine.yaml", tmp_path / "runs", tmp_path / "store"
+    file.write_text(CLUSTER.read_text())
+    asked = Launch.chosen("demo", PARAMS, (), (), file, ("timeout_min=7",), runs, store)
+    given = (asked.places, asked.params, asked.cluster)
+    with opened("demo", *given, doing="round", cluster_source=asked.cluster_source):
+        pass
+    say_status(runs, "demo")
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "goes on" in line]
+    typed, _, _ = said.partition("    goes on with its rounds")
+    words = shlex.split(typed)
+    words = words[words.index("campaign") :]
+    assert words[:4] == ["campaign", "--name", "demo", "--set-cluster=timeout_min=7"]
+    places = dict(zip(words[4::2], words[5::2], strict=True))
+    assert {option: Path(place).resolve() for option, place in places.items()} == {
+        "--runs": runs,
+        "--store": store,
+        "--cluster": file,
+    }
+    with pytest.raises(RefusedError, match="goes on with its rounds") as refused:
+        resume(to_resume(runs, "demo"), with_prefect=False)
+    assert typed.strip() in str(refused.value)
+
+
+def test_what_runs_is_waited_for_or_cancelled(failed: Launch) -> None:
+    folder = failed.places.runs / "demo"
+    with (
+        hold(folder, "demo"),
+        pytest.raises(HeldError, match=r"wait for it or stop it \(.*cancel --name demo"),
+    ):
+        to_resume(failed.places.runs, "demo")
+
+
+@pytest.mark.parametrize("with_prefect", [True, False])
+def test_a_start_that_takes_long_is_said_once_and_a_quick_one_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, with_prefect: bool
+) -> None:
+    monkeypatch.setattr(launch, "QUIET_S", 0.05)
+    for wait_s, said in ((0.3, 1), (0.0, 0)):
+        with launch._telling_of_the_wait(Console(), with_prefect=with_prefect) as begun:  # pyright: ignore[reportPrivateUsage]
+            time.sleep(wait_s)
+            begun()
+            time.sleep(0.2)
+        told = capsys.readouterr().out
+        assert told.count("starting") == said
+        assert ("Prefect" in told) == (with_prefect and said == 1)

@@ -1,0 +1,72 @@
+"""What the end of a SLURM job means, where a real cluster of four virtual nodes cannot show it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from afd.config import Cluster
+from afd.params import load_params
+from afd.stages.outcome import Status
+from flows.jobs.ledger import Seen
+from flows.jobs.verdict import Ended, judge
+from tests.flows.conftest import PROJECT
+
+CLUSTER = load_params(Cluster, PROJECT / "params" / "cluster" / "slurm.yaml")
+
+
+def ended(folder: Path, seen: Seen | None, codes: dict[int, int], restart: int = 0) -> Ended:
+    """A job of as many ranks as the codes that they left."""
+    assert CLUSTER.resources is not None
+    given = CLUSTER.resources.of("fit").model_copy(update={"nodes": max(codes, default=0) + 1})
+    for rank, code in codes.items():
+        note = json.dumps({"code": code, "restart": restart})
+        (folder / f"7_{rank}.exit").write_text(note)
+        (folder / f"7_{rank}_log.out").write_text(f"rank {rank} was here")
+    return Ended("7", "fit", seen, lambda rank: str(folder / f"7_{rank}_log.out"), given)
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "again", "told"),
+    [
+        ("OUT_OF_MEMORY", "failed", False, "raise resources.fit.mem_gb"),
+        ("TIMEOUT", "lost", True, "raise resources.fit.minutes"),
+        ("CANCELLED", "failed", False, "cancelled by somebody else"),
+        ("DEADLINE", "failed", False, "before its deadline"),
+        ("PREEMPTED", "lost", True, "preempted and not requeued"),
+        ("NODE_FAIL", "lost", True, "lost its node"),
+        ("BOOT_FAIL", "lost", True, "did not boot"),
+    ],
+)
+def test_the_scheduler_says_why(
+    tmp_path: Path, state: str, status: Status, again: bool, told: str
+) -> None:
+    seen = Seen(state=state, reason="SomeReason", exit_code=-9, node="m7")
+    verdict = judge(ended(tmp_path, seen, {}), 1.0)
+    assert (verdict.outcome.status, verdict.again) == (status, again)
+    assert told in verdict.outcome.message
+    assert f"SLURM: {state}, reason SomeReason, on m7, signal 9" in verdict.outcome.message
+
+
+@pytest.mark.parametrize(
+    ("codes", "status", "cause"),
+    [
+        ({0: -15, 1: 1}, "failed", 1),  # rank 1 crashed; rank 0 was ended for it
+        ({0: 5, 1: -9}, "lost", 1),  # rank 1 was killed; rank 0 found it gone
+        ({0: 6, 1: 5}, "lost", 0),  # told to stop
+        ({0: 3, 1: 5, 2: -15}, "store", 0),
+    ],
+)
+def test_of_several_ranks_the_one_that_ended_the_others_is_told(
+    tmp_path: Path, codes: dict[int, int], status: Status, cause: int
+) -> None:
+    seen = Seen(state="FAILED", exit_code=143)
+    outcome = judge(ended(tmp_path, seen, codes), 1.0).outcome
+    assert outcome.status == status
+    assert f"rank {cause} was here" in outcome.message
+
+
+def test_what_was_left_before_a_requeue_is_no_news(tmp_path: Path) -> None:
+    seen = Seen(state="FAILED", exit_code=2, num_restarts=1)
+    assert judge(ended(tmp_path, seen, {0: 6}, restart=0), 1.0).outcome.status == "refused"
+    assert judge(ended(tmp_path, seen, {0: 6}, restart=1), 1.0).again

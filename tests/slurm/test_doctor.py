@@ -1,0 +1,45 @@
+"""`afd doctor --cluster` on a real cluster: a probe job, and what it says of what is wrong."""
+
+from pathlib import Path
+
+from afd.config import Cluster
+from afd.params import load_params
+from flows.commands.doctor_cluster import Finding, slurm_findings
+from tests.flows.conftest import PROJECT
+from tests.slurm.conftest import RealSlurm
+
+SLURM = PROJECT / "params" / "cluster" / "slurm.yaml"
+
+
+def findings(folder: Path, *overrides: str) -> dict[str, Finding]:
+    cluster = load_params(Cluster, SLURM, (), overrides)
+    found = slurm_findings(cluster, folder / "runs", folder / "store")
+    return {one.what: one for one in found}
+
+
+def test_a_probe_job_writes_on_a_node_what_the_head_reads(slurm: RealSlurm) -> None:
+    found = findings(slurm.root / "shared")
+    for what in ("slurm", "sbatch", "runs shared", "store shared", "clock"):
+        assert found[what].verdict == "ok", found[what].told
+    assert found["preemption"].verdict == "ok"  # it stands after an empty value of `scontrol`
+    assert "KillWait of 10 s or more" in found["signals"].told  # 3 s are set here
+    assert "slurmdbd" in found["accounting"].told
+    assert "missing" not in {one.verdict for one in found.values()}
+    assert not [file for file in (slurm.root / "shared").rglob("*") if file.is_file()]
+
+
+def test_nodes_that_are_drained_are_thought_of(slurm: RealSlurm) -> None:
+    slurm.ask("scontrol", "update", "nodename=n[1-4]", "state=drain", "reason=test")
+    try:
+        told = findings(slurm.root / "shared")["sbatch"].told
+    finally:
+        slurm.ask("scontrol", "update", "nodename=n[1-4]", "state=resume")
+    assert "node configuration is not available" in told and "sinfo -R" in told
+
+
+def test_a_partition_that_is_not_there_is_said_in_sbatchs_words(slurm: RealSlurm) -> None:
+    found = findings(slurm.root / "shared", "slurm.partition=nowhere")
+    assert found["sbatch"].verdict == "missing"
+    assert "nvalid partition" in found["sbatch"].told
+    assert "slurm.partition" in found["sbatch"].told
+    assert "runs shared" not in found
