@@ -48,8 +48,8 @@ def _cpu() -> str:
     return " ".join(said.get(name, "?") for name in wanted) if said else platform.processor()
 
 
-def play(root: Path) -> dict[str, list[float]]:
-    """Quantity -> its values over steps, of one round and its final evaluation."""
+def play(root: Path) -> dict[str, list[float | None]]:
+    """Quantity -> its values over steps, of one round and its evaluation; None: no such side."""
     store, params = Store(root), load_params(Params, TINY)
     made: dict[str, Artifact] = {}
 
@@ -66,7 +66,7 @@ def play(root: Path) -> dict[str, list[float]]:
     student = make("update", request.update(params, [clips], rollouts, judge, base, base, 0))
     make("evaluate", request.evaluate_final(params, prompts, student, base, held_out))
 
-    shown: dict[str, list[float]] = {}
+    shown: dict[str, list[float | None]] = {}
     for role in ("warmstart", "fit", "update"):
         for line in made[role].file("metrics.jsonl").read_text().splitlines():
             for name, value in json.loads(line).items():

@@ -7,8 +7,9 @@ import pytest
 
 from tests.afd.stages import golden
 
-# Between kinds of CPU the last bits of sums differ, and a tiny student is nowhere near converged.
-ELSEWHERE = {"rel": 1e-2, "abs": 1e-3}
+# Between kinds of CPU the last bits of sums differ: after this round by 2e-5 of a value at most,
+# Intel against AMD; the tolerance leaves room for instructions that neither has.
+NEAR = 1e-2
 
 
 def test_the_pocket_round_is_the_golden_one(tmp_path: Path) -> None:
@@ -22,7 +23,16 @@ def test_the_pocket_round_is_the_golden_one(tmp_path: Path) -> None:
     is_same_machine = golden.machine() == kept["machine"]
     for name, values in numbers.items():
         wanted = kept["numbers"][name]
+        assert is_near(values, wanted), f"{name}: {values}, golden {wanted}"
         if is_same_machine:
             assert values == wanted, f"{name}: not bit-identical on {golden.machine()}"
-        else:
-            assert values == pytest.approx(wanted, **ELSEWHERE), name
+
+
+def is_near(values: list[float | None], wanted: list[float | None]) -> bool:
+    """As on another kind of CPU; None, for a side that a metric does not have, stays None."""
+    return len(values) == len(wanted) and all(
+        got is expected
+        if got is None or expected is None
+        else got == pytest.approx(expected, rel=NEAR, abs=1e-4)
+        for got, expected in zip(values, wanted, strict=True)
+    )
