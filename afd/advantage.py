@@ -10,16 +10,27 @@ import torch
 from torch import Generator, Tensor
 
 Scope: TypeAlias = Literal["group", "batch"]
-# scores are O(1) in fp32: a smaller spread is rounding, and dividing by it makes it advantage
-SMALLEST_SPREAD = 1e-6
 
 
-def advantages(scores: Tensor, clip: float, scope: Scope = "group") -> Tensor:
+def smallest_spread(precision: torch.dtype) -> float:
+    """A smaller spread of scores, which are of order 1, is rounding: nothing to select on.
+
+    `precision` is the discriminator's: ten steps of a float32, one of a bfloat16 (.008).
+    """
+    return 1e-6 if precision == torch.float32 else torch.finfo(precision).eps
+
+
+SMALLEST_SPREAD = smallest_spread(torch.float32)
+
+
+def advantages(
+    scores: Tensor, clip: float, scope: Scope = "group", smallest: float = SMALLEST_SPREAD
+) -> Tensor:
     """(score - mean) / spread, clipped to [-clip, clip]; [prompts, group] -> [prompts, group].
 
     Mean and spread (population standard deviation) are those of the prompt's group, or of the whole
-    batch. Before clipping they sum to zero within the scope. A scope without spread says nothing:
-    its advantages are 0. Raises ValueError when clip <= 0.
+    batch. Before clipping they sum to zero within the scope. A scope whose spread is not above
+    `smallest` says nothing: its advantages are 0. Raises ValueError when clip <= 0.
     """
     if clip <= 0:
         raise ValueError(f"clip is {clip}: must be above 0")
@@ -27,9 +38,7 @@ def advantages(scores: Tensor, clip: float, scope: Scope = "group") -> Tensor:
     dims = (1,) if scope == "group" else (0, 1)
     centred = scores - scores.mean(dim=dims, keepdim=True)
     spread = centred.square().mean(dim=dims, keepdim=True).sqrt()
-    standard = torch.where(
-        spread > SMALLEST_SPREAD, centred / spread.clamp_min(SMALLEST_SPREAD), 0.0
-    )
+    standard = torch.where(spread > smallest, centred / spread.clamp_min(smallest), 0.0)
     return standard.clamp(-clip, clip)
 
 
@@ -44,7 +53,7 @@ def weights(advantages: Tensor, clip: float) -> Tensor:
 def extremes(advantages: Tensor, best: int, worst: int) -> Tensor:
     """Indices into each group of its best, then its worst rollouts, [prompts, best + worst].
 
-    The two ends carry most of the signal.     Ties are broken by position, so the choice is
+    The two ends carry most of the signal. Ties are broken by position, so the choice is
     reproducible. Raises ValueError when a group is too small.
     """
     group_size = advantages.shape[1]
@@ -62,6 +71,6 @@ def shuffled(advantages: Tensor, generator: Generator) -> Tensor:
     return advantages.gather(1, order)
 
 
-def zero_spread_share(scores: Tensor) -> Tensor:
+def zero_spread_share(scores: Tensor, smallest: float = SMALLEST_SPREAD) -> Tensor:
     """Share of groups whose scores are all alike: the gauge of a saturated discriminator."""
-    return (scores.std(dim=1, correction=0) <= SMALLEST_SPREAD).float().mean()
+    return (scores.std(dim=1, correction=0) <= smallest).float().mean()

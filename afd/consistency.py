@@ -162,6 +162,25 @@ def _rolls_on(family: str, horizon: int | None) -> str | None:
     )
 
 
+def _keeps_chains(objective: str, family: str) -> str | None:
+    if objective in ("forward_process", "supervised") or family == "causal_wan":
+        return None
+    return (
+        f"update.objective {objective} needs student.family causal_wan: every rollout's chain is "
+        f"made again, many at once, and for {family} that is not built; write forward_process or "
+        "supervised"
+    )
+
+
+def _judges_pixels(objective: str, kind: str) -> str | None:
+    if objective != "generator" or kind == "conv":
+        return None
+    return (
+        "update.objective generator needs discriminator.kind conv, whose gradient reaches pixels; "
+        f"{kind} does its own preparation without one"
+    )
+
+
 def _frozen_blocks(family: str, shard_blocks: bool) -> str | None:
     if not shard_blocks or family != "causal_wan":
         return None
@@ -194,6 +213,8 @@ RULES: tuple[Rule, ...] = (
     Rule(("teacher.kind", "teacher.size", "frame_size", "canonical.magnify"), _delivered),
     Rule(("prompts.kind", "student.num_text_tokens"), _room_for_words),
     Rule(("discriminator.kind", "num_frames", "frame_size"), _whole_latents),
+    Rule(("update.objective", "student.family"), _keeps_chains),
+    Rule(("update.objective", "discriminator.kind"), _judges_pixels),
     Rule(("update.objective", "teacher.kind"), _shows_velocity),
     Rule(("update.objective", "teacher.white_box"), _is_white_box),
     Rule(("update.objective", "update.critic"), _has_critic),

@@ -1,5 +1,6 @@
 """Where networks compute: circumstance, chosen once a process."""
 
+import gc
 import os
 
 import torch
@@ -10,3 +11,10 @@ def compute_device() -> torch.device:
     if chosen := os.environ.get("AFD_DEVICE"):
         return torch.device(chosen)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def give_back() -> None:
+    """Let programs beside this process have the GPU memory that it holds and does not use."""
+    if torch.cuda.is_available():
+        gc.collect()  # a network with hooks is a cycle
+        torch.cuda.empty_cache()

@@ -65,7 +65,11 @@ def restore_optimiser(
         parameter_name, moment = key.removeprefix(f"{name}/").rsplit("/", 1)
         if parameter_name not in parameters:
             raise WeightsError(f"{name}: {parameter_name} is no parameter of this module")
-        optimiser.state[parameters[parameter_name]][moment] = value.clone()
+        parameter = parameters[parameter_name]
+        # As Optimizer.load_state_dict does: a step is counted on the host, moments lie where
+        # their parameter does. Files are read on the host, and a network may be on a GPU.
+        place = value.device if moment == "step" else parameter.device
+        optimiser.state[parameter][moment] = value.to(place, copy=True)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class ConvDiscriminator(nn.Module):
     standardised (`normalise`), in standard deviations of the clip, about 6 times smaller.
     """
 
+    precision: torch.dtype = torch.float32
     penalty_step: float | None = None
     micro_batch: int | None = None
 

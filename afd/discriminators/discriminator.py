@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import torch
 from torch import Generator, Tensor
 
 from afd.latents import Clips, Scores, Text
@@ -31,6 +32,11 @@ class Discriminator(Protocol):
     Only differences within a prompt mean anything. It is an nn.Module: parameters that require
     gradient are trained and saved, the others stand in the weights it was started from.
     """
+
+    @property
+    def precision(self) -> torch.dtype:
+        """In which most of a score is computed: what of a difference between two is rounding."""
+        ...
 
     @property
     def penalty_step(self) -> float | None:

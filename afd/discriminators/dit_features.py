@@ -62,6 +62,10 @@ class DitFeatures(nn.Module):
         self.heads = nn.ModuleList([Head(width, params.head_width) for _ in params.layers])
 
     @property
+    def precision(self) -> torch.dtype:
+        return self.wan.dtype
+
+    @property
     def penalty_step(self) -> float | None:
         return self.params.penalty_step
 

@@ -1,17 +1,24 @@
 """VideoAlign's VideoReward as a start: its weights by name, strictly, onto stock Qwen2-VL.
 
 VideoAlign (arXiv:2501.13918) wrote its class for an older transformers: a Qwen2-VL with a head
-`rm_head` and LoRA by peft. Published are either an adapter folder (adapter_config.json,
-adapter_model.safetensors, non_lora_state_dict.pth) or one state dict. LoRA is merged into the
-weights it was trained on, W + alpha / r B A, so that a fresh LoRA starts exactly there.
+`rm_head` and LoRA by peft. It leaves, and this reads:
+
+model_config.json, checkpoint-N/model.pth    as published: every tensor, LoRA beside its weights
+adapter_config.json, adapter_model.safetensors, non_lora_state_dict.pth    an adapter's folder
+one file                                     a state dict without LoRA, or one with it merged
+
+LoRA is merged into the weights it was trained on, W + scale B A, so that a fresh LoRA starts
+exactly there.
 """
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -40,7 +47,8 @@ class Reward:
     whole: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     lora: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
     head: Tensor | None = None
-    scale: float | None = None  # alpha / r
+    scale: float | None = None  # alpha / r, or alpha / root r
+    is_whole: bool = True  # every tensor of the backbone is there, LoRA or not
 
 
 def read(place: str) -> Reward:
@@ -48,18 +56,24 @@ def read(place: str) -> Reward:
     path = Path(place)
     where = f"discriminator.reward: {path}"
     try:
+        if checkpoints := list(path.glob("checkpoint-*/model.pth")):
+            config = json.loads((path / "model_config.json").read_text())["peft_lora_config"]
+            reward = sort(_tensors(max(checkpoints, key=_step)))
+            reward.scale = _scale(config, config["lora_r"])
+            return reward
         if path.is_dir():
             files = [path / "adapter_model.safetensors", path / "non_lora_state_dict.pth"]
             if not all(file.is_file() for file in files):
+                absent = [file.name for file in files if not file.is_file()]
                 raise BackboneError(
-                    f"{where} holds no {' and no '.join(f.name for f in files if not f.is_file())};"
-                    " nothing is downloaded by itself: put VideoReward's checkpoint there, or set "
+                    f"{where} holds no {' and no '.join(['checkpoint-N/model.pth', *absent])}; "
+                    "nothing is downloaded by itself: put VideoReward's checkpoint there, or set "
                     "discriminator.reward=null to start from Qwen2-VL alone"
                 )
             config = json.loads((path / "adapter_config.json").read_text())
             tensors = _tensors(files[0]) | _tensors(files[1])
             reward = sort(tensors)
-            reward.scale = float(config["lora_alpha"]) / float(config["r"])
+            reward.scale, reward.is_whole = _scale(config, config["r"]), False
             return reward
         return sort(_tensors(path))
     except FileNotFoundError as error:
@@ -72,8 +86,19 @@ def read(place: str) -> Reward:
             f"{where}: holds code or objects other than tensors, or is damaged (refused); download "
             "it again, or convert it to .safetensors where you trust it"
         ) from None
-    except (OSError, EOFError, SafetensorError, RuntimeError, KeyError) as error:
+    except (OSError, EOFError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise BackboneError(f"{where} cannot be read as weights alone: {error}") from error
+
+
+def _scale(config: Mapping[str, Any], rank: Any) -> float:
+    """peft's: alpha / r, or with rank-stabilised LoRA alpha / root r."""
+    r = float(rank)
+    return float(config["lora_alpha"]) / (math.sqrt(r) if config.get("use_rslora") else r)
+
+
+def _step(checkpoint: Path) -> int:
+    """N of checkpoint-N/model.pth."""
+    return int(checkpoint.parent.name.removeprefix("checkpoint-"))
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
@@ -112,7 +137,7 @@ def start_from(model: nn.Module, head: nn.Linear, reward: Reward, place: str) ->
     own = dict(model.named_parameters())
     problems = [*_misfits(own, reward), *_misfits_of_lora(own, reward.lora)]
     if reward.lora and reward.scale is None:
-        problems.append("LoRA without adapter_config.json: its alpha is not known")
+        problems.append("LoRA without model_config.json or adapter_config.json: no alpha is known")
     if reward.head is None or reward.head.shape != head.weight.shape:
         shape = None if reward.head is None else list(reward.head.shape)
         problems.append(f"{HEAD} is {shape}, not {list(head.weight.shape)}")
@@ -129,9 +154,9 @@ def start_from(model: nn.Module, head: nn.Linear, reward: Reward, place: str) ->
 
 
 def _misfits(own: dict[str, nn.Parameter], reward: Reward) -> list[str]:
-    """Whole tensors: unexpected, misshapen, not finite, or missing where there is no LoRA."""
+    """Whole tensors: unexpected, misshapen, not finite, or missing where all should be there."""
     problems = [f"unexpected {name}" for name in sorted(reward.whole.keys() - own.keys())]
-    if not reward.lora:
+    if reward.is_whole:
         problems += [f"missing {name}" for name in sorted(own.keys() - reward.whole.keys())]
     for name in sorted(reward.whole.keys() & own.keys()):
         value, wanted = reward.whole[name], own[name]

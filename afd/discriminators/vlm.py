@@ -50,6 +50,10 @@ class Vlm(nn.Module):
         self.head = nn.Linear(width, 1, bias=False)
 
     @property
+    def precision(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
     def penalty_step(self) -> float | None:
         return self.params.penalty_step
 

@@ -24,6 +24,7 @@ from typing import Any, cast
 import psutil
 
 from afd.config.evaluators import OutsideEvaluator, OutsideMetric
+from afd.signals import show_life
 
 MAX_BYTES = 64 << 20  # of its answer, and of its output: 100,000 videos, ten metrics are 50 MB
 POLL_S = 0.05
@@ -132,6 +133,7 @@ def _watch(process: "subprocess.Popen[bytes]", written: tuple[Path, ...], limit_
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(pause)
             return "ended"
+        show_life()  # it has a limit of its own
         if any(file.exists() and file.stat().st_size > MAX_BYTES for file in written):
             return "too much"
         left = deadline - time.monotonic()

@@ -26,6 +26,9 @@ SHOWN = (
 )  # fmt: skip
 SIDES = ("base", "student")
 AGAINST = "afd"
+# An interval over prompts says nothing of another training seed, and those of one arm lie .11 px
+# apart here: a difference is claimed from so many on.
+CLAIMED_SEEDS = 3
 LONG = "_long"  # arms of the long schedule: they have a section of their own
 
 
@@ -141,7 +144,8 @@ def base_cells(cells: Iterable[CellResult], world: str | None) -> list[CellResul
 
 def table(cells: Sequence[CellResult]) -> str:
     """Markdown: an arm a row, the metrics as mean and range over training seeds, and under it each
-    arm's paired difference to AFD in the same world and with the same seeds."""
+    arm's paired difference to AFD in the same world and with the same seeds, bold where it is
+    clear and CLAIMED_SEEDS stand behind it."""
     lines: list[str] = []
     by_arm = arms(cell for cell in cells if not cell.arm.endswith(LONG))
     for world in dict.fromkeys(world for world, _ in by_arm):
@@ -197,7 +201,10 @@ def _differences(
         except CardError:
             lines.append(f"| {arm} | not comparable: other cards |" + " |" * len(SHOWN))
             continue
-        cells = {row.metric: f"**{row}**" if row.is_clear else f"{row}" for row in rows}
+        is_claimed = len(theirs) >= CLAIMED_SEEDS
+        cells = {
+            row.metric: f"**{row}**" if is_claimed and row.is_clear else f"{row}" for row in rows
+        }
         shown = " | ".join(cells.get(name, "\u2013") for name in SHOWN)
         lines.append(f"| {arm} | {', '.join(str(c.seed) for c in theirs)} | {shown} |")
     return lines

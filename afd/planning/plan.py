@@ -18,6 +18,8 @@ from afd.planning.workload import Workload, published, workload
 
 SHORT_LIVED = 1.1  # gradients of activations, buffers of libraries, fragments
 TRAINED_BYTES = 16  # float32: weight, gradient, two moments
+VAE_BYTES = 4  # a number: Wan's VAE is published in float32, and stays so
+TEXT_BYTES = 2  # a number of the text encoder where it is on a GPU
 GIGA = 1e9
 
 
@@ -160,14 +162,21 @@ def _decoding(work: Workload) -> dict[str, float]:
     if not work.has_vae:
         return {}
     kept = networks.VAE_VALUES_PER_PIXEL * work.pixels
-    held = networks.VAE_PARAMETERS + kept
-    return {"VAE": float(held * work.bytes_per_value)}
+    return {"VAE": float(VAE_BYTES * (networks.VAE_PARAMETERS + kept))}
 
 
 def _decode_flops(work: Workload) -> float:
     if not work.has_vae:
         return 0.0
     return networks.vae_decode_flops(work.wan.num_latent_frames, work.pixels)
+
+
+def _codec_flops(work: Workload) -> float:
+    """Encoded and decoded again."""
+    if not work.has_vae:
+        return 0.0
+    encoded = networks.vae_encode_flops(work.wan.num_latent_frames, work.pixels)
+    return encoded + _decode_flops(work)
 
 
 def _latents_bytes(work: Workload) -> float:
@@ -203,9 +212,17 @@ def _harvest(params: Params, num_clips: int) -> tuple[StagePlan, ...]:
 
 
 def _warmstart(params: Params, work: Workload) -> tuple[StagePlan, ...]:
+    """Of a published student: every prompt through its text encoder, once."""
     own = params.warmstart
     if own is None:
-        return ()
+        prompts = params.prompts.num_train or params.num_rounds * params.rollout.num_prompts
+        prompts += params.prompts.num_held_out + params.prompts.num_tuning
+        flops = prompts * networks.text_flops(work.wan.num_text_tokens)
+        encoder = {"text encoder": float(TEXT_BYTES * networks.UMT5_PARAMETERS)}
+        stored = float(work.wan.num_parameters * work.bytes_per_value)
+        stored += VAE_BYTES * networks.VAE_PARAMETERS
+        stored += TEXT_BYTES * prompts * work.wan.num_text_tokens * work.wan.text_dim
+        return (StagePlan("warmstart", 1, flops, encoder, stored, "take a larger device"),)
     flops = own.num_steps * own.batch_size * work.wan.training_flops(None, checkpointing=False)
     kept = work.wan.activation_bytes(None, work.bytes_per_value, checkpointing=False)
     memory = {
@@ -241,8 +258,11 @@ def _fit(params: Params, work: Workload) -> StagePlan:
     penalty = 2 * judge.train_flops if own.r1 else 0.0
     per_pair = passes * judge.train_flops + penalty
     rollouts = params.rollout.num_prompts * params.rollout.group_size
-    seen = (1 + own.replay_rounds) * rollouts
-    flops = pairs * per_pair + seen * (judge.see_flops + _decode_flops(work))
+    clips = params.rollout.num_prompts
+    seen = (1 + own.replay_rounds) * (rollouts + clips) * judge.see_flops
+    # Rollouts are decoded to be filmed; then both sides pass through the codec (stages/seen.py).
+    filmed = rollouts * _decode_flops(work) + (rollouts + clips) * _codec_flops(work)
+    flops = pairs * per_pair + seen + filmed
     rows = min(work.judge_rows, own.batch_size) * (passes + (4 if own.r1 else 0))
     memory = {
         "backbone": float(judge.num_frozen * judge.frozen_bytes),
@@ -269,7 +289,7 @@ def _update(params: Params, work: Workload, num_ranks: int) -> StagePlan:
     """
     own, wan = params.update, work.wan
     rollouts = params.rollout.num_prompts * params.rollout.group_size
-    scored = rollouts * (_decode_flops(work) + work.judge.see_flops + work.judge.score_flops)
+    scored = rollouts * (work.judge.see_flops + work.judge.score_flops)  # of pictures that fit made
     training = wan.training_flops(
         work.rank, checkpointing=work.checkpointing, context_gradient=work.context_gradient
     )

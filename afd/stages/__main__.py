@@ -19,8 +19,8 @@ from typing import get_args
 
 from pydantic import ValidationError
 
+from afd import signals
 from afd.attempts import LostError
-from afd.stages import signals
 from afd.stages.door import Asked, answer, follow, limit_threads
 from afd.stages.outcome import EXIT_CODE, RefusedError, explain, invalid, status_of
 from afd.stages.parts import Gather, Part

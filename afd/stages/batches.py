@@ -14,9 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from afd import signals
 from afd.attempts import LostError
 from afd.failpoints import failpoint
-from afd.stages import signals
 from afd.stages.outcome import StoppedError
 from afd.stages.parts import saved, show_progress
 from afd.stages.tensors import read_tensors, write_tensors

@@ -17,7 +17,7 @@ from torch import Tensor
 from afd.fingerprint import fingerprint
 from afd.store import Store, write_atomic
 
-LARGEST_ENTRY = 2**30  # bytes; at 480p that is 10 clips, and the disk is dearer than making them
+LARGEST_ENTRY = 2**30  # bytes: 10 clips of 480p
 
 
 def kept(

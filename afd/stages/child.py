@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from afd import signals
 from afd.artifacts import MadeBy
-from afd.stages import signals
 from afd.stages.door import answer
 from afd.stages.mailbox import Mailbox
 from afd.stages.outcome import EXIT_CODE, Outcome, Status, explain, status_of

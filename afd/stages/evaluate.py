@@ -19,6 +19,7 @@ from afd.artifacts import Artifact
 from afd.data.prompts import Prompt
 from afd.data.shards import read_table
 from afd.data.sheets import filmstrips, side_by_side
+from afd.device import give_back
 from afd.evaluation import drift, general, look, metrics
 from afd.evaluation.statistics import by_prompt, holm, mean_of, paired_difference
 from afd.fingerprint import fingerprint
@@ -66,6 +67,7 @@ def run(
     evaluators = outside.asked_of(params)
     told: dict[str, Any] = {}
     if evaluators:
+        give_back()
         shown_to_all = {film: made for film, made in by_film.items() if film.side in sides}
         columns, told = outside.measure(evaluators, shown_to_all, chosen, params["fps"], work.path)
         sides = {

@@ -22,6 +22,7 @@ from afd.discriminators.discriminator import Discriminator
 from afd.evaluation import gauges
 from afd.flow.solver import trace
 from afd.stages.panel import rank_correlation
+from afd.stages.ranks import ALONE, Ranks
 from afd.stages.seen import at_once, in_parts, seen_rollouts, seen_teacher
 from afd.store import Store
 from afd.students.checkpoint import Loaded, load_student
@@ -130,6 +131,7 @@ def from_rollouts(
     own: UpdateParams,
     seed: int,
     round_index: int,
+    ranks: Ranks = ALONE,
 ) -> Lesson:
     """Scores, advantages and weights of the rollouts; each group's best and worst are kept."""
     rollouts = inputs["rollouts"]
@@ -141,8 +143,9 @@ def from_rollouts(
     draw = seeds.generator(seed, "score", round_index)
     said = judge.read(table["prompt"].tolist())
     pictures = seen_rollouts(rollouts, store, canon)
-    scores = score(judge, pictures, said, draw).reshape(-1, group_size)
-    advantages = advantage.advantages(scores, own.advantage_clip, own.advantage_scope)
+    scores = ranks.agreed(score(judge, pictures, said, draw)).reshape(-1, group_size)
+    smallest = advantage.smallest_spread(judge.precision)
+    advantages = advantage.advantages(scores, own.advantage_clip, own.advantage_scope, smallest)
     if own.shuffle_advantages:
         draw = seeds.generator(seed, "shuffled", round_index)
         advantages = advantage.shuffled(advantages, draw)
@@ -157,7 +160,7 @@ def from_rollouts(
     told = {
         "mean_score": scores.mean().item(),
         "group_spread": scores.std(dim=1).mean().item(),
-        "zero_spread_share": advantage.zero_spread_share(scores).item(),
+        "zero_spread_share": advantage.zero_spread_share(scores, smallest).item(),
         "mean_abs_2w_minus_1": (2 * weight - 1).abs().mean().item(),
         "effective_share": gauges.effective_share(weight.numpy()),
         "static_share": gauges.static_share(looked_at),

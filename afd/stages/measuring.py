@@ -128,9 +128,15 @@ def answers(
 ) -> Callable[[Film, range], Clips]:
     """Clips of a film for some prompts; what makes them is loaded when it is first needed."""
 
-    @cache
+    held: dict[str, Loaded] = {}
+
     def judged(side: SideName) -> Loaded:
-        return load_student(inputs["student" if side == "student" else "reference"].path, "average")
+        """One at a time: 14B twice, with a cache, does not fit 80 GB."""
+        role = "student" if side == "student" else "reference"
+        if role not in held:
+            held.clear()
+            held[role] = load_student(inputs[role].path, "average")
+        return held[role]
 
     @cache
     def row_of() -> dict[int, int]:

@@ -120,6 +120,11 @@ class Ranks:
         self._add(votes)
         return bool(votes.item())
 
+    def agreed(self, tensor: "Tensor") -> "Tensor":
+        """Rank 0's tensor on every rank: what each computes alone may differ in its last bits, and
+        an order that follows from it would then not be the same everywhere."""
+        return tensor if self.count == 1 else self._first(tensor)
+
     def say(self, number: int) -> None:
         """Rank 0 tells all others a number; they `hear` it."""
         if self.count > 1:

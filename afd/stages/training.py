@@ -5,9 +5,9 @@ Draws are keyed by step (afd.seeds), so a stage killed anywhere ends as if it ha
 
 from collections.abc import Iterator
 
+from afd import signals
 from afd.data.weights import Training
 from afd.failpoints import FailpointName, failpoint
-from afd.stages import signals
 from afd.stages.outcome import StoppedError
 from afd.stages.workspace import Workspace
 from afd.store import StoreError

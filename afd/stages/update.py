@@ -51,7 +51,9 @@ def run(
     before = inputs["student"].path / "optimiser.safetensors"
     if before.exists():  # not after the warm start, whose schedule was another one
         restore_optimiser("optimiser", weights, optimiser, load_file(before))
-    lesson = taught(own, inputs, store, canon_of(params), loaded, players, seed, round_index)
+    lesson = taught(
+        own, inputs, store, canon_of(params), loaded, players, seed, round_index, work.ranks
+    )
     refuse_uneven(own, len(lesson.clean), work.ranks)
     loss = objectives.build(own, players, lesson)
 
@@ -104,6 +106,7 @@ def taught(
     players: Players,
     seed: int,
     round_index: int,
+    ranks: Ranks = ALONE,
 ) -> lessons.Lesson:
     """What the objective learns from; raises where a teacher's clips may not be trained on."""
     shown = [made for role, made in inputs.items() if role.startswith("teacher_clips")]
@@ -117,7 +120,7 @@ def taught(
             return lessons.from_samples(inputs, loaded, players.behaviour)
         case "forward_process" | "reverse_chain" | "generator":
             return lessons.from_rollouts(
-                inputs, store, canon, loaded, players.behaviour, own, seed, round_index
+                inputs, store, canon, loaded, players.behaviour, own, seed, round_index, ranks
             )
 
 

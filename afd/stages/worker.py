@@ -17,8 +17,8 @@ from typing import Literal, get_args
 
 import psutil
 
+from afd import signals
 from afd.attempts import CANCELLED
-from afd.stages import signals
 from afd.stages.child import Child, Job, given_up, reap, start
 from afd.stages.door import describe_maker, limit_threads, stage_function
 from afd.stages.mailbox import Attention, Heartbeat, Mailbox, code_digest

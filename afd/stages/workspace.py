@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from afd import signals
 from afd.attempts import Attempt
-from afd.stages import signals
 from afd.stages.batches import Batch, Batches, Compute
 from afd.stages.parts import show_progress
 from afd.stages.ranks import ALONE, Ranks

@@ -9,6 +9,7 @@ published student trains a LoRA; everything frozen lies once in its start (afd.s
 imported where it is needed: peft and AutoencoderKLWan cost a pocket process seconds).
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -161,6 +162,16 @@ def load_codec(folder: Path) -> Codec:
         return codecs.load(load_file(folder / "codec.safetensors"))
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: holds no codec that loads: {error}") from error
+
+
+def codec_sha256(folder: Path) -> str:
+    """What tells the codec of a StudentWeights folder from others; raises CheckpointError."""
+    file = describe(folder).start / "codec.safetensors"
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
 
 
 def load_encoder(folder: Path) -> TextEncoder:

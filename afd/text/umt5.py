@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from afd.device import compute_device
+from afd.signals import show_life
 from afd.text.encoder import TextError
 
 BATCH = 16  # prompts at a time
@@ -59,7 +61,10 @@ class Umt5:
                 f"{_file_of(folder, broken[0])}: {broken[0]} holds NaN or infinity "
                 f"({len(broken)} tensor(s) do); nothing was encoded: download or copy it again"
             )
-        self._model = model.eval().requires_grad_(False)
+        place = compute_device()
+        if place.type == "cuda":  # as Wan runs it; published in float32 it takes 23 GB
+            model = model.to(torch.bfloat16)
+        self._model = model.eval().requires_grad_(False).to(place)
 
     @property
     def dim(self) -> int:
@@ -95,7 +100,10 @@ class Umt5:
             for row, each in enumerate(batch):
                 padded[row, : len(each)] = torch.tensor(each)
                 mask[row, : len(each)] = 1
-            hidden = self._model(padded, attention_mask=mask).last_hidden_state
+            place = self._model.device  # on one core the prompts of a campaign would take an hour
+            hidden = self._model(padded.to(place), attention_mask=mask.to(place))
+            hidden = hidden.last_hidden_state.cpu()
+            show_life()
             for row, each in enumerate(batch):
                 if not torch.isfinite(hidden[row, : len(each)]).all():
                     raise TextError(

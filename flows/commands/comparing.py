@@ -92,7 +92,7 @@ def _table(first: Judged, second: Judged, rows: Sequence[Difference]) -> Table:
 def write_results(results: Path, page: Path, seeds: Sequence[int] = ()) -> None:
     """The ablation table and its pictures from the cells' files; raises RefusedError for none."""
     from afd.evaluation import charts, findings
-    from afd.evaluation.results import load_cells, table
+    from afd.evaluation.results import CLAIMED_SEEDS, load_cells, table
 
     asked = _asked_for(seeds)
     cells = load_cells(results, asked)
@@ -123,8 +123,9 @@ def write_results(results: Path, page: Path, seeds: Sequence[int] = ()) -> None:
         "# Ablations of the pocket world\n\n"
         "Made by `dvc repro` from results/; how to read it: docs/ablations.md. Levels are means "
         "over training seeds (least to most); differences are paired by prompt with 95 % "
-        "bootstrap intervals, bold where the interval excludes 0 and Holm's p over the metrics "
-        "is at most .05.\n\n"
+        "bootstrap intervals, bold where the interval excludes 0, Holm's p over the metrics is at "
+        f"most .05 and {CLAIMED_SEEDS} training seeds stand behind it: what one seed shows may be "
+        "another's chance.\n\n"
         f"![Every arm, a dot a training seed](images/{stem}-arms.png)\n\n"
         f"![Round by round](images/{stem}-curves.png)\n\n## Arms\n\n{table(cells)}\n"
         + "\n".join(parts).rstrip()

@@ -84,6 +84,22 @@ def table(
     write_results(results, page, seed)
 
 
+@app.command
+def reproduced(
+    *,
+    results: Path = Path("results"),
+    against: Annotated[str, Parameter(help="the commit whose numbers are the measure")] = "HEAD",
+) -> int:
+    """Hold the results that were played here against the committed ones, number by number.
+
+    Equal to the last bit on the same kind of CPU; on another within a tolerance that was measured.
+    The exit code is 1 where something lies outside, or has not been played.
+    """
+    from flows.commands.reproducing import say_reproduced
+
+    return 0 if say_reproduced(results, against) else 1
+
+
 def _cluster() -> Path:
     """Where campaigns run; a faulty file is refused here, before it could be a result of an arm."""
     from afd.config import Cluster

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from afd.advantage import advantages, extremes, shuffled, weights, zero_spread_share
+from afd.advantage import (
+    advantages,
+    extremes,
+    shuffled,
+    smallest_spread,
+    weights,
+    zero_spread_share,
+)
 
 CLIP = 5.0
 
@@ -54,6 +61,15 @@ def test_a_group_without_spread_says_nothing(value: float):
     assert (found[0] == 0).all() and found[1].abs().max() > 0
     assert (weights(found, CLIP)[0] == 0.5).all()
     assert zero_spread_share(given) == 0.5
+
+
+def test_rounding_of_a_bfloat16_discriminator_is_no_spread():
+    """Scores that differ by less than one of its steps would be made full-size advantages."""
+    near = 1 + 0.003 * torch.arange(4).reshape(1, 4)
+    smallest = smallest_spread(torch.bfloat16)
+    assert advantages(near, CLIP).abs().max() > 1
+    assert (advantages(near, CLIP, smallest=smallest) == 0).all()
+    assert zero_spread_share(near) == 0 and zero_spread_share(near, smallest) == 1
 
 
 def test_weights_run_linearly_from_zero_to_one():

@@ -6,7 +6,7 @@ import pytest
 
 from afd.config import CausalForcingParams, Params, SelfForcingParams, rows_and_columns
 from afd.flow.times import step_list
-from afd.params import load_params
+from afd.params import ParamsError, load_params
 
 PARAMS = Path(__file__).parents[2] / "params"
 
@@ -34,3 +34,18 @@ def test_they_are_complete_and_have_the_papers_settings(name: str, kind: type) -
     told = (PARAMS / f"{name}.yaml").read_text()
     for word in ("command", "hardware", "hours", "cost", "expect"):
         assert f"#   {word}" in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("update.objective=reverse_chain", "update.objective reverse_chain needs student.family"),
+        ("update.objective=generator", "update.objective generator needs discriminator.kind conv"),
+    ],
+)
+def test_rival_arms_that_are_built_for_the_pocket_world_are_refused_here(
+    setting: str, problem: str
+) -> None:
+    """Before a clip is paid: they would end in the update, out of memory or of shape."""
+    with pytest.raises(ParamsError, match=problem):
+        load_params(Params, PARAMS / "self_forcing.yaml", (), [setting])

@@ -183,3 +183,34 @@ def test_a_killed_campaign_and_a_mistyped_cluster_are_no_failed_arm(played: Clon
     assert killed.returncode == 2 and "exit code -9" in killed.stderr and not left.exists()
     assert typed().returncode == 0
     assert json.loads(left.read_bytes())["status"] == "done"
+
+
+@pytest.mark.campaign
+def test_what_was_played_again_is_held_against_the_committed_numbers(played: Clone) -> None:
+    """One's own commit is equal; a number that no CPU explains, and a typing error, are told."""
+    played.run("git", "add", "results/arms")
+    author = ("-c", "user.name=t", "-c", "user.email=t@t")
+    played.run("git", *author, "commit", "-qm", "played")
+    asked = (".venv/bin/afd", "ablation", "reproduced")
+    cells = [played.arm(file.stem) for file in (played.folder / "results" / "arms").iterdir()]
+    num_done = sum(cell["status"] == "done" for cell in cells)
+    assert f"{num_done} cells: {num_done} equal to the last bit" in played.run(*asked)
+
+    file = played.folder / "results" / "arms" / "sft-1.json"
+    numbers = json.loads(file.read_bytes())
+    numbers["student"]["sharpness"] += 0.1
+    file.write_text(json.dumps(numbers))
+    (played.folder / "results" / "arms" / "no_prior-1.json").unlink()
+
+    def refused(*options: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*asked, *options], cwd=played.folder, capture_output=True, text=True, check=False
+        )
+
+    done = refused()
+    assert done.returncode == 1
+    assert "OUTSIDE  sft-1, student: sharpness is" in done.stdout
+    assert "no_prior-1: not played here" in done.stdout
+    done = refused("--against", "nowhere")
+    assert done.returncode == 2 and "nowhere" in done.stderr
+    played.run("git", "checkout", "--", "results/arms")

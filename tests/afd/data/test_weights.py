@@ -7,7 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from afd.data.weights import Training, WeightsError, module_tensors, restore_module
+from afd.data.weights import (
+    Training,
+    WeightsError,
+    module_tensors,
+    restore_module,
+    restore_optimiser,
+)
 
 
 def training(seed: int, num_steps: int) -> Training:
@@ -69,3 +75,16 @@ def test_moments_of_a_parameter_that_is_not_there_are_refused() -> None:
     tensors = made.tensors() | {"optimiser/9.weight/exp_avg": torch.zeros(2)}
     with pytest.raises(WeightsError, match=r"9\.weight is no parameter"):
         training(0, 0).restore(tensors)
+
+
+def test_moments_lie_where_their_parameter_does_and_the_step_on_the_host() -> None:
+    """Files are read on the host; on a GPU a step with moments there would mix devices."""
+    kept = training(0, 2).tensors()
+    elsewhere = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).to("meta")
+    optimiser = torch.optim.AdamW(elsewhere.parameters())
+    restore_optimiser("optimiser", elsewhere, optimiser, kept)
+    states = list(optimiser.state.values())
+    assert len(states) == 6
+    assert {s["exp_avg"].device.type for s in states} == {"meta"}
+    assert {s["exp_avg_sq"].device.type for s in states} == {"meta"}
+    assert {s["step"].device.type for s in states} == {"cpu"}

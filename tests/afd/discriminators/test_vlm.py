@@ -1,6 +1,7 @@
 """The VLM discriminator on a tiny Qwen2-VL saved by the real classes: against stock and peft."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,11 @@ def video_reward(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         if "rm_head" in name or "embed_tokens" in name
     }
     torch.save(others, place / "non_lora_state_dict.pth")
+    published = place / "published"
+    (published / "checkpoint-12").mkdir(parents=True)
+    torch.save(peft.state_dict(), published / "checkpoint-12" / "model.pth")
+    lora = {"lora_enable": True, "lora_r": 3, "lora_alpha": 6, "use_rslora": False}
+    (published / "model_config.json").write_text(json.dumps({"peft_lora_config": lora}))
     merged = peft.merge_and_unload()
     whole = place / "whole.pth"
     torch.save({f"base_model.model.{k}": v for k, v in merged.state_dict().items()}, whole)
@@ -161,6 +167,7 @@ def test_it_starts_exactly_at_videoreward(folder: Path, video_reward: Any) -> No
     place, whole, merged = video_reward
     by_adapter = fresh(folder, reward=str(place))
     by_whole = fresh(folder, seed=9, reward=str(whole))
+    as_published = fresh(folder, seed=4, reward=str(place / "published"))
     own = dict(merged.model.named_parameters())
     for name, parameter in by_adapter.model.named_parameters():
         if "lora_" not in name:
@@ -168,6 +175,23 @@ def test_it_starts_exactly_at_videoreward(folder: Path, video_reward: Any) -> No
             torch.testing.assert_close(parameter, stock, atol=1e-6, rtol=0, msg=name)
     torch.testing.assert_close(by_adapter.head.weight, merged.rm_head.weight)
     torch.testing.assert_close(scored(by_adapter), scored(by_whole), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scored(as_published), scored(by_whole), atol=1e-5, rtol=0)
+
+
+def test_a_published_reward_wants_all_its_tensors_and_its_config(
+    folder: Path, video_reward: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(video_reward[0] / "published", tmp_path / "cut")
+    file = tmp_path / "cut" / "checkpoint-12" / "model.pth"
+    tensors = torch.load(file, weights_only=True)
+    gate = "base_model.model.model.language_model.layers.0.mlp.gate_proj.weight"
+    del tensors[gate]
+    torch.save(tensors, file)
+    with pytest.raises(BackboneError, match=r"missing language_model\.layers\.0\.mlp\.gate_proj"):
+        fresh(folder, reward=str(tmp_path / "cut"))
+    (tmp_path / "cut" / "model_config.json").unlink()
+    with pytest.raises(BackboneError, match=r"model_config\.json is not there"):
+        fresh(folder, reward=str(tmp_path / "cut"))
 
 
 def test_a_reward_that_does_not_fit_is_listed(

@@ -159,3 +159,19 @@ def test_secrets_of_the_environment_stay_here(
     seen = json.loads((tmp_path / "seen").read_text())
     assert seen["NEEDED_HERE"] == "passed" and seen["HF_HUB_OFFLINE"] == "1"
     assert "VENDOR_KEY" not in seen and "PYTHONPATH" not in seen
+
+
+def test_one_that_takes_longer_than_a_stage_may_be_silent_is_waited_for(tmp_path: Path) -> None:
+    """Its own limit is what ends it: a process that hangs is told from one that waits."""
+    program = "time.sleep(8)\n" + GOOD
+    code = (
+        "import sys; from pathlib import Path; from afd import signals\n"
+        "from tests.afd.evaluation.test_asking_outside import asked\n"
+        "signals.limit_silence(4.0)\n"
+        f"print(asked(Path({str(tmp_path)!r}), {program!r}).error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False,
+        cwd=Path(__file__).parents[3],
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "None"), done.stderr

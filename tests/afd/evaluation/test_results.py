@@ -63,8 +63,17 @@ def test_the_table_marks_what_is_clear_and_says_what_failed_or_shares_no_seed() 
     assert sft[:3] == ["sft", "1", "0.700"] and gan[:3] == ["gan", "3", "1.00"]
     assert bce[:4] == ["bce", "1 failed", "failed", "failed"]
     sft, gan, bce = rows[12:15]
-    assert sft[:2] == ["sft", "1"] and sft[2].startswith("**\u22120.3")
-    assert sft[3] and not sft[3].startswith("**")  # gravity: no effect was put there
+    assert sft[:2] == ["sft", "1"] and sft[2].startswith("\u22120.3")  # clear, but of one seed
     assert gan[:2] == ["gan", "no seed that afd has too"]
     assert bce[:2] == ["bce", "failed"]
     assert "- `bce-1`: it broke" in lines
+
+
+def test_a_clear_difference_is_claimed_from_three_training_seeds_on() -> None:
+    for num_seeds, is_bold in ((2, False), (3, True)):
+        seeds = range(1, num_seeds + 1)
+        cells = [measured(arm, seed, -0.3 if arm == "sft" else 0.0)
+                 for arm in ("afd", "sft") for seed in seeds]  # fmt: skip
+        row = [part.strip() for part in table(cells).splitlines()[-1].strip("|").split("|")]
+        assert row[0] == "sft" and row[2].startswith("**\u22120.3") == is_bold
+        assert row[3] and not row[3].startswith("**")  # gravity: no effect was put there

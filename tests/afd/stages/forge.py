@@ -11,7 +11,8 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-from afd.stages import signals, worker
+from afd import signals
+from afd.stages import worker
 from afd.stages.__main__ import main
 from afd.stages.door import limit_threads
 

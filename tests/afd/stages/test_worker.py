@@ -29,7 +29,8 @@ PATIENCE_S = 30.0
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
-from afd.stages import door, signals, worker
+from afd import signals
+from afd.stages import door, worker
 from afd.stages.outcome import StoppedError
 
 def run(params, inputs, store, work):

@@ -147,3 +147,29 @@ def test_merged_weights_in_both_layouts_are_the_student(tmp_path: Path):
     loaded = load_wan(tmp_path / "merged.safetensors", CASE[0]).state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in loaded)
     assert loaded.keys() == state.keys()
+
+
+@torch.no_grad()
+def test_what_was_learned_survives_the_export_of_a_bfloat16_network():
+    """A change below bfloat16's own step would be rounded away, or up."""
+    model = adapted()
+    fine = {
+        name: weight.mul(1e-3) if ".lora_B" in name else weight
+        for name, weight in lora.adapter_state(model, "student").items()
+    }
+    lora.load_adapter(model, "student", fine, "fine")
+    base = {n: w for n, w in model.state_dict().items() if ".lora_" not in n}
+    whole = lora.merged(model, "student")
+    for name, weight in model.named_parameters():
+        if ".lora_" not in name:
+            weight.data = weight.data.bfloat16()
+    rounded = lora.merged(model, "student")
+    learned = 0
+    for name, weight in base.items():
+        bare = name.replace(".base_layer.", ".")
+        delta = whole[bare] - weight
+        if delta.abs().max() > 0:
+            learned += 1
+            found = rounded[bare] - weight.bfloat16().float()
+            torch.testing.assert_close(found, delta, atol=1e-6, rtol=1e-3)
+    assert learned

@@ -255,6 +255,21 @@ def test_bfloat16_is_near_and_keeps_float32_outside():
     assert all(weight.grad.dtype == torch.float32 for weight in fast.parameters())
 
 
+@torch.no_grad()
+def test_keys_are_kept_in_bfloat16_also_where_a_norm_answers_in_float32():
+    """As autocast on CUDA lets it: a cache would take half as much again."""
+    _, fast = pair(CASES[0], Manner(precision="bfloat16"))
+    norms = [m for n, m in fast.named_modules() if n.endswith(("norm_q", "norm_k"))]
+    for norm in norms:
+        norm.register_forward_hook(lambda _module, _given, normed: normed.float())
+    noisy, _, text, _ = given(CASES[0])
+    cache = fast.start(text)
+    fast.commit(noisy[:, :, :3], cache)
+    kept = [*cache.keys.values(), *cache.values.values()]
+    kept += [states for one in cache.texts for states in (one.key, one.value)]
+    assert norms and {states.dtype for states in kept} == {torch.bfloat16}
+
+
 # ------------------------------------------------------------------------------ the sampler
 
 
