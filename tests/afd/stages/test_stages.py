@@ -1,17 +1,19 @@
 """The stages on the smallest real campaign: what they leave, what they refuse, that they agree."""
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from afd.artifacts import Artifact
 from afd.config import Params
@@ -38,7 +40,7 @@ from afd.stages.request import StageRequest
 from afd.stages.seen import seen_rollouts, seen_teacher
 from afd.stages.update import gather, refuse_off_policy
 from afd.store import Store, StoreError
-from afd.students.checkpoint import CheckpointError, load_codec, load_student
+from afd.students.checkpoint import CheckpointError, Loaded, load_codec, load_student
 from afd.students.players import Players
 from afd.text.words import encode
 
@@ -453,6 +455,28 @@ def test_what_base_and_teacher_say_is_measured_once_and_read_to_the_bit(
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7)) for name in one)
     assert looked(params | {"noise_seeds": [5, 6]})[0] == [5, 6, 5, 6, measuring.LOOK_SEED]
+
+
+def test_an_evaluation_holds_one_student_at_a_time(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Student and base of 14B, with a cache beside them, do not fit 80 GB."""
+    params, made_from = played.final.manifest.params, played.final.manifest.made_from
+    inputs = {role: played.store.load(ref) for role, ref in made_from.items()}
+    loaded: list[weakref.ref[nn.Module]] = []
+
+    def load(folder: Path, which: Literal["student", "average"]) -> Loaded:
+        gc.collect()
+        assert not any(one() for one in loaded), "the one before is still there"
+        made = load_student(folder, which)
+        loaded.append(weakref.ref(made.student))
+        return made
+
+    monkeypatch.setattr(measuring, "load_student", load)
+    answer = measuring.answers(params, inputs, measuring.prompts_of(params, inputs))
+    for each in measuring.films_of(params, inputs):
+        answer(each, range(1))
+    assert len(loaded) == 2
 
 
 def test_twice_the_horizon_is_judged_block_by_block_on_another_card(played: Played) -> None:
