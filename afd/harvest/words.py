@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _BLOCK = 1 << 20
+_DEEPEST = 3  # bodies inside bodies that are looked into; what lies deeper is kept as it came
 _MOST_UNPACKED = 64 << 20  # of a compressed body; what is larger is kept as it came
 _OVERLAP = 16
 _TEXT = bytes({9, 10, 12, 13, 27, *range(0x20, 0x7F), *range(0x80, 0x100)})  # UTF-8 and older
@@ -42,8 +43,11 @@ def blocks_of(file: Path) -> Blocks:
     return blocks
 
 
-def are_words(blocks: Blocks, secrets: tuple[str, ...] = ()) -> bool:
-    """Whether nothing but words was delivered; `secrets` make words of what is no film."""
+def are_words(blocks: Blocks, secrets: tuple[str, ...] = (), depth: int = 0) -> bool:
+    """Whether nothing but words was delivered; `secrets` make words of what is no film.
+
+    `depth`: inside so many compressed bodies.
+    """
     head = next(blocks(), b"")
     if not head:
         return False
@@ -51,7 +55,7 @@ def are_words(blocks: Blocks, secrets: tuple[str, ...] = ()) -> bool:
         return True
     unpacked = _unpacked(blocks) if head[:2] == b"\x1f\x8b" or head[:1] == b"\x78" else None
     if unpacked is not None:
-        return are_words(lambda: iter([unpacked]), secrets)
+        return depth < _DEEPEST and are_words(lambda: iter([unpacked]), secrets, depth + 1)
     wanted = [form for secret in secrets for form in (secret.encode(), secret.encode("utf-16-le"))]
     if head.lstrip().startswith(_PAGES) or any(_found(blocks, re.escape(w)) for w in wanted):
         return not _found(blocks, _FILM)
@@ -109,6 +113,8 @@ def _unpacked(blocks: Blocks) -> bytes | None:
         for block in blocks():
             out += unpacker.decompress(block, _MOST_UNPACKED - len(out) + 1)
             if len(out) > _MOST_UNPACKED or unpacker.unconsumed_tail:
+                return None
+            if unpacker.unused_data:  # something else follows: not only a compressed body
                 return None
     except zlib.error:
         return bytes(out) if out else None

@@ -13,6 +13,10 @@ class UnpackError(ValueError):
     """Not the encoding that the header names, or one that is not read here."""
 
 
+class CutShortError(UnpackError):
+    """The connection ended before the compressed body did."""
+
+
 class Unpacker:
     """Bytes as received -> bytes of the body, in pieces of at most 1 MB each."""
 
@@ -24,7 +28,7 @@ class Unpacker:
         self._zlib = zlib.decompressobj(47)  # 32 + 15: gzip or zlib, whichever it is
 
     def unpack(self, chunk: bytes) -> Iterator[bytes]:
-        """What `chunk` adds. Errors: UnpackError for damaged data."""
+        """What `chunk` adds. Errors: UnpackError for damaged data, and for any behind its end."""
         if self.is_identity:
             yield chunk
             return
@@ -34,8 +38,10 @@ class Unpacker:
                 chunk = self._zlib.unconsumed_tail
         except zlib.error:
             raise UnpackError("the body is not compressed as its header says") from None
+        if self._zlib.unused_data:  # zlib would keep all of it, and no cap would see it
+            raise UnpackError("the body goes on behind the end of what is compressed")
 
     def finish(self) -> None:
-        """Errors: UnpackError when the compressed stream has not come to its end."""
+        """Errors: CutShortError when the compressed stream has not come to its end."""
         if not self.is_identity and not self._zlib.eof:
-            raise UnpackError("the compressed body was cut short")
+            raise CutShortError("the compressed body was cut short")

@@ -27,6 +27,9 @@ Act = Literal[
     "endless",  # bytes without end, without a length
     "slow",  # a good reply, at bytes_per_s
     "compressed",  # a good reply, gzip although identity was asked for
+    "half_compressed",  # the same, cut in the middle: only gzip itself tells
+    "more_than_compressed",  # the same, and other bytes behind its end
+    "short",  # half of a body, framed as if that were all of it
     "changed",  # another body than before, with another ETag
 ]
 

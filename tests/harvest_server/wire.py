@@ -63,8 +63,9 @@ async def write_reply(writer: asyncio.StreamWriter, reply: Reply) -> bool:
             await asyncio.sleep(3600)
         case "endless":
             await _endless(writer, reply)
-        case "half":
-            writer.write(_head(reply, length) + half)
+        case "half" | "short":
+            framed = length if reply.act == "half" else {"Content-Length": str(len(half))}
+            writer.write(_head(reply, framed) + half)
         case "unframed":
             writer.write(_head(reply, {"Connection": "close"}) + whole)
         case "chunked" | "half_chunked":
@@ -73,8 +74,12 @@ async def write_reply(writer: asyncio.StreamWriter, reply: Reply) -> bool:
             writer.write(_chunks(whole if is_whole else half) + (b"0\r\n\r\n" if is_whole else b""))
         case "slow":
             await _slowly(writer, reply, length)
-        case "compressed":
+        case "compressed" | "half_compressed" | "more_than_compressed":
             packed = gzip.compress(whole)
+            if reply.act == "half_compressed":
+                packed = packed[: len(packed) // 2]
+            elif reply.act == "more_than_compressed":
+                packed += bytes(1 << 16)
             length = {"Content-Length": str(len(packed)), "Content-Encoding": "gzip"}
             writer.write(_head(reply, length) + packed)
         case _:

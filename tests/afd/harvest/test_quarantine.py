@@ -55,6 +55,7 @@ def test_a_file_with_its_reason_and_where_it_came_from(store: Store, tmp_path: P
         '{"key": "sk-CANARY0123456789"}'.encode("utf-16-be"),
         gzip.compress(b"<html>sk-CANARY0123456789</html>"),
         zlib.compress(b"no such key: sk-CANARY0123456789"),
+        gzip.compress(gzip.compress(b"<html>sk-CANARY0123456789</html>")),
         b"\x1b[31msk-CANARY0123456789\x1b[0m" * 100_000,
         b"\x82\xa3key\xb4sk-CANARY0123456789\x00",  # msgpack: no text, but it holds the key
     ],
@@ -73,6 +74,12 @@ def test_the_words_of_a_page_are_nowhere(store: Store, tmp_path: Path, page: byt
 
 
 FILM = encode(np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8), 16)
+
+
+def wrapped_in_gzip(data: bytes, times: int) -> bytes:
+    for _ in range(times):
+        data = gzip.compress(data, 1)
+    return data
 
 
 def flipped(data: bytes, *places: int) -> bytes:
@@ -95,6 +102,8 @@ def flipped(data: bytes, *places: int) -> bytes:
         b"RIFF\x10\x00\x00\x00AVI LIST" + bytes(range(256)),
         b"G@\x00\x10" + bytes(range(256)),  # a transport stream
         gzip.compress(FILM),
+        gzip.compress(b"<html>a page, and behind it a film</html>") + FILM,
+        wrapped_in_gzip(b"<html>deeper than anybody wraps a page</html>", 1200),
         np.random.default_rng(2).bytes(1 << 21),
     ],
 )

@@ -174,6 +174,17 @@ def test_unpacking_is_what_gzip_does_whatever_the_pieces(data: bytes, size: int)
         cut.finish()
 
 
+def test_nothing_is_gathered_behind_the_end_of_a_compressed_body() -> None:
+    """zlib keeps what follows, and a body without end would fill the memory past every cap."""
+    import gzip
+
+    unpacker = Unpacker("gzip")
+    assert b"".join(unpacker.unpack(gzip.compress(b"all of it"))) == b"all of it"
+    unpacker.finish()
+    with pytest.raises(UnpackError, match="behind the end"):
+        list(unpacker.unpack(bytes(1 << 20)))
+
+
 def test_a_key_is_hidden_however_it_was_encoded() -> None:
     for key in ("sk/S3CR+Ez%yes6==xyzw", "sk-proj_ABCDEFGH1234", "a1b2c3d4e5f6"):
         percent = quote(key, safe="")
