@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from afd.harvest.addresses import Allowed, LookupFailedError, UnsafeUrlError, check_url, resolve
 from afd.store import sync_folder, told
 from afd.teachers.checked import MAX_URL, pause_s
-from afd.teachers.unpacking import Unpacker, UnpackError
+from afd.teachers.unpacking import CutShortError, Unpacker, UnpackError
 
 REDIRECTS = (301, 302, 303, 307, 308)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -144,7 +144,9 @@ async def _receive_whole(
                 except UnsafeUrlError as error:
                     raise ForbiddenUrlError(str(error)) from None
                 except UnpackError as error:
-                    raise UnsafeDownloadError(str(error)) from None
+                    if not isinstance(error, CutShortError):
+                        raise UnsafeDownloadError(str(error)) from None
+                    problem = str(error)
                 except (httpx.HTTPError, httpx.InvalidURL, LookupFailedError) as error:
                     problem = type(error).__name__  # its text may quote the URL
                 await asyncio.sleep(0.2 * 2**attempt)
@@ -205,11 +207,13 @@ def _following(hop: httpx.URL, reply: httpx.Response) -> httpx.URL:
 async def _take(reply: httpx.Response, body: _Body, policy: Policy) -> None:
     """The body of a good answer, from its beginning or from where the last one was cut."""
     _check_status(reply)
+    total: int | None = None
     if reply.status_code == 206:
         told_range = RANGE.fullmatch(reply.headers.get("content-range", ""))
         if not told_range or int(told_range[1]) != body.num_bytes:
             body.restart()
             raise httpx.RemoteProtocolError("another part than was asked for")
+        total = int(told_range[2])
     else:
         body.restart()
     unpacker = Unpacker(reply.headers.get("content-encoding", ""))
@@ -224,6 +228,10 @@ async def _take(reply: httpx.Response, body: _Body, policy: Policy) -> None:
         for piece in unpacker.unpack(chunk):
             body.add(piece, policy.max_bytes)
     unpacker.finish()
+    if total is not None and body.num_bytes != total:
+        if body.num_bytes > total:
+            body.restart()
+        raise httpx.RemoteProtocolError("a part that ends before the whole does")
 
 
 def _check_status(reply: httpx.Response) -> None:

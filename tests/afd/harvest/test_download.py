@@ -85,6 +85,7 @@ def whole(server: Server, folder: Path) -> bytes:
         ("chunked", 1, False),
         ("unframed", 1, False),
         ("compressed", 1, False),
+        ("half_compressed", 2, False),
         ("reset_before", 2, False),
         ("reset_after", 2, False),
         ("half", 2, True),
@@ -116,6 +117,18 @@ def test_a_resume_of_a_file_that_has_changed_begins_anew(vendor: Server, tmp_pat
     assert clip[4:8] == b"ftyp"
 
 
+def test_a_part_that_ends_before_the_whole_does_is_gone_on_with(
+    vendor: Server, tmp_path: Path
+) -> None:
+    clip = whole(vendor, tmp_path)
+    before = len(vendor.book.requests)
+    got = take(vendor, tmp_path, Rule("download", "half"), Rule("download", "short"))
+    assert got.path.read_bytes() == clip
+    starts = [len(clip) // 2, len(clip) // 2 + (len(clip) - len(clip) // 2) // 2]
+    asked = [request["headers"].get("range") for request in vendor.book.requests[before:]]
+    assert asked == [None, *(f"bytes={start}-" for start in starts)]
+
+
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
@@ -135,6 +148,7 @@ def test_another_part_than_was_asked_for_is_not_glued_on(
 
 FAILURES: list[tuple[Rule, type[DownloadError]]] = [
     (Rule("download", "half", times=None), BrokenDownloadError),
+    (Rule("download", "half_compressed", times=None), BrokenDownloadError),
     (Rule("download", "hang", times=None), BrokenDownloadError),
     (Rule("download", "slow", bytes_per_s=200, times=None), BrokenDownloadError),
     (Rule("download", status=500, times=None), BrokenDownloadError),
@@ -144,6 +158,7 @@ FAILURES: list[tuple[Rule, type[DownloadError]]] = [
     (Rule("download", status=410, times=None), ExpiredUrlError),
     (Rule("download", status=400, times=None), ExpiredUrlError),
     (Rule("download", "endless", times=None), UnsafeDownloadError),
+    (Rule("download", "more_than_compressed", times=None), UnsafeDownloadError),
     (
         Rule("download", body="x", headers={"Content-Length": "99999999999"}, times=None),
         UnsafeDownloadError,
@@ -153,7 +168,7 @@ FAILURES: list[tuple[Rule, type[DownloadError]]] = [
         UnsafeDownloadError,
     ),
     (
-        Rule("download", body="x", headers={"Content-Encoding": "gzip"}, times=None),
+        Rule("download", body="words", headers={"Content-Encoding": "gzip"}, times=None),
         UnsafeDownloadError,
     ),
 ]
