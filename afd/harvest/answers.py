@@ -5,14 +5,12 @@ so a campaign replays from its store alone when the teacher is gone.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from afd.harvest.ledger import Ledger
 from afd.harvest.shard_tables import read_columns
-from afd.harvest.tables import ledger_path
 from afd.harvest.vault import KeptClip, kept_keys
 from afd.harvest.wants import Asked, Want, key_of
 from afd.store import Store
@@ -50,33 +48,27 @@ class Answer:
 
 def answers(store: Store, asked: Asked, wants: Sequence[Want]) -> dict[str, Answer]:
     """slot -> its clip, of every want that has one."""
-    in_vault, attempts = kept_keys(store), _attempts(store, asked)
+    in_vault = kept_keys(store)
     in_shards: dict[str, Path] | None = None
     found: dict[str, Answer] = {}
     for want in wants:
-        tried = range(attempts.get(want.slot, MAX_ATTEMPTS if attempts is _UNKNOWN else 1))
-        keys = [key_of(want.slot, n, seeded=asked.seeded) for n in tried]
-        key = next((key for key in keys if key in in_vault), None)
+        key = next((key for key in _keys(want, asked) if key in in_vault), None)
         if key is not None:
             found[want.slot] = Answer(key, in_vault[key], None)
             continue
         in_shards = delivered(store) if in_shards is None else in_shards
-        key = next((key for key in keys if key in in_shards), None)
+        key = next((key for key in _keys(want, asked) if key in in_shards), None)
         if key is not None:
             found[want.slot] = Answer(key, None, in_shards[key])
     return found
 
 
-_UNKNOWN: dict[str, int] = {}
+def _keys(want: Want, asked: Asked) -> Iterator[str]:
+    """Of every attempt that there can be: a ledger may know fewer than the clips that stand here.
 
-
-def _attempts(store: Store, asked: Asked) -> dict[str, int]:
-    """slot -> how often it was ordered; _UNKNOWN in a store without this teacher's orders."""
-    if not ledger_path(store.root).exists():
-        return _UNKNOWN
-    with Ledger(store.root) as ledger:
-        standing = ledger.standing(asked)
-    return {slot: attempt + 1 for slot, (attempt, _) in standing.items()} or _UNKNOWN
+    It is another one's in a clone, and an older one where a backup was put back. 30 us a want.
+    """
+    return (key_of(want.slot, n, seeded=asked.seeded) for n in range(MAX_ATTEMPTS))
 
 
 def delivered(store: Store, column: str = "key") -> dict[Any, Path]:
