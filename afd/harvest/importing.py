@@ -1,7 +1,8 @@
 """A folder of finished videos into the store: the same rows and files as clips that were paid.
 
-A folder is a teacher whose model is its name. A caption's videos become its samples in the order of
-the folder, and keep their numbers: importing again changes nothing, what is new comes behind.
+A folder is a teacher whose model is its name. A caption's sound videos become its samples in the
+order of the folder, and keep their numbers: importing again changes nothing, what is new comes
+behind. Numbers are given after judging: every caption that has a sound video has a sample 0.
 """
 
 import asyncio
@@ -31,8 +32,8 @@ from afd.harvest.folder import (
 from afd.harvest.judging import Judge
 from afd.harvest.ledger import Ledger
 from afd.harvest.permission import restated
-from afd.harvest.vault import DIGITS, KeptClip, keep, kept_keys
-from afd.harvest.wants import Asked, Want, asked_of, key_of, want
+from afd.harvest.vault import DIGITS, KeptClip, digests_of, keep, kept_keys
+from afd.harvest.wants import Asked, Want, asked_of, first_sample, key_of
 from afd.store import Store, told
 
 AT_ONCE = 64  # clips that wait for their judges
@@ -71,8 +72,20 @@ class _New:
 
     clip: FolderClip
     prompt: Prompt
-    want: Want
     verdict: Verdict | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        return self.verdict is not None and self.verdict.problem is None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A video of the folder that the vault holds."""
+
+    clip: FolderClip
+    prompt: Prompt
+    kept: KeptClip
 
 
 def import_folder(
@@ -100,45 +113,45 @@ def import_folder(
     done.num_duplicates = folder.num_duplicates
     done.refused |= {misread.name: misread.reason for misread in folder.refused}
     with told(store.root):
-        new, known = _sorted(asked, folder.clips, kept_keys(store))
+        in_vault = kept_keys(store)
+        new, known = _sorted(asked, folder.clips, in_vault)
         asyncio.run(_judge(new, on_change))
-        sound = list(_contents(new))
+        sound = [*_contents(new), *_kept_contents(known)]
         if problems := leaks(sound):  # before anything is kept
             raise FolderError(root, problems)
         alike = several_captions((name, content, caption) for name, _, content, caption in sound)
         seen = {name for names in folder.ambivalent for name in names}
         done.ambivalent = folder.ambivalent + [some for some in alike if not seen & set(some)]
         done.num_known = len(known)
-        for clip, prompt in known:
-            done.takes(prompt)
-            done.num_restated += restating and restated(clip, _statement(teacher))
+        for one in known:
+            done.takes(one.prompt)
+            done.num_restated += restating and restated(one.kept, _statement(teacher))
+        digests = digests_of(in_vault)
         with Ledger(store.root) as ledger:
-            for one in new:
-                _take(store, ledger, teacher, asked, one, done)
+            for one in sorted(new, key=lambda one: not one.is_sound):  # the unsound come behind
+                digest = one.clip.sha256[:DIGITS]
+                wanted, key = first_sample(asked, one.prompt, digest, digests)
+                digests[key] = digest
+                _take(store, ledger, teacher, asked, one, wanted, done)
     return done
 
 
 def _sorted(
     asked: Asked, clips: Sequence[FolderClip], in_vault: dict[str, Path]
-) -> tuple[list[_New], list[tuple[KeptClip, Prompt]]]:
-    """The videos that are not in the vault yet, each with the sample of its caption that it is;
-    and those that are."""
-    digests = {key: path.stem.rpartition(".")[2] for key, path in in_vault.items()}
+) -> tuple[list[_New], list[_Known]]:
+    """The videos that are not in the vault yet, and those that are."""
+    digests = digests_of(in_vault)
     new: list[_New] = []
-    known: list[tuple[KeptClip, Prompt]] = []
+    known: list[_Known] = []
     for clip in clips:
         prompt = Prompt(prompt_id(clip.caption), clip.caption, clip.split or "train", clip.category)
-        sample, mine = 0, clip.sha256[:DIGITS]
-        wanted = want(asked.digest, prompt, sample)
-        while (there := digests.get(_key(asked, wanted))) not in (None, mine):
-            sample += 1
-            wanted = want(asked.digest, prompt, sample)
-        key = _key(asked, wanted)
-        if there is None:
+        mine = clip.sha256[:DIGITS]
+        _, key = first_sample(asked, prompt, mine, digests)
+        if key in in_vault:
+            known.append(_Known(clip, prompt, KeptClip(key, in_vault[key])))
+        elif key not in digests:
             digests[key] = mine
-            new.append(_New(clip, prompt, wanted))
-        elif key in in_vault:
-            known.append((KeptClip(key, in_vault[key]), prompt))
+            new.append(_New(clip, prompt))
     return new, known
 
 
@@ -156,27 +169,40 @@ async def _judge(new: Sequence[_New], on_change: Callable[[int, int], None] | No
 def _contents(new: Sequence[_New]) -> Iterator[tuple[str, Split | None, str, str]]:
     """(name, split, decoded content, caption) of what is sound."""
     for one in new:
-        if one.verdict is not None and one.verdict.problem is None:
+        if one.verdict is not None and one.is_sound:
             content = str(one.verdict.facts["content_sha256"])
             yield one.clip.name, one.clip.split, content, one.clip.caption
 
 
+def _kept_contents(known: Sequence[_Known]) -> Iterator[tuple[str, Split | None, str, str]]:
+    """The same of what was imported before, by the notes. Raises StoreError for a broken one."""
+    for one in known:
+        if content := one.kept.provenance.get("content_sha256"):
+            yield one.clip.name, one.clip.split, str(content), one.clip.caption
+
+
 def _take(
-    store: Store, ledger: Ledger, teacher: FolderTeacher, asked: Asked, one: _New, done: Imported
+    store: Store,
+    ledger: Ledger,
+    teacher: FolderTeacher,
+    asked: Asked,
+    one: _New,
+    wanted: Want,
+    done: Imported,
 ) -> None:
     """A copy into the vault, or into quarantine with its reason; then the ledger's row."""
     assert one.verdict is not None
-    clip, key = one.clip, _key(asked, one.want)
+    clip, key = one.clip, key_of(wanted.slot, 0, seeded=asked.seeded)
     file = incoming(store) / f"{key}.{clip.sha256[:DIGITS]}.mp4"
     _copy(clip.path, file)
     about = {
         "key": key,
         "prompt": clip.caption,
-        "prompt_id": one.want.prompt_id,
+        "prompt_id": wanted.prompt_id,
         "category": clip.category,
         "provider": asked.provider,
         "model": asked.model,
-        "sample": one.want.sample,
+        "sample": wanted.sample,
         "original": clip.name,
         "cost_usd": 0.0,
         **_statement(teacher),
@@ -187,7 +213,7 @@ def _take(
         done.refused[clip.name] = one.verdict.problem
         return
     keep(store, key, file, about)
-    ledger.add_delivered(asked, one.want, json.dumps(one.verdict.facts))
+    ledger.add_delivered(asked, wanted, json.dumps(one.verdict.facts))
     done.num_new += 1
     done.takes(one.prompt)
 
@@ -196,10 +222,6 @@ def _statement(teacher: FolderTeacher) -> dict[str, Any]:
     """What the terms say, as it stands in every note."""
     terms = teacher.terms.model_dump(mode="json")
     return {"training_permitted": teacher.training_permitted, "terms": terms}
-
-
-def _key(asked: Asked, wanted: Want) -> str:
-    return key_of(wanted.slot, 0, seeded=asked.seeded)
 
 
 def _copy(source: Path, target: Path) -> None:

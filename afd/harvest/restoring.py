@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afd.data.inspection import Inspectors, Sound
+from afd.data.prompts import Prompt
 from afd.harvest import quarantine
 from afd.harvest.ledger import Ledger
 from afd.harvest.money import MICRO
@@ -14,8 +15,8 @@ from afd.harvest.packing import with_clips
 from afd.harvest.quarantine import Entry
 from afd.harvest.rows import Row
 from afd.harvest.shard_tables import read_columns
-from afd.harvest.vault import KeptClip, keep, kept_keys
-from afd.harvest.wants import seed_of
+from afd.harvest.vault import DIGITS, KeptClip, digests_of, keep, kept_keys
+from afd.harvest.wants import asked_of_folder, first_sample, seed_of
 from afd.store import Store, StoreError, told, write_json
 
 
@@ -26,6 +27,7 @@ def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
     of its teacher, and asking for this is another one. Errors: StoreError.
     """
     facts: dict[str, dict[str, object]] = {}
+    digests = digests_of(kept_keys(store))
     with Ledger(store.root) as ledger, Inspectors(1) as inspectors:
 
         def problem_of(entry: Entry) -> str | None:
@@ -38,7 +40,8 @@ def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
         def restore(entry: Entry) -> None:
             """Under every order that was answered with these bytes; the last one takes the file."""
             about = [note | facts[entry.sha256] for note in entry.provenance if "key" in note]
-            for number, note in enumerate(about):
+            for number, said in enumerate(about):
+                note = _placed(said, entry.sha256[:DIGITS], digests)
                 file = entry.path
                 if number + 1 < len(about):
                     file = _linked(entry.path, entry.path.with_suffix(f".{number}.mp4"))
@@ -46,6 +49,19 @@ def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
                 _tell(ledger, str(note["key"]))
 
         return quarantine.revalidate(store, problem_of, restore)
+
+
+def _placed(note: dict[str, Any], digest: str, digests: dict[str, str]) -> dict[str, Any]:
+    """The note of an imported film, with the sample that it is from now on.
+
+    What is put aside has no number of its own: sound ones that came later took the first.
+    """
+    if note.get("provider") != "folder":
+        return note
+    prompt = Prompt(str(note["prompt_id"]), str(note["prompt"]), "train", note.get("category"))
+    wanted, key = first_sample(asked_of_folder(str(note["model"])), prompt, digest, digests)
+    digests[key] = digest
+    return note | {"key": key, "sample": wanted.sample}
 
 
 def mend_notes(store: Store) -> int:

@@ -120,6 +120,11 @@ def kept_keys(store: Store) -> dict[str, Path]:
     return {path.name.partition(".")[0]: path for path in _files(store.clips)}
 
 
+def digests_of(kept: Mapping[str, Path]) -> dict[str, str]:
+    """Key -> the head of its clip's sha256, which its name ends with; `kept` are `kept_keys`."""
+    return {key: path.stem.rpartition(".")[2] for key, path in kept.items()}
+
+
 def damaged(path: Path) -> StoreError:
     """The error of a clip whose bytes are not those that were paid."""
     return StoreError(

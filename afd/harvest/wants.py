@@ -6,7 +6,7 @@ parameters, seed, sample and attempt; nothing of who asks, where, or what it may
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class Want:
 def asked_of(teacher: RemoteTeacher | FolderTeacher) -> Asked:
     """Of a campaign's params: a folder is a provider whose model is its name."""
     if isinstance(teacher, FolderTeacher):
-        return Asked("folder", teacher.name, {}, None, None, None, seeded=False)
+        return asked_of_folder(teacher.name)
     size = (teacher.size.width, teacher.size.height)
     return Asked(
         teacher.provider,
@@ -61,6 +61,27 @@ def asked_of(teacher: RemoteTeacher | FolderTeacher) -> Asked:
         size,
         teacher.seeded,
     )
+
+
+def asked_of_folder(name: str) -> Asked:
+    """Of the clips that were imported under this name."""
+    return Asked("folder", name, {}, None, None, None, seeded=False)
+
+
+def first_sample(
+    asked: Asked, prompt: Prompt, digest: str, digests: Mapping[str, str]
+) -> tuple[Want, str]:
+    """The want that a film of this content answers, and its key: its own, or the first free one.
+
+    `digests` holds the contents that stand under keys already.
+    """
+    sample = 0
+    while True:
+        found = want(asked.digest, prompt, sample)
+        key = key_of(found.slot, 0, seeded=asked.seeded)
+        if digests.get(key) in (None, digest):
+            return found, key
+        sample += 1
 
 
 def want(asked_digest: str, prompt: Prompt, sample: int) -> Want:

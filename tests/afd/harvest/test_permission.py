@@ -10,12 +10,18 @@ import pytest
 from afd.artifacts import Artifact
 from afd.config import FolderTeacher, Params
 from afd.config.teachers import Terms
+from afd.data.prompts import Prompt, prompt_id
 from afd.data.shards import read_table
 from afd.harvest import packing
+from afd.harvest.answers import answers
+from afd.harvest.evidence import Verdict
 from afd.harvest.folder import FolderError, read_folder
 from afd.harvest.importing import import_folder
+from afd.harvest.judging import Judge
 from afd.harvest.permission import NotPermittedError, PermitError, permit, refuse_clips
+from afd.harvest.restoring import revalidate
 from afd.harvest.vault import KeptClip, kept_keys
+from afd.harvest.wants import asked_of, want
 from afd.params import load_params
 from afd.stages import request
 from afd.stages.door import execute
@@ -220,6 +226,63 @@ def test_splits_are_shared_out_by_the_captions_alone(tmp_path: Path, films: Path
     (told / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(FolderError, match="has no split while others have one"):
         splits(told)
+
+
+def test_a_caption_with_one_sound_video_has_a_first_sample(
+    tmp_path: Path, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is put aside beside it; and what comes back from there takes nobody's place."""
+    videos, store, caption = tmp_path / "videos", Store(tmp_path / "store"), "a ball"
+    videos.mkdir()
+
+    def add(name: str, film: str) -> None:
+        shutil.copy(films / film, videos / f"{name}.mp4")
+        (videos / f"{name}.txt").write_text(caption)
+
+    def samples() -> dict[int, str]:
+        notes = [KeptClip(*kept).provenance for kept in kept_keys(store).items()]
+        return {note["sample"]: note["original"] for note in notes}
+
+    judged = Judge._judge
+
+    def judge(self: Judge, file: Path) -> Verdict:
+        return Verdict("too odd") if file.name == "a.mp4" else judged(self, file)
+
+    monkeypatch.setattr(Judge, "_judge", judge)
+    add("a", "0.mp4")
+    add("b", "1.mp4")
+    done = import_folder(store, folder_teacher(videos, "yes"))
+    assert (done.num_new, done.refused) == (1, {"a.mp4": "too odd"})
+    assert samples() == {0: "b.mp4"}
+    teacher = folder_teacher(None, "yes")
+    wanted = want(asked_of(teacher).digest, Prompt(prompt_id(caption), caption, "train"), 0)
+    assert wanted.slot in answers(store, asked_of(teacher), [wanted])
+    add("c", "2.mp4")
+    done = import_folder(store, folder_teacher(videos, "yes"))
+    assert (done.num_new, done.num_known) == (1, 1)
+    assert samples() == {0: "b.mp4", 1: "c.mp4"}
+    restored, _ = revalidate(store)
+    assert len(restored) == 1 and len(restored[0].provenance) == 2
+    assert samples() == {0: "b.mp4", 1: "c.mp4", 2: "a.mp4"}
+    assert import_folder(store, folder_teacher(videos, "yes")).num_known == 3
+
+
+def test_a_film_that_was_imported_before_does_not_come_back_on_the_other_side(
+    tmp_path: Path, films: Path
+) -> None:
+    videos, store = tmp_path / "videos", Store(tmp_path / "store")
+    videos.mkdir()
+    film = (films / "0.mp4").read_bytes()
+    (videos / "a.mp4").write_bytes(film)
+    rows = [{"file_name": "a.mp4", "caption": "a ball", "split": "train"}]
+    (videos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert import_folder(store, folder_teacher(videos, "yes")).num_new == 1
+    (videos / "b.mp4").write_bytes(film + b"\0\0\0\x08free")  # the same pictures, other bytes
+    rows.append({"file_name": "b.mp4", "caption": "another ball", "split": "held_out"})
+    (videos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(FolderError, match="show the same"):
+        import_folder(store, folder_teacher(videos, "yes"))
+    assert len(kept_keys(store)) == 1
 
 
 def test_one_film_under_two_captions_is_told_and_never_on_both_sides(
