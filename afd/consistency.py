@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MATCHING = "distribution_matching"
+# What a clip may be before anything of it is decoded (afd/data/clips.py): 200 KB can hold 12 GB.
+MAX_FRAMES, MAX_SIDE, MAX_SECONDS = 1000, 4096, 120.0
+MAX_PIXELS = 1_200_000_000  # width x height x frames: 20 s of 1080p at 24 fps, and a bit
 LONGEST_SENTENCE = 23  # words, of the pocket world's grammar
 
 
@@ -92,6 +95,27 @@ def _delivered(
     return (
         f"canonical.magnify {magnify} x frame_size {side} must be teacher.size {size}: rollouts "
         "are filmed as large as the teacher's clips"
+    )
+
+
+def _decodable(duration_s: float, fps: float, width: int, height: int) -> str | None:
+    """Every clip of such a teacher would be paid and put aside."""
+    frames = round(fps * duration_s)
+    limits = (
+        (frames, MAX_FRAMES, "frames"),
+        (max(width, height), MAX_SIDE, "px a side"),
+        (duration_s, MAX_SECONDS, "s"),
+        (width * height * frames, MAX_PIXELS, "pixels in all frames"),
+    )
+    broken = [
+        f"{said:,.10g} {what}, at most {most:,.10g}" for said, most, what in limits if said > most
+    ]
+    if not broken:
+        return None
+    return (
+        f"teacher.size {width}x{height} at teacher.fps {fps:g} for teacher.duration_s "
+        f"{duration_s:g} is more than a clip may be ({'; '.join(broken)}): every clip would be "
+        "paid and put aside; ask for fewer or smaller frames"
     )
 
 
@@ -211,6 +235,10 @@ RULES: tuple[Rule, ...] = (
     Rule(("student.family", "update.memory.shard_blocks"), _frozen_blocks),
     Rule(("teacher.kind", "frame_size"), _films),
     Rule(("teacher.kind", "teacher.size", "frame_size", "canonical.magnify"), _delivered),
+    Rule(
+        ("teacher.duration_s", "teacher.fps", "teacher.size.width", "teacher.size.height"),
+        _decodable,
+    ),
     Rule(("prompts.kind", "student.num_text_tokens"), _room_for_words),
     Rule(("discriminator.kind", "num_frames", "frame_size"), _whole_latents),
     Rule(("update.objective", "student.family"), _keeps_chains),

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from afd.consistency import MAX_FRAMES, MAX_PIXELS, MAX_SECONDS, MAX_SIDE
 from afd.data.boxes import ClipError, Outline, outline
 from afd.encoding import SCALER
 
@@ -53,10 +54,10 @@ class ClipLimits:
     """What a header may ask for before anything is decoded: 200 KB can hold 12 GB of RGB."""
 
     max_bytes: int = 256 * 2**20
-    max_frames: int = 1000
-    max_side: int = 4096
-    max_pixels: int = 1_200_000_000  # width x height x frames: 20 s of 1080p at 24 fps, and a bit
-    max_seconds: float = 120.0
+    max_frames: int = MAX_FRAMES
+    max_side: int = MAX_SIDE
+    max_pixels: int = MAX_PIXELS
+    max_seconds: float = MAX_SECONDS
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,19 @@ def test_the_longest_sentence_has_as_many_words_as_the_rule_says() -> None:
     assert max(len(s.text.split()) for s in all_sentences()) == LONGEST_SENTENCE
 
 
+def test_a_remote_teacher_is_not_asked_for_clips_that_nobody_could_read() -> None:
+    files = (PARAMS / "pocket.yaml", [PARAMS / "teachers" / "veo.yaml"])
+    price = "teacher.access.price.usd_per_second=0.4"
+    large = ["teacher.size.width=3840", "teacher.size.height=2160"]  # x 8 s x 24 fps: 1.6e9 px
+    with pytest.raises(ParamsError, match="paid and put aside") as told:
+        load_params(Params, *files, [price, *large])
+    assert "3840x2160" in str(told.value) and "1,592,524,800 pixels" in str(told.value)
+    with pytest.raises(ParamsError) as several:  # told while another field is wrong as well
+        load_params(Params, *files, [price, *large, "num_rounds=0"])
+    assert len(several.value.problems) == 2
+    load_params(Params, *files, [price, *large, "teacher.duration_s=5.0"])
+
+
 def test_circumstance_is_strict_too() -> None:
     values = load_params(Cluster, PARAMS / "cluster" / "local.yaml").model_dump()
     with pytest.raises(ParamsError, match="num_threads"):
