@@ -65,6 +65,8 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
+        if self.owner is not None:  # `end_work` could not be written down
+            self.owner.end()
         self._db.close()
 
     @contextmanager
@@ -98,14 +100,19 @@ class Ledger:
     def take_over(self, asked: Asked) -> list[Row]:
         """Open orders of dead owners, and those that nobody owns, become this process's: which.
 
-        What of them may have been sent without an answer becomes ambiguous.
+        Nobody is also an owner that no table knows. What of them may have been sent without an
+        answer becomes ambiguous.
         """
         mine = self._me
+        self.beat()
         where = "provider = ? AND model = ? AND state IN (%s)"
         these = (asked.provider, asked.model)
         with self._write():
             gone = owners.dead(self._db)
-            nobody = f"(owner IS NULL OR owner IN ({_marks(gone)}))"
+            nobody = (
+                f"(owner IS NULL OR owner IN ({_marks(gone)}) "
+                "OR owner NOT IN (SELECT id FROM owners))"
+            )
             self._db.execute(
                 "UPDATE orders SET state = 'ambiguous', owner = NULL, reason = ? WHERE "
                 + f"{where % '?'} AND {nobody}",
@@ -176,6 +183,8 @@ class Ledger:
             row = self._row(key)
             if row.state != "planned":
                 return "taken", row
+            if self.owner is not None:  # to others it lives from here on, whatever they took it for
+                owners.beat(self._db, self.owner)
             (at_vendor,) = self._db.execute(
                 "SELECT count(*) FROM orders WHERE provider = ? AND model = ? "
                 f"AND state IN ({_marks(AT_VENDOR)})",
@@ -212,6 +221,7 @@ class Ledger:
             if state not in OWNED:
                 changed["owner"] = None
             elif by_hand and self.owner is not None:
+                owners.beat(self._db, self.owner)
                 changed["owner"] = self.owner.id
             if state == "planned" or (state in ENDS and state not in _RESERVED):
                 changed["reserved"] = 0

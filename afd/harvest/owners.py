@@ -1,7 +1,8 @@
 """Who works on an order, and whether it still lives: a dead owner's orders are taken over.
 
 On this machine a process is asked for (pid and start time, so that a number given out again is not
-mistaken for it). Of another machine, or another container, only its heartbeat is seen.
+mistaken for it; a step of the clock moves that time, so where it differs the heartbeat decides). Of
+another machine, or another container, only its heartbeat is seen.
 """
 
 import os
@@ -54,12 +55,16 @@ def here() -> str:
 def register(db: sqlite3.Connection, owner: Owner) -> None:
     """Say that this owner is at work."""
     values = (owner.id, owner.host, owner.pid, owner.created, time.time())
-    db.execute("INSERT INTO owners VALUES (?, ?, ?, ?, ?)", values)
+    db.execute(
+        "INSERT INTO owners VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at",
+        values,
+    )
 
 
 def beat(db: sqlite3.Connection, owner: Owner) -> None:
-    """Say so again, about every `BEAT_S` seconds."""
-    db.execute("UPDATE owners SET beat_at = ? WHERE id = ?", (time.time(), owner.id))
+    """Say so again, about every `BEAT_S` seconds; also where others took it for dead meanwhile."""
+    register(db, owner)
 
 
 def dead(db: sqlite3.Connection) -> list[str]:
@@ -69,13 +74,14 @@ def dead(db: sqlite3.Connection) -> list[str]:
 
 
 def _lives(row: sqlite3.Row) -> bool:
+    is_heard = time.time() - row["beat_at"] < SILENT_S
     if row["host"] != here():
-        return time.time() - row["beat_at"] < SILENT_S
+        return is_heard
     if row["pid"] == os.getpid():
         return row["id"] in _working
     try:
         process = psutil.Process(row["pid"])
         same = abs(process.create_time() - row["created"]) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        return (same or is_heard) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

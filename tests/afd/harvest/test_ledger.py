@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import sqlite3
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,64 @@ def test_only_the_owner_moves_an_order(tmp_path: Path, ledger: Ledger) -> None:
                 other.move(key, "submitted", by_hand=by_hand, task_id="t")
         ledger.end_work()
         assert other.row(key).state == "ambiguous"
+
+
+def begin_and_wait(root: Path, claimed: "multiprocessing.Queue[int]", done: Event) -> None:
+    with Ledger(root) as ledger:
+        ledger.begin_work()
+        ledger.claim(keys(some(1))[0], 1, 10, 1)
+        claimed.put(os.getpid())
+        done.wait(60)
+
+
+def test_a_process_that_lives_keeps_its_orders_when_the_clock_was_set(tmp_path: Path) -> None:
+    """Times of processes are told in seconds since 1970, and all of them move with the clock."""
+    with Ledger(tmp_path) as ledger:
+        ledger.plan(ASKED, [(some(1)[0], 0)])
+        ledger.begin_work()
+        context = multiprocessing.get_context("fork")
+        claimed: multiprocessing.Queue[int] = context.Queue()
+        done = context.Event()
+        child = context.Process(target=begin_and_wait, args=(tmp_path, claimed, done))
+        child.start()
+        try:
+            pid = claimed.get(timeout=60)
+            (key,) = keys(some(1))
+            with sqlite3.connect(ledger.path) as database:
+                database.execute("UPDATE owners SET created = created - 5 WHERE pid = ?", (pid,))
+            assert ledger.take_over(ASKED) == []
+            assert ledger.row(key).state == "submitting"
+            with sqlite3.connect(ledger.path) as database:  # but a number that was given out again
+                database.execute("UPDATE owners SET beat_at = 0 WHERE pid = ?", (pid,))
+            ledger.take_over(ASKED)
+            assert ledger.row(key).state == "ambiguous"
+        finally:
+            done.set()
+            child.join()
+
+
+def test_an_order_of_an_owner_that_no_table_knows_is_taken_over(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    wants = some(2)
+    ledger.plan(ASKED, ((one, 0) for one in wants))
+    first, second = keys(wants)
+    ledger.claim(first, 1, 10, 5)
+    ledger.move(first, "submitted", task_id="job-1")
+    with Ledger(tmp_path) as other:
+        other.begin_work()
+        with sqlite3.connect(ledger.path) as database:
+            database.execute("DELETE FROM owners WHERE id != ?", (other.owner.id,))  # type: ignore[union-attr]
+        ledger.claim(second, 1, 10, 5)  # it works, so it is registered again
+        assert other.take_over(ASKED) == []
+        with sqlite3.connect(ledger.path) as database:
+            database.execute("DELETE FROM owners WHERE id != ?", (other.owner.id,))  # type: ignore[union-attr]
+        ledger.beat()
+        assert other.take_over(ASKED) == []
+        with sqlite3.connect(ledger.path) as database:
+            database.execute("DELETE FROM owners WHERE id != ?", (other.owner.id,))  # type: ignore[union-attr]
+        assert [row.key for row in other.take_over(ASKED)] == [first]
+        assert other.row(second).state == "ambiguous"
 
 
 def test_two_orders_never_share_a_task(ledger: Ledger) -> None:
