@@ -27,7 +27,8 @@ class Verdict:
 def differences(asked: Asked, facts: dict[str, Any]) -> list[str]:
     """What the vendor delivered otherwise than it was asked: rate, size, length, model."""
     found: list[str] = []
-    if (ran := facts.get("ran_model")) not in (None, asked.model):
+    ran = facts.get("ran_model")
+    if ran is not None and ran != asked.model and not _is_version_of(ran, asked.model):
         found.append(f"ran the model {ran}, asked {asked.model}")
     fps, duration = facts["fps"], facts["duration_s"]
     if asked.fps is not None and abs(fps - asked.fps) > FPS_TOLERANCE * asked.fps:
@@ -41,6 +42,11 @@ def differences(asked: Asked, facts: dict[str, Any]) -> list[str]:
         if abs(duration - asked.duration_s) > allowed:
             found.append(f"{duration:.3g} s, asked {asked.duration_s:.3g}")
     return found
+
+
+def _is_version_of(ran: str, model: str) -> bool:
+    """Whether `ran` is what the vendor took for a model that was ordered without a version."""
+    return ":" not in model and ran.partition(":")[0] == model
 
 
 def by_policy(teacher: RemoteTeacher, asked: Asked, verdict: Verdict) -> Verdict:
