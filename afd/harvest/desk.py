@@ -22,7 +22,7 @@ from afd.teachers.remote import Video
 
 Why = Literal[
     "unauthorised", "out_of_credit", "budget", "no_connection", "busy_vendor", "lost_replies",
-    "rejected", "forbidden_host", "disk", "interrupted", "failure",
+    "rejected", "forbidden_host", "quarantined", "disk", "interrupted", "failure",
 ]  # fmt: skip
 
 
@@ -53,6 +53,7 @@ class Counter:
     ambiguous: int = 0
     rejected: int = 0
     forbidden: int = 0
+    quarantined: int = 0
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Desk:
     pace: Pace
     polling: Polling = field(default_factory=Polling)
     in_a_row: Counter = field(default_factory=Counter)
+    num_heard: int = 0  # polls that were answered
 
     @property
     def reserve(self) -> int:

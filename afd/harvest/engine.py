@@ -19,7 +19,7 @@ from afd.harvest.live import Live, Stop
 from afd.harvest.money import shown
 from afd.harvest.owners import BEAT_S
 from afd.harvest.rows import Row
-from afd.harvest.submitting import named, submit
+from afd.harvest.submitting import UnwrittenTaskError, named, submit
 from afd.harvest.transitions import AT_VENDOR, OWNED, OrderState, TransitionError
 from afd.harvest.wants import Want, distinct, key_of, order_of
 from afd.harvest.watching import look, settle, watch
@@ -91,6 +91,8 @@ class Engine:
         self._desk = desk
         self._wants = {want.slot: want for want in distinct(wants)}
         await desk.clerk(Ledger.begin_work)
+        beating = asyncio.create_task(self._beat())
+        beating.add_done_callback(lambda task: self._ended("", task))
         try:
             left = await desk.clerk(lambda ledger: ledger.take_over(desk.asked))
             left += await self._find_ambiguous()
@@ -99,8 +101,9 @@ class Engine:
             await self._loop()
         finally:
             await self._end_tasks()
-            await desk.clerk(Ledger.end_work)
-            await self._tell()
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+            await self._end_work()
         if self._error is not None:
             raise self._error
         return self.stopped
@@ -159,15 +162,20 @@ class Engine:
             attending.cancel()
             await asyncio.gather(attending, return_exceptions=True)
 
+    async def _beat(self) -> None:
+        """From the first look into the ledger to the last: a listing alone may take minutes."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            await self._desk.clerk(Ledger.beat)
+
     async def _attend(self) -> None:
-        """Beside the orders: numbers to watch, a heartbeat, a look at other processes."""
-        desk, beat_at = self._desk, time.monotonic()
+        """Beside the orders: numbers to watch, a look at other processes."""
+        desk, looked_at = self._desk, time.monotonic()
         while True:
             await self._tell()
             await self._watch_others()
-            if time.monotonic() - beat_at > BEAT_S:
-                beat_at = time.monotonic()
-                await desk.clerk(Ledger.beat)
+            if time.monotonic() - looked_at > BEAT_S:
+                looked_at = time.monotonic()
                 self._resume_all(await desk.clerk(lambda ledger: ledger.take_over(desk.asked)))
             await asyncio.sleep(TICK_S)
 
@@ -210,6 +218,8 @@ class Engine:
         if isinstance(error, LostOrderError):
             self._elsewhere[key] = "unknown"
             self.say(str(error))
+        elif isinstance(error, UnwrittenTaskError) and self._error is not None:
+            self._error = UnwrittenTaskError(f"{error}\n{self._error}")  # each names a paid task
         elif error is not None and self._error is None:
             self._error = error
             why: Why = "disk" if isinstance(error, OSError | StoreError) else "failure"
@@ -225,6 +235,15 @@ class Engine:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+    async def _end_work(self) -> None:
+        """Let go of everything. A disk says what it has said before: the first error is told."""
+        try:
+            await self._desk.clerk(Ledger.end_work)
+            await self._tell()
+        except StoreError:
+            if self._error is None:
+                raise
 
     # ---------------------------------------------------------------- one order
 
@@ -296,8 +315,10 @@ class Engine:
         if row.task_id is None:
             return
         progress = await look(desk, row)
-        if progress is not None and progress.state not in ("queued", "running", "unknown"):
-            await self._finish(await settle(desk, row, progress, by_hand=True), progress)
+        if progress.state not in ("queued", "running", "unknown"):
+            with contextlib.suppress(TransitionError):  # another run may have settled it by now
+                row = await settle(desk, row, progress, by_hand=True)
+            await self._finish(row, progress)
 
     async def _find_ambiguous(self) -> list[Row]:
         """Orders whose answer was lost, found where the vendor lists its tasks."""
@@ -307,6 +328,8 @@ class Engine:
         found: list[Row] = []
         lost = await desk.clerk(lambda ledger: ledger.of_provider(desk.asked, ("ambiguous",)))
         for row in lost:
+            if self._halt.is_set():
+                break
             task = await self._found(row)
             if task is not None:
                 told = {"submitted_at": time.time(), "reason": "found in the vendor's list"}

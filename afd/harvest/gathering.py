@@ -29,6 +29,8 @@ NEXT: dict[Why, str] = {
     "lost_replies": "look at the network, then at `afd harvest status`: replies were lost",
     "rejected": "correct teacher.model and teacher.parameters: the provider rejects every order",
     "forbidden_host": "if the host is the provider's, add it to teacher.access.video_hosts",
+    "quarantined": "look at store/quarantine, then correct teacher.size, fps, duration_s, "
+    "parameters or on_mismatch",
     "disk": "free some space",
     "interrupted": "nothing to mend",
     "failure": "report it",

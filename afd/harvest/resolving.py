@@ -74,9 +74,10 @@ def again(ledger: Ledger, row: Row) -> Row:
     """One more attempt at what ended without a clip, to be paid on its own. Raises ResolveError."""
     _only(row, WITHOUT_CLIP)
     asked = ledger.asked(row.asked)
-    last, state = ledger.standing(asked)[row.slot]
-    if last != row.attempt:
-        raise ResolveError(f"{row.key[:12]}: was tried again already, attempt {last} is {state}")
+    (last,) = ledger.rows("slot = ? ORDER BY attempt DESC LIMIT 1", (row.slot,))
+    if last.attempt != row.attempt:
+        tried = f"was tried again already, attempt {last.attempt} is {last.state}"
+        raise ResolveError(f"{row.key[:12]}: {tried}")
     if row.attempt >= MAX_ATTEMPTS:
         raise ResolveError(f"{row.key[:12]}: attempt {row.attempt} was the last one there is")
     want = Want(row.slot, row.prompt_id, row.prompt, row.category, row.sample)
@@ -87,10 +88,19 @@ def again(ledger: Ledger, row: Row) -> Row:
 
 
 def lost(store: Store, ledger: Ledger, row: Row) -> Row:
-    """The clip of a verified order is gone for good: one more attempt. Raises ResolveError."""
-    _only(row, ("verified",))
+    """The clip of a paid order is gone for good: one more attempt. Raises ResolveError.
+
+    From the disk, where it was verified; at the vendor, where a finished task is shown no more.
+    Raises LostOrderError where it is worked on.
+    """
+    _only(row, ("verified", "succeeded"))
     if kept(store, row.key) is not None:
         raise ResolveError(f"{row.key[:12]}: its clip stands in {store.clips}; nothing to order")
+    if row.state == "succeeded":
+        told = "a person found that the vendor has it no more"
+        return again(
+            ledger, ledger.move(row.key, "expired_unrecoverable", by_hand=True, reason=told)
+        )
     return again(ledger, ledger.move(row.key, "lost", by_hand=True, reason="lost from the disk"))
 
 

@@ -61,14 +61,14 @@ _SEEN_BY_A_POLL: tuple[OrderState, ...] = (
     "submitted", "running", "unknown", "stalled", *_VENDOR_ENDS,
 )  # fmt: skip
 MAY_FOLLOW: dict[OrderState, tuple[OrderState, ...]] = {
-    "planned": ("submitting", "cancelled"),
+    "planned": ("submitting",),
     # Back to planned only when surely nothing was created.
     "submitting": ("submitted", "ambiguous", "planned", "refused_input", "failed_final"),
-    "ambiguous": ("submitted", "planned", "cancelled"),  # found, or a person knows
+    "ambiguous": ("submitted", "planned"),  # found, or a person knows
     "submitted": _SEEN_BY_A_POLL,
     "running": _SEEN_BY_A_POLL,
     "unknown": _SEEN_BY_A_POLL,
-    "succeeded": ("downloaded", "quarantined", "expired_unrecoverable", "refused_output"),
+    "succeeded": ("downloaded", "quarantined", "expired_unrecoverable"),
     "downloaded": ("verified", "quarantined", "succeeded"),  # succeeded: its file is gone
     "stalled": _VENDOR_ENDS,
     "quarantined": ("verified",),

@@ -1,5 +1,6 @@
 """A created task, polled until the vendor has an end for it or its deadline passes."""
 
+import asyncio
 import json
 import time
 
@@ -41,23 +42,22 @@ async def watch(desk: Desk, row: Row, *, at_once: bool = False) -> tuple[Row, Pr
         asked_at = time.time() - started
         progress = await look(desk, row)
         elapsed, num_looks = time.time() - started, num_looks + 1
-        if progress is not None:
-            state = STATE_OF[progress.state]
-            if state not in ("submitted", "running", "unknown"):
-                if not at_once:
-                    desk.polling.finished(guess, num_looks, vain, asked_at)
-                desk.floor.freed(row)  # before the commit: the next claim joins it
-                return await settle(desk, row, progress), progress
-            row = await _note(desk, row, state, progress.vendor_state)
-            if progress.is_absent and num_looks >= MAX_ABSENT and named_by_hand(row) is not None:
-                return await desk.move(row, "stalled", reason=_misnamed(row)), None
-            if elapsed > desk.teacher.access.deadline_min * 60:
-                told = f"no end after {elapsed / 60:.0f} min, last said {progress.vendor_state}"
-                return await desk.move(row, "stalled", reason=told), None
+        state = STATE_OF[progress.state]
+        if state not in ("submitted", "running", "unknown"):
+            if not at_once:
+                desk.polling.finished(guess, num_looks, vain, asked_at)
+            desk.floor.freed(row)  # before the commit: the next claim joins it
+            return await settle(desk, row, progress), progress
+        row = await _note(desk, row, state, progress.vendor_state)
+        if progress.is_absent and num_looks >= MAX_ABSENT and named_by_hand(row) is not None:
+            return await desk.move(row, "stalled", reason=_misnamed(row)), None
+        if elapsed > desk.teacher.access.deadline_min * 60:
+            told = f"no end after {elapsed / 60:.0f} min, last said {progress.vendor_state}"
+            return await desk.move(row, "stalled", reason=told), None
         vain = asked_at
-        asked_for = progress.retry_after_s if progress else None
         wait = max(
-            desk.polling.wait_s(guess, num_looks, elapsed), min(asked_for or 0.0, MAX_PAUSE_S)
+            desk.polling.wait_s(guess, num_looks, elapsed),
+            min(progress.retry_after_s or 0.0, MAX_PAUSE_S),
         )
 
 
@@ -68,24 +68,35 @@ def _misnamed(row: Row) -> str:
     )
 
 
-async def look(desk: Desk, row: Row) -> Progress | None:
-    """One poll, tried again while the vendor stumbles; None after a pause that it asked for."""
+async def look(desk: Desk, row: Row) -> Progress:
+    """One poll, tried again while the vendor stumbles.
+
+    Where it answers none at all everything halts, and this order with it (CancelledError): silence
+    says nothing about a task, and a paid one stays as it is. Where it answers others and this one
+    never, the task is unknown.
+    """
+    heard = desk.num_heard
     for failures in range(1, MAX_SILENT_POLLS + 1):
         await desk.pace.turn()
         try:
-            return await desk.vendor.poll(desk.http, task_of(row))
+            progress = await desk.vendor.poll(desk.http, task_of(desk.vendor, row))
         except remote.UnauthorisedError as error:
             desk.floor.stop("unauthorised", error.text, hard=True)
             await desk.floor.sleep(0.0)  # ends here
         except (remote.VendorError, remote.NotSentError) as error:
-            is_vendors = isinstance(error, remote.VendorError)
-            if is_vendors and failures >= MAX_ABSENT and named_by_hand(row) is not None:
+            is_told = isinstance(error, remote.UnknownTaskError)
+            if is_told and failures >= MAX_ABSENT and named_by_hand(row) is not None:
                 return Progress("unknown", "no answer", reason=error.text, is_absent=True)
             seconds = min(max(backoff_s(failures), error.retry_after_s or 0.0), MAX_PAUSE_S)
             desk.floor.say(f"polling: {error.text}; again in {seconds:.0f} s")
             await desk.floor.sleep(seconds)
+        else:
+            desk.num_heard += 1
+            return progress
+    if desk.num_heard > heard:
+        return Progress("unknown", "no answer")
     desk.floor.stop("no_connection", "the vendor does not answer polls", hard=True)
-    return None
+    raise asyncio.CancelledError
 
 
 async def settle(desk: Desk, row: Row, progress: Progress, *, by_hand: bool = False) -> Row:

@@ -28,6 +28,7 @@ from afd.teachers.remote import (
     RejectedError,
     RemoteError,
     UnauthorisedError,
+    UnknownTaskError,
     VendorError,
 )
 from afd.teachers.unpacking import Unpacker, UnpackError
@@ -158,7 +159,8 @@ async def read(
 ) -> Answer:
     """One GET; a 2xx answer, or one of the `accepted` states.
 
-    Errors: NotSentError, VendorError (ask again later), UnauthorisedError.
+    Errors: NotSentError, VendorError (ask again later; UnknownTaskError: in vain), and
+    UnauthorisedError.
     """
     try:
         request = http.build_request("GET", target, headers=_plain(headers), params=params)
@@ -171,6 +173,8 @@ async def read(
         return answer
     if answer.status in (401, 403):
         raise UnauthorisedError(sentence(answer))
+    if answer.status // 100 == 4 and answer.status not in (408, 425, 429):
+        raise UnknownTaskError(sentence(answer))
     if answer.status // 100 != 2 or answer.body is None:
         raise VendorError(sentence(answer), answer.retry_after_s)
     return answer

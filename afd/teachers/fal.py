@@ -46,11 +46,15 @@ class Fal:
             http, f"{self.base_url}/{quote(order.model)}", self.auth_headers(), json=body
         )
         task_id = answer.id("request_id")
-        app = "/".join(order.model.split("/")[:2])
-        own = f"{self.base_url}/{quote(app)}/requests/{task_id}/status"
         said = checked.url(answer.get("status_url"))
         is_fals = said is not None and self._is_status(said.get_secret_value())
-        return Task(task_id, said if is_fals else SecretStr(own))
+        return Task(task_id, said) if is_fals else self.named(task_id, order.model)
+
+    def named(self, task_id: str, model: str) -> Task:
+        """Where fal keeps the status of a request of this model."""
+        app = "/".join(model.split("/")[:2])
+        request = quote(task_id, safe="")
+        return Task(task_id, SecretStr(f"{self.base_url}/{quote(app)}/requests/{request}/status"))
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """The status, and once it is completed the result."""

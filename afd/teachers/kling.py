@@ -29,6 +29,7 @@ from afd.teachers.remote import (
     State,
     Task,
     UnauthorisedError,
+    UnknownTaskError,
     Usage,
     VendorError,
 )
@@ -67,6 +68,10 @@ class Kling:
         if answer.get("code") != 0:
             raise _refused(answer)
         return Task(answer.id("data", "task_id"))
+
+    def named(self, task_id: str, model: str) -> Task:
+        """The id is all that a poll needs."""
+        return Task(task_id)
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """One task."""
@@ -123,8 +128,10 @@ class Kling:
 def _check_code(answer: Answer) -> None:
     code = answer.get("code")
     if code != 0:
-        is_key = isinstance(code, int) and 1000 <= code <= 1004
-        raise (UnauthorisedError if is_key else VendorError)(_said(answer))
+        kind = CODES.get(code) if isinstance(code, int) else None
+        if code in range(1000, 1005):
+            raise UnauthorisedError(_said(answer))
+        raise (UnknownTaskError if kind is RejectedError else VendorError)(_said(answer))
 
 
 # Kling's own codes: its documentation's table, and 1203 (no such task) which only a poll can meet.

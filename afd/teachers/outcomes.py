@@ -5,7 +5,7 @@ from typing import Any
 
 from afd.teachers import checked
 from afd.teachers.exchange import Answer
-from afd.teachers.remote import Progress, State, Task, Usage, VendorError, Video
+from afd.teachers.remote import Progress, State, Task, UnknownTaskError, Usage, VendorError, Video
 
 
 def succeeded(
@@ -66,10 +66,10 @@ def absent(answer: Answer) -> Progress:
 
 
 def check_id(answer: Answer, task: Task, *path: str | int) -> None:
-    """Errors: VendorError when the answer is about another task."""
+    """Errors: UnknownTaskError when the answer is about another task."""
     said = answer.get(*path)
     if said is not None and checked.identifier(said) != task.id:
-        raise VendorError(f"the vendor answered about another task: {answer.clean(said, 60)}")
+        raise UnknownTaskError(f"the vendor answered about another task: {answer.clean(said, 60)}")
 
 
 def is_older(item: Any, since_s: float | None) -> bool:

@@ -137,6 +137,10 @@ class VendorError(RemoteError):
     """A poll or a listing went wrong; nothing is lost, ask again later."""
 
 
+class UnknownTaskError(VendorError):
+    """The vendor says that the poll itself is wrong (a 4xx): it can know no task of this id."""
+
+
 class RemoteTeacher(Protocol):
     """One vendor, about 100 lines of httpx. Holds no connection and no key."""
 
@@ -159,6 +163,10 @@ class RemoteTeacher(Protocol):
 
     async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
         """Ask for one clip: one POST at most. Errors: RemoteError, but no VendorError."""
+        ...
+
+    def named(self, task_id: str, model: str) -> Task:
+        """A task of which only the id is known: a person read it in the vendor's console."""
         ...
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:

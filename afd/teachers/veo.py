@@ -29,6 +29,7 @@ from afd.teachers.remote import (
     RemoteError,
     State,
     Task,
+    UnknownTaskError,
     VendorError,
 )
 
@@ -72,10 +73,14 @@ class Veo:
             )
         return Task(name)
 
+    def named(self, task_id: str, model: str) -> Task:
+        """The id is all that a poll needs."""
+        return Task(task_id)
+
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """One operation; its name is the task's id."""
         if not NAME.fullmatch(task.id):
-            raise VendorError("the kept operation name is not one of Veo's")
+            raise UnknownTaskError("the kept operation name is not one of Veo's")
         answer = await exchange.read(
             http, f"{self.base_url}/{task.id}", self.auth_headers(), accepted=(404,)
         )

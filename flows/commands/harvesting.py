@@ -101,7 +101,8 @@ def resolve(
     again
         of orders that ended without a clip: order them once more (and pay once more)
     lost
-        of verified orders whose clip is gone for good: order them once more
+        of verified orders whose clip is gone for good, and of finished ones that the provider
+        shows no more: order them once more
     """
     from flows.commands.orders import settle
 

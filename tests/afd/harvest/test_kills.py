@@ -6,14 +6,22 @@ process, sees what they did.
 
 import os
 import signal
+import sqlite3
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from afd.failpoints import FailpointName
+from afd.harvest import engine, resolving, submitting, tables
+from afd.harvest.ledger import Ledger
 from afd.harvest.run import harvest
+from afd.harvest.tables import LedgerError, ledger_path
+from afd.harvest.wants import asked_of
 from afd.store import Store
 from tests.afd.harvest.ordering import (
     KEY,
@@ -28,7 +36,7 @@ from tests.afd.harvest.ordering import (
     until,
     wants_of,
 )
-from tests.harvest_server.script import Script
+from tests.harvest_server.script import Rule, Script
 from tests.harvest_server.server import Server
 
 FAILPOINTS = [
@@ -126,6 +134,115 @@ def test_two_processes_on_one_store_pay_once_and_both_come_to_an_end(tmp_path: P
         assert [ended(pid) for pid in pids] == [0, 0]
         assert set(server.posts().values()) == {1} and len(server.posts()) == 16
     assert states(store) == {"verified": 16}
+
+
+@contextmanager
+def held(ledger: Path) -> Iterator[None]:
+    """A process that will not let go of the ledger."""
+    database = sqlite3.connect(ledger, timeout=30, isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    yield
+    database.execute("ROLLBACK")
+    database.close()
+
+
+def test_an_answer_is_written_down_however_the_disk_stumbles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "PATIENCE_S", 0.1)
+    store = Store(tmp_path / "store")
+    with Server("veo", Script(job_s=0.05, latency_s=0.3, film="constant")) as server:
+        teacher = teacher_at(server, seeded=False)
+        wants = wants_of(teacher, "a red ball")
+        pid = begun(teacher, store, wants)
+        until(lambda: bool(server.book.requests))
+        with held(ledger_path(store.root)):
+            time.sleep(1.5)  # the answer comes after 0.3 s
+        assert ended(pid) == 1  # it stops, and says so
+        assert states(store) == {"submitted": 1}
+        assert harvest(teacher, store, wants).stop is None
+        assert states(store) == {"verified": 1} and len(server.book.posts) == 1
+
+
+def test_an_answer_that_cannot_be_written_down_is_told_with_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(submitting, "PAUSES_S", (0.1, 0.1))
+    store = Store(tmp_path / "store")
+    with Server("veo", Script(job_s=0.05, latency_s=0.3, film="constant")) as server:
+        teacher = teacher_at(server, seeded=False)
+        wants = wants_of(teacher, "a red ball", "a blue ball")
+        is_told = threading.Event()
+
+        def hold() -> None:
+            until(lambda: len(server.book.requests) == 2)
+            with held(ledger_path(store.root)):
+                is_told.wait(30)
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        try:
+            with pytest.raises(LedgerError) as told:
+                harvest(teacher, store, wants)
+        finally:
+            is_told.set()
+            holding.join()
+        assert len(server.book.jobs) == 2
+        with Ledger(store.root) as ledger:
+            ledger.begin_work()
+            ledger.take_over(asked_of(teacher))
+            for task, job in server.book.jobs.items():  # both of them, and what can be typed
+                row = rows(store)[job.asked.prompt]
+                name = f"models/film-1/operations/{task}"
+                assert f"resolve {row.key[:12]} --created {name}" in str(told.value)
+                resolving.created(ledger, row, name)
+            ledger.end_work()
+        assert harvest(teacher, store, wants).stop is None
+        assert states(store) == {"verified": 2} and len(server.book.posts) == 2
+
+
+def test_an_answer_is_not_lost_to_another_that_took_its_process_for_dead(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with Server("veo", Script(job_s=0.05, latency_s=1.0, film="constant")) as server:
+        teacher = teacher_at(server, seeded=False)
+        wants = wants_of(teacher, "a red ball")
+        pid = begun(teacher, store, wants)
+        until(lambda: bool(server.book.requests))
+        with Ledger(store.root) as other:
+            with sqlite3.connect(other.path) as database:  # as after three silent minutes
+                database.execute("UPDATE owners SET host = 'afar', beat_at = 0")
+            other.begin_work()
+            assert other.take_over(asked_of(teacher)) == []
+            assert states(store) == {"ambiguous": 1}
+            other.end_work()
+        assert ended(pid) == 0
+        assert states(store) == {"verified": 1} and len(server.book.posts) == 1
+
+
+def test_a_process_that_reads_a_long_listing_is_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BEAT_S", 0.1)
+    store = Store(tmp_path / "store")
+    lost = Script(film="constant", rules=(Rule("create", "reset_after"),))
+    with Server("openai_videos", lost) as server:
+        teacher = teacher_at(server)
+        wants = wants_of(teacher, "a red ball")
+        harvest(teacher, store, wants)
+        assert states(store) == {"ambiguous": 1}
+        server.rewrite(Script(film="constant", latency_s=2.0))
+        num_before = len(server.book.requests)
+        pid = begun(teacher, store, wants)
+        until(lambda: len(server.book.requests) > num_before)
+        beats: set[float] = set()
+        with Ledger(store.root) as ledger:
+            for _ in range(10):
+                beats |= {row["beat_at"] for row in ledger.query("SELECT beat_at FROM owners")}
+                time.sleep(0.1)
+        assert len(server.book.requests) == num_before + 1 and len(beats) > 2
+        assert ended(pid) == 0
+    assert states(store) == {"verified": 1}
 
 
 def test_one_that_lives_finishes_what_the_dead_one_began(tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from afd.harvest import quarantine, resolving
+from afd.config import RemoteTeacher
+from afd.harvest import quarantine, resolving, watching
+from afd.harvest.desk import incoming
 from afd.harvest.engine import Engine
+from afd.harvest.evidence import differences
 from afd.harvest.gathering import explained, paused
 from afd.harvest.ledger import Ledger
 from afd.harvest.live import Live
@@ -17,12 +22,15 @@ from afd.harvest.rows import Money, Row
 from afd.harvest.run import harvest
 from afd.harvest.status import refusals
 from afd.harvest.submitting import MAX_IN_A_ROW
+from afd.harvest.wants import asked_of
 from afd.store import Store
 from afd.teachers.remote import Task
 from tests.afd.harvest.ordering import (
     KEY,
     KEY_VARIABLE,
     PRICE_USD,
+    begun,
+    ended,
     harvested,
     num_kept,
     rows,
@@ -108,15 +116,15 @@ def test_a_lost_answer_is_found_in_the_list_or_never_sent_again(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("is_polled", [False, True])
-@pytest.mark.parametrize("provider", ["veo", "ark"])
+@pytest.mark.parametrize("provider", ["veo", "ark", "fal"])
 def test_a_task_that_a_person_mistyped_is_named_again_and_nothing_is_paid_twice(
     tmp_path: Path, provider: str, is_polled: bool
 ) -> None:
     with Server(provider, script(Rule("create", "reset_after", prompt=RED))) as server:
-        teacher = teacher_at(server, seeded=provider == "ark")
+        teacher = teacher_at(server, seeded=provider != "veo")
         _, store = harvested(teacher, tmp_path, *PROMPTS)
         task = next(job.id for job in server.book.jobs.values() if RED in job.asked.prompt)
-        task = task if provider == "ark" else f"models/film-1/operations/{task}"
+        task = task if provider != "veo" else f"models/film-1/operations/{task}"
         mistyped, key = task[:-1] + ("0" if task[-1] != "0" else "1"), rows(store)["a red ball"].key
 
         def name(what: str) -> None:
@@ -142,6 +150,158 @@ def test_a_task_that_a_person_mistyped_is_named_again_and_nothing_is_paid_twice(
             other = rows(store)["a blue ball"]
             with pytest.raises(resolving.ResolveError, match="is verified"):
                 resolving.created(ledger, other, mistyped)
+
+
+def test_a_vendor_that_stumbles_says_nothing_about_a_task_that_a_person_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MAX_ABSENT", 1)
+    with Server("veo", script(Rule("create", "reset_after", prompt=RED))) as server:
+        teacher = teacher_at(server, seeded=False)
+        _, store = harvested(teacher, tmp_path, RED)
+        (task,) = server.book.jobs
+        with Ledger(store.root) as ledger:
+            found = resolving.find(ledger, rows(store)[RED].key)
+            resolving.created(ledger, found, f"models/film-1/operations/{task}")
+        server.rewrite(script(Rule("poll", status=500)))
+        assert harvest(teacher, store, wants_of(teacher, RED)).stop is None
+    assert states(store) == {"verified": 1}
+
+
+def _undelivered(server: Server, root: Path) -> tuple[RemoteTeacher, Store]:
+    """An order that is finished and paid, and whose clip could not be fetched yet."""
+    server.rewrite(script(fates=(Fate(RED, url="https://cdn.example.com/film.mp4"),)))
+    teacher = teacher_at(server)
+    _, store = harvested(teacher, root, *PROMPTS)
+    assert states(store) == {"succeeded": 1, "verified": 3}
+    next(job for job in server.book.jobs.values() if RED in job.asked.prompt).fate = Fate()
+    return teacher, store
+
+
+def test_a_paid_order_outlives_a_vendor_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MAX_SILENT_POLLS", 2)
+    with Server("ark") as server:
+        teacher, store = _undelivered(server, tmp_path)
+        for silent in (
+            Rule("poll", "reset_before", times=None),
+            Rule("poll", status=503, times=None),
+        ):
+            server.rewrite(script(silent))
+            done = harvest(teacher, store, wants_of(teacher, *PROMPTS))
+            assert done.stop and done.stop.why == "no_connection" and done.stop.is_hard
+            assert states(store) == {"succeeded": 1, "verified": 3}
+        server.rewrite(script())
+        assert harvest(teacher, store, wants_of(teacher, *PROMPTS)).stop is None
+        assert states(store) == {"verified": 4} and set(server.posts().values()) == {1}
+
+
+@pytest.mark.parametrize("said", ["404", "queued", "running", "meditating", "expired", "failed"])
+def test_a_paid_order_ends_without_its_clip_only_where_the_vendor_says_so(
+    tmp_path: Path, said: str
+) -> None:
+    with Server("ark") as server:
+        teacher, store = _undelivered(server, tmp_path)
+        if said == "404":  # of another key, or another address
+            server.rewrite(script(Rule("poll", status=404, body="{}", times=None)))
+        else:
+            job = next(job for job in server.book.jobs.values() if RED in job.asked.prompt)
+            job.fate = Fate(states=(said,))
+            server.rewrite(script())
+        assert harvest(teacher, store, wants_of(teacher, *PROMPTS)).stop is None
+        row = rows(store)["a red ball"]
+        if said in ("expired", "failed"):
+            assert row.state == "expired_unrecoverable"
+            return
+        assert row.state == "succeeded" and f"resolve {row.key[:12]} --lost" in str(row.reason)
+        with Ledger(store.root) as ledger:
+            resolving.lost(store, ledger, row)
+        server.rewrite(script())
+        harvest(teacher, store, wants_of(teacher, *PROMPTS))
+        assert states(store) == {"verified": 4} and len(server.book.posts) == 5
+
+
+def test_one_task_that_is_never_answered_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MAX_SILENT_POLLS", 2)
+    with Server("ark", script(Rule("poll", prompt=RED, status=500, times=None))) as server:
+        done, store = harvested(teacher_at(server, deadline_min=0.01), tmp_path, *PROMPTS)
+    assert done.stop is None and states(store) == {"stalled": 1, "verified": 3}
+
+
+def test_what_was_fetched_before_a_kill_needs_no_vendor_any_more(tmp_path: Path) -> None:
+    with Server("ark", script()) as server:
+        teacher, store = teacher_at(server), Store(tmp_path)
+        wants = wants_of(teacher, RED)
+        assert ended(begun(teacher, store, wants, AFD_FAILPOINT="harvest.fetched:1")) == -9
+        assert states(store) == {"succeeded": 1}
+        for job in server.book.jobs.values():
+            job.fate = Fate(ends="expired")
+        assert harvest(teacher, store, wants).stop is None
+    assert states(store) == {"verified": 1} and num_kept(store) == 1
+
+
+def test_half_of_a_file_in_its_place_is_not_taken_for_the_delivery(tmp_path: Path) -> None:
+    with Server("ark", script()) as server:
+        teacher, store = teacher_at(server), Store(tmp_path)
+        wants = wants_of(teacher, RED)
+        assert ended(begun(teacher, store, wants, AFD_FAILPOINT="harvest.fetched:1")) == -9
+        (fetched,) = incoming(store).glob("*.mp4")
+        fetched.write_bytes(fetched.read_bytes()[:100])
+        assert harvest(teacher, store, wants).stop is None
+    assert states(store) == {"verified": 1}
+
+
+def test_a_vendor_that_asks_for_short_pauses_is_given_longer_ones(tmp_path: Path) -> None:
+    busy = Rule("create", status=429, headers={"Retry-After": "0"}, times=2)
+    with Server("ark", script(busy)) as server:
+        started = time.monotonic()
+        done, store = harvested(teacher_at(server, in_flight=1), tmp_path, RED)
+        assert done.stop is None and states(store) == {"verified": 1}
+        assert time.monotonic() - started >= 3.0  # 1 s, then 2 s
+
+
+def test_videos_of_no_use_one_after_another_stop_the_spending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MAX_IN_A_ROW, "quarantined", 2)
+    page = Rule("download", body=HTML, times=None)
+    with Server("ark", script(page)) as server:
+        teacher = teacher_at(server, in_flight=1)
+        done, store = harvested(teacher, tmp_path, *(f"ball {n}" for n in range(40)))
+        assert done.stop and done.stop.why == "quarantined" and not done.stop.is_hard
+        assert "on_mismatch" in explained(done.stop, teacher)
+        found = states(store)  # what was on its way is finished
+        assert found["quarantined"] >= 2 and found["planned"] >= 20
+        assert found["quarantined"] + found["planned"] == 40
+
+
+def test_a_model_that_was_ordered_without_a_version_may_have_any(tmp_path: Path) -> None:
+    with Server("replicate", script()) as server:
+        teacher = teacher_at(server, on_mismatch="quarantine")
+        _, store = harvested(teacher, tmp_path, *PROMPTS)
+    assert states(store) == {"verified": 4}
+    facts = json.loads(str(rows(store)["a red ball"].facts))
+    assert facts["ran_model"] == "owner/film:hidden"
+    exact = replace(asked_of(teacher), model="owner/film:v1")
+    assert differences(exact, facts) == ["ran the model owner/film:hidden, asked owner/film:v1"]
+    assert differences(replace(exact, model="owner/fil"), facts)
+
+
+def test_a_clip_of_a_later_attempt_is_found_though_another_ledger_stands_here(
+    tmp_path: Path,
+) -> None:
+    with Server("ark", script(fates=(Fate(RED, ends="no_videos"),))) as server:
+        harvested(teacher_at(server), tmp_path, RED)
+        server.rewrite(script())
+        harvested(teacher_at(server, num_retries=1), tmp_path, RED)
+        assert states(Store(tmp_path)) == {"verified": 1} and len(server.book.posts) == 2
+        shutil.rmtree(tmp_path / "harvest")  # an older backup is put back: it knows other orders
+        harvested(teacher_at(server), tmp_path, "a green ball")
+        done, _ = harvested(teacher_at(server), tmp_path, RED)
+        assert done.live.kept == 1 and len(server.book.posts) == 3
 
 
 def _money(store: Store) -> Money:
