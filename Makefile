@@ -25,7 +25,7 @@ check: $(VENV)/.ready-test
 	$(BIN)/lint-imports
 	$(BIN)/pyright --project pyproject.toml
 
-bench: $(VENV)/.ready-test
+bench: $(VENV)/.ready-test slurm
 	$(BIN)/python -m benchmarks
 
 # The environment, exactly as it was tested; made again when a lock file changes. The lock files

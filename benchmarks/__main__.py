@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("student", "attention", "granularity", "overhead", "bytes", "harvest")
+BENCHMARKS = ("student", "attention", "granularity", "overhead", "bytes", "harvest", "slurm")
 
 
 def main() -> None:

@@ -187,6 +187,9 @@ def a_round(folder: Path, allocation: str) -> None:
 
 
 def main() -> None:
+    if shutil.which("sbatch") is None:
+        print("no SLURM here (`make slurm` installs it where it can): nothing was measured")
+        return
     chosen = load_params(Params, PARAMS)
     print(f"{len(requests_of(chosen))} stages in the tiny campaign", flush=True)
     with running_cluster(), tempfile.TemporaryDirectory(prefix="afd-bench-") as name:
