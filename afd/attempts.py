@@ -7,6 +7,7 @@ an artifact that exists fails, exactly one is published.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+NO_LOCKS = {errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS}
 CANCELLED = "AFD_CANCELLED"  # a file: where it exists, nothing is published any more
 
 
@@ -100,6 +102,18 @@ def _numbers(work: Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
+def flock(file: BinaryIO, how: int) -> bool:
+    """The kernel's lock of a file, held; False where this disk knows none. Raises BlockingIOError
+    when another process has it and `how` is not to wait."""
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
 def begun(work: Path) -> tuple[BinaryIO, Attempt]:
     """The lock of a work folder, held, and a new attempt; whoever publishes removes both."""
     while True:
@@ -111,7 +125,8 @@ def begun(work: Path) -> tuple[BinaryIO, Attempt]:
 
 
 def locked(work: Path, name: str) -> BinaryIO:
-    """The lock `name` in a work folder, held; raises BusyError.
+    """The lock `name` in a work folder, held; raises BusyError. A disk without locks lets go on:
+    there the number and the rename decide.
 
     Who has just published removes the folder with its lock: only the lock that stands there counts.
     """
@@ -120,7 +135,7 @@ def locked(work: Path, name: str) -> BinaryIO:
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as unless_held:
             lock = unless_held.enter_context((work / name).open("a+b"))
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
                 holder = lock.read().decode(errors="replace") or "it has just begun"

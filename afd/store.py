@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from afd.artifacts import MANIFEST, Artifact, ArtifactRef, FileEntry, Manifest
-from afd.attempts import Attempt, StoreError, begun, locked, refuse_cancelled
+from afd.attempts import Attempt, StoreError, begun, flock, locked, refuse_cancelled
 from afd.failpoints import failpoint
 
 DISK_REASONS = {
@@ -156,7 +156,7 @@ class Store:
                 contextlib.suppress(BlockingIOError, FileNotFoundError),
                 (work / "lock").open("a+b") as lock,
             ):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(work, ignore_errors=True)
 
     def all(self) -> Iterator[Artifact]:

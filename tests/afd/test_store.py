@@ -1,5 +1,6 @@
 """A half-written artifact is invisible: killed for real anywhere, it is whole or not there."""
 
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from safetensors import SafetensorError
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
-from afd.attempts import BusyError
+from afd.attempts import BusyError, LostError
 from afd.store import Store, StoreError, told, write_json
 
 REF = ArtifactRef(kind="rollouts", fingerprint="ab" * 32)
@@ -178,6 +179,26 @@ def test_a_work_folder_that_another_process_removes_meanwhile_is_held_all_the_sa
         assert removed == ["folder", "lock"]
         with pytest.raises(BusyError), Store(tmp_path).attempt(REF):
             pass
+
+
+def test_where_the_disk_knows_no_locks_the_number_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    store = Store(tmp_path)
+    with pytest.raises(LostError, match="overtaken by a later one"), store.attempt(REF) as first:
+        with store.attempt(REF) as second:
+            assert second.number > first.number
+        first.check()
+    with store.part(REF, "0"):
+        pass
+    assert is_whole(publish(tmp_path))
+    store.work_path(REF).mkdir(parents=True)  # killed just after it was published
+    store.tidy()
+    assert not store.work_path(REF).exists()
 
 
 def test_a_full_disk_is_named_also_when_safetensors_meets_it(tmp_path: Path) -> None:
