@@ -59,9 +59,20 @@ class Owner(Frozen):
     def of(cls, pid: int) -> "Owner":
         return cls(pid=pid, host=socket.gethostname(), created=psutil.Process(pid).create_time())
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, a process of this host."""
+        return self.host == socket.gethostname()
+
+    def is_same(self, other: "Owner") -> bool:
+        """Whether both name one process."""
+        same_number = (self.host, self.pid) == (other.host, other.pid)
+        return same_number and abs(self.created - other.created) < 1.0
+
     def is_alive(self) -> bool:
-        """Whether it still runs; a process of another host is taken to run."""
-        if self.host != socket.gethostname():
+        """Whether it still runs; a process of another host is taken to run, which answers "may I
+        take over?" and no other question."""
+        if not self.is_here:
             return True
         try:
             process = psutil.Process(self.pid)
@@ -85,7 +96,7 @@ class Mailbox:
     # ---------------------------------------------------------------- the flow's side
 
     def own(self) -> None:
-        """Tell the worker that this process pays attention; from another host, every minute."""
+        """Tell the worker that this process pays attention; from another host, every 10 s."""
         write_atomic(self.folder / "owner.json", Owner.me().model_dump_json().encode())
 
     def ask(self, request: StageRequest, piece: Part | Gather | None = None) -> str:

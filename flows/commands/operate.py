@@ -143,6 +143,10 @@ def _say_services(console: Console, places: Places) -> None:
     up = standing(places)
     if up is None:
         console.print(f"Prefect   not up ({command('up', runs=places.runs)})", style="dim")
+    elif not up.serving.is_here:
+        said = f"`{command('status', runs=places.runs)}` there says how it is"
+        where = f"on {up.serving.host}, pid {up.serving.pid}"
+        console.print(f"Prefect   up {where}: {said}", style="dim")
     else:
         again = command("up", runs=places.runs)
         well = "serves" if up.is_well else f"is gone: `{again}` starts it again"

@@ -20,13 +20,20 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
+from afd.attempts import flock
 from afd.config import Frozen
 from afd.stages.mailbox import Owner
 from afd.store import told, write_atomic
 from flows.invocation import command, near
 from flows.places import Places
 from flows.prefect_runs.reach import answers, trouble
-from flows.prefect_runs.services import OwnPrefect, ServiceError, others_api, tail
+from flows.prefect_runs.services import (
+    OwnPrefect,
+    ServiceError,
+    other_host,
+    others_api,
+    tail,
+)
 
 STATE, LOG, READY = "up.json", "up.log", "up.ready"
 READY_PATIENCE_S = 180.0  # importing takes 10 s, registering 2 s, on a busy machine tenfold
@@ -45,13 +52,14 @@ class Up(Frozen):
 
     @property
     def is_well(self) -> bool:
-        return self.serving.is_alive() and answers(self.api)
+        return self.serving.is_here and self.serving.is_alive() and answers(self.api)
 
 
 def bring_up(places: Places) -> tuple[Up, bool]:
     """Have a server and serve the deployments; gives what runs, and whether it ran already.
 
-    Raises ServiceError with the last words of what did not start, or when it serves another store.
+    Raises ServiceError with the last words of what did not start, when it serves another store, or
+    when it runs on another host.
     """
     with _alone(places):
         known = standing(places)
@@ -59,6 +67,7 @@ def bring_up(places: Places) -> tuple[Up, bool]:
             if known.is_well:
                 _refuse_other_store(places, known)
                 return known, True
+            _refuse_elsewhere(places, known)
             _end(known.serving)
         api = others_api(places)
         if api is not None:
@@ -69,6 +78,7 @@ def bring_up(places: Places) -> tuple[Up, bool]:
             own = OwnPrefect(places)
             own.start()
             try:
+                own.configure()
                 own.wait()
                 up = _serve(places, own.api, own)
             finally:
@@ -87,13 +97,30 @@ def _refuse_other_store(places: Places, known: Up) -> None:
     )
 
 
+def _refuse_elsewhere(places: Places, known: Up) -> None:
+    """Raises ServiceError when another host serves, or may: a server of the user's own does not
+    tell who serves, this folder's lives for as long."""
+    if known.serving.is_here or (known.is_own and other_host(places) is None):
+        return
+    host, down = known.serving.host, command("down", runs=places.runs)
+    raise ServiceError(
+        f"up on {host} (pid {known.serving.pid}): nothing was changed here\n"
+        f"  {down}    on {host} ends it, then type the same command again\n"
+        f"  rm {_folder(places) / STATE}    if {host} is lost"
+    )
+
+
 def take_down(places: Places) -> Up | None:
-    """Stop what `up` started; gives what that was, None when nothing ran."""
+    """Stop what `up` started; gives what that was, None when nothing ran.
+
+    Raises ServiceError when it runs on another host.
+    """
     with _alone(places) as folder:
         known = standing(places)
         if known is None:
             return None
-        was_alive = known.serving.is_alive()
+        _refuse_elsewhere(places, known)
+        was_alive = known.serving.is_here and known.serving.is_alive()
         _end(known.serving)
         (folder / STATE).unlink(missing_ok=True)
         (folder / READY).unlink(missing_ok=True)
@@ -146,8 +173,8 @@ def _serve(places: Places, api: str, own: OwnPrefect | None) -> Up:
 
 def _end(process: Owner) -> None:
     """Orderly, then by force, with the runs it started: exactly that process, or nothing."""
-    if not process.is_alive():
-        return
+    if not process.is_here or not process.is_alive():
+        return  # its number is another process's here
     try:
         serving = psutil.Process(process.pid)
         family = [*serving.children(recursive=True), serving]
@@ -175,7 +202,7 @@ def _alone(places: Places) -> Iterator[Path]:
     with told(places.runs):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "up.lock").open("a+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            flock(lock, fcntl.LOCK_EX)
             yield folder
 
 

@@ -3,15 +3,16 @@
     python -m flows.prefect_runs.keeper HOME PORT
 
 Whoever uses the server holds a shared lock on HOME/users; the kernel drops it with the process, so
-after `kill -9` of the last campaign the server goes too, and none is left behind.
+after `kill -9` of the last campaign the server goes too, and none is left behind. It answers on its
+own host alone; other hosts see from the keeper's beat that it is there.
 """
 
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,8 +23,11 @@ from afd.store import write_atomic
 
 KNOWN = "server.json"  # the port and the keeper, for whoever wants to use the server
 SERVER = "server-process.json"
+BEAT = "keeper-beat.json"
 GRACE_S = 15.0  # between the start and the first user's lock
 POLL_S = 1.0
+BEAT_S = 5.0
+SILENT_S = 20.0  # a keeper on another host whose beat stands still for so long is gone
 PR_SET_PDEATHSIG = 1
 
 
@@ -37,18 +41,23 @@ def keep(home: Path, port: int) -> int:
     )
     write_atomic(home / SERVER, Owner.of(server.pid).model_dump_json().encode())
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    started = time.monotonic()
+    started, beaten = time.monotonic(), -BEAT_S
     with (home / "users").open("a+b") as users:
         while server.poll() is None:
+            if time.monotonic() - beaten >= BEAT_S:
+                beaten = time.monotonic()
+                with contextlib.suppress(OSError):  # a full disk must not end the server
+                    write_atomic(home / BEAT, Owner.me().model_dump_json().encode())
             time.sleep(POLL_S)
             if time.monotonic() - started < GRACE_S:
                 continue
-            try:
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            # Still locked: a newcomer waits, then finds no server.
-            (home / KNOWN).unlink(missing_ok=True)
+            if not _is_overtaken(home):
+                try:
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                # Still locked: a newcomer waits, then finds no server.
+                (home / KNOWN).unlink(missing_ok=True)
             server.terminate()
             try:
                 server.wait(5)
@@ -57,16 +66,54 @@ def keep(home: Path, port: int) -> int:
     return server.wait()
 
 
+def known(home: Path) -> tuple[int, Owner] | None:
+    """The port of the server that was started last, and its keeper; both may be gone."""
+    try:
+        entry = json.loads((home / KNOWN).read_bytes())
+        return int(entry["port"]), Owner.model_validate(entry["keeper"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def other_host(home: Path) -> str | None:
+    """The host, not this one, where the server runs; takes 20 s to find that it is gone."""
+    left = known(home)
+    if left is None or left[1].is_here:
+        return None
+    first, deadline = _beat(home), time.monotonic() + SILENT_S
+    while known(home) == left and time.monotonic() < deadline:
+        if _beat(home) != first:
+            return left[1].host
+        time.sleep(0.2)
+    return None
+
+
 def end_left_server(home: Path) -> None:
     """Kill the server of a keeper that is gone; nobody but its keeper ends it."""
     try:
         left = Owner.model_validate_json((home / SERVER).read_bytes())
     except (FileNotFoundError, ValueError):
         return
-    if left.host == socket.gethostname() and left.is_alive():
+    if left.is_here and left.is_alive():
         with contextlib.suppress(ProcessLookupError):
             os.kill(left.pid, signal.SIGKILL)
     (home / SERVER).unlink(missing_ok=True)
+
+
+def _beat(home: Path) -> bytes | None:
+    try:
+        return (home / BEAT).read_bytes()
+    except FileNotFoundError:
+        return None  # it has just started
+
+
+def _is_overtaken(home: Path) -> bool:
+    """Whether another host took this keeper for gone, and has a server of its own."""
+    try:
+        last = known(home)
+    except OSError:
+        return False  # a hiccup of a shared disk must not end the server
+    return last is not None and not last[1].is_same(Owner.me())
 
 
 def _command(port: int) -> list[str]:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from afd.attempts import flock
 from afd.stages.mailbox import Owner
 from afd.store import write_atomic
 from flows.places import Places
-from flows.prefect_runs.keeper import KNOWN, end_left_server
+from flows.prefect_runs import keeper
 from flows.prefect_runs.reach import answers, configured_api, trouble
 from flows.told import ToldError
 
@@ -38,7 +39,7 @@ class OwnPrefect:
     """A Prefect server for the campaigns of one folder, kept while any of them runs (keeper.py)."""
 
     def __init__(self, places: Places) -> None:
-        self._home = (places.runs / ".services" / "prefect").resolve()
+        self._home = _home(places)
         self._home.mkdir(parents=True, exist_ok=True)
         self._log = self._home / "server.log"
         self._users = (self._home / "users").open("a+b")
@@ -54,30 +55,37 @@ class OwnPrefect:
         return self._users.fileno()
 
     def start(self) -> None:
-        """Use the server that runs already, or start one; it answers some seconds later."""
-        fcntl.flock(self._users, fcntl.LOCK_SH)
+        """Use the server that runs already, or start one; it answers some seconds later.
+
+        Raises ServiceError where it runs on another host, or where the disk knows no locks.
+        """
+        if (host := keeper.other_host(self._home)) is not None:
+            raise ServiceError(
+                f"this folder's Prefect server runs on {host}, for who uses it there, and answers "
+                "there alone; the same command on that host shows in it"
+            )
+        if not flock(self._users, fcntl.LOCK_SH):
+            raise ServiceError(
+                f"{self._home}: this disk knows no locks, by which a server of our own is shared "
+                "and ended; type `prefect server start` and export its PREFECT_API_URL"
+            )
         _using.append(self._users.fileno())
         with (self._home / "starting").open("a+b") as starting:
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            port = self._known_port()
-            if port is None:
-                end_left_server(self._home)
-                port = self._port_as_before()
-                keeper = self._start_keeper(port)
-                entry = {"port": port, "keeper": keeper.model_dump()}
-                write_atomic(self._home / KNOWN, json.dumps(entry).encode())
-        self._port = port
+            flock(starting, fcntl.LOCK_EX)
+            left = keeper.known(self._home)
+            if left is not None and left[1].is_here and left[1].is_alive():
+                self._port, self._keeper = left
+            else:
+                keeper.end_left_server(self._home)
+                self._port = self._port_as_before()
+                self._keeper = self._start_keeper(self._port)
+                entry = {"port": self._port, "keeper": self._keeper.model_dump()}
+                write_atomic(self._home / keeper.KNOWN, json.dumps(entry).encode())
+
+    def configure(self) -> None:
+        """Have Prefect in this process and its children talk to it."""
         os.environ["PREFECT_HOME"] = str(self._home)
         os.environ["PREFECT_API_URL"] = self.api
-
-    def _known_port(self) -> int | None:
-        """The port of a server whose keeper lives."""
-        try:
-            entry = json.loads((self._home / KNOWN).read_bytes())
-            self._keeper = Owner.model_validate(entry["keeper"])
-        except (FileNotFoundError, ValueError, KeyError):
-            return None
-        return int(entry["port"]) if self._keeper.is_alive() else None
 
     def _port_as_before(self) -> int:
         """The last server's port where it is free: addresses that people have noted stay true."""
@@ -103,8 +111,7 @@ class OwnPrefect:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._keeper = Owner.of(process.pid)
-        return self._keeper
+        return Owner.of(process.pid)
 
     def wait(self) -> None:
         """Until it answers; raises ServiceError with its last words."""
@@ -121,16 +128,20 @@ class OwnPrefect:
 
     def let_go(self) -> None:
         """It ends when its last user has let go."""
-        _drain()
         _using.remove(self._users.fileno())
         self._users.close()
+
+
+def other_host(places: Places) -> str | None:
+    """The host, not this one, where this folder's server runs; 20 s to see that it is gone."""
+    return keeper.other_host(_home(places))
 
 
 def others_api(places: Places) -> str | None:
     """The server that the user has configured, unless it is this folder's own, which we start."""
     configured = configured_api()
     try:
-        port = int((places.runs / ".services" / "prefect" / "port").read_text())
+        port = int((_home(places) / "port").read_text())
     except (FileNotFoundError, ValueError):
         return configured
     own = (f"http://127.0.0.1:{port}/api", f"http://localhost:{port}/api")
@@ -151,10 +162,31 @@ def prefect_server(places: Places) -> Iterator["OwnPrefect | None"]:
         return
     own = OwnPrefect(places)
     own.start()
+    own.configure()
     try:
         yield own
     finally:
+        _drain()
         own.let_go()
+
+
+@contextlib.contextmanager
+def own_server(places: Places) -> Iterator[str]:
+    """The address of this folder's server, which answers; Prefect here talks to whom it did before.
+
+    Raises ServiceError.
+    """
+    own = OwnPrefect(places)
+    own.start()
+    try:
+        own.wait()
+        yield own.api
+    finally:
+        own.let_go()
+
+
+def _home(places: Places) -> Path:
+    return (places.runs / ".services" / "prefect").resolve()
 
 
 def _drain() -> None:

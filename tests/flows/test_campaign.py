@@ -103,6 +103,7 @@ def served(tmp_path: Path) -> "Iterator[subprocess.Popen[bytes]]":
     own = OwnPrefect(Places(tmp_path / "runs", tmp_path / "store"))
     before = {name: os.environ.get(name) for name in ("PREFECT_HOME", "PREFECT_API_URL")}
     own.start()
+    own.configure()
     own.wait()
     log = tmp_path / "serve.log"
     with log.open("wb") as file:
