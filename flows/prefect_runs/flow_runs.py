@@ -5,13 +5,14 @@
 
 Prefect hears of an end from the process that ends. A killed one, or one whose server was away, says
 nothing, and the run would stay Running for ever. The folder knows better: whoever holds the
-campaign next, or `afd up`, `afd cancel`, `afd resume`, brings Prefect in line.
+campaign next, or `afd up`, `afd cancel`, `afd resume`, brings Prefect in line. Each run is settled
+with the server that shows it, and forgotten once that very server has answered.
 """
 
 import contextlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
@@ -21,12 +22,16 @@ from pydantic import ValidationError
 from afd.config import Frozen
 from afd.stages.mailbox import Owner
 from afd.store import write_atomic
+from flows.places import Places
+from flows.prefect_runs.reach import is_of_its_host, may_have_key, trouble
+from flows.prefect_runs.services import ServiceError, others_api, own_server
 
 if TYPE_CHECKING:
     from prefect import State
     from prefect.client.orchestration import SyncPrefectClient
 
 log = logging.getLogger(__name__)
+OWN = "own"  # instead of an address: the server of this folder, whose port may change
 GIVEN_UP = "GivenUpError"  # how a stage ends that computed beside the one that was interrupted
 Ended = Literal["completed", "failed", "cancelled", "crashed"]
 SAID: dict[Ended, str] = {
@@ -38,10 +43,10 @@ SAID: dict[Ended, str] = {
 
 
 class FlowRun(Frozen):
-    """A flow run that may be open in Prefect."""
+    """A flow run that may be open in Prefect, or the call of a flow, which may have made one."""
 
-    id: str
-    api: str
+    id: str  # of a call: its tag
+    api: str  # the server that shows it, or OWN
     process: Owner
     ended: Ended | None = None  # None: its process runs, or was killed
 
@@ -55,8 +60,7 @@ def called(folder: Path) -> Iterator[None]:
     process = Owner.me()
     tag = f"{process.host}-{process.pid}-{process.created:.0f}"
     file = folder / "flow_runs" / "called" / tag
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, process.model_dump_json().encode())
+    _write(file, FlowRun(id=tag, api=_api(folder), process=process))
     try:
         with tags(tag):
             yield
@@ -68,14 +72,13 @@ def called(folder: Path) -> Iterator[None]:
 def remembered(folder: Path) -> Iterator[None]:
     """Around the body of a flow: its run is known on disk before anything is computed."""
     from prefect.runtime import flow_run
-    from prefect.settings import PREFECT_API_URL
 
     if flow_run.id is None:
         yield
         return
-    api = PREFECT_API_URL.value() or ""
-    entry = FlowRun(id=str(flow_run.id), api=str(api), process=Owner.me())
-    _write(folder, entry)
+    entry = FlowRun(id=str(flow_run.id), api=_api(folder), process=Owner.me())
+    file = folder / "flow_runs" / f"{entry.id}.json"
+    _write(file, entry)
     ended: Ended = "cancelled"  # Ctrl-C, SIGTERM, a cancel from the UI
     try:
         yield
@@ -85,65 +88,83 @@ def remembered(folder: Path) -> Iterator[None]:
         raise
     finally:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that it causes
-            _write(folder, entry.model_copy(update={"ended": ended}))
-
-
-def open_runs(folder: Path) -> list[FlowRun]:
-    """Runs that Prefect may be wrong about, oldest first."""
-    found: list[tuple[int, FlowRun]] = []
-    for file in (folder / "flow_runs").glob("*.json"):
-        with contextlib.suppress(FileNotFoundError, ValidationError):
-            entry = FlowRun.model_validate_json(file.read_bytes())
-            found.append((file.stat().st_mtime_ns, entry))
-    return [entry for _, entry in sorted(found, key=lambda known: known[0])]
+            _write(file, entry.model_copy(update={"ended": ended}))
 
 
 def is_any_open(folder: Path) -> bool:
     """Whether Prefect may be wrong about this campaign."""
-    return bool(open_runs(folder) or _left_calls(folder))
-
-
-def _left_calls(folder: Path) -> list[Path]:
-    """Calls of flows by processes that are gone."""
-    found: list[Path] = []
-    for file in (folder / "flow_runs" / "called").glob("*"):
-        with contextlib.suppress(FileNotFoundError, ValidationError):
-            if not Owner.model_validate_json(file.read_bytes()).is_alive():
-                found.append(file)
-    return found
+    return bool(_remembered(folder))
 
 
 def settle(folder: Path, verdict: Ended) -> int:
     """Bring Prefect in line with this campaign's ended runs; gives how many it was wrong about.
 
-    `verdict` is for runs that were killed. Call it while holding the campaign. Where the server
-    cannot be asked the runs stay remembered for the next time.
+    `verdict` is for runs that were killed. Call it while holding the campaign: then every process
+    but this one is dead that ran it, here or on another host. Where a run's server cannot be asked,
+    such as one that answers on another host alone, the run stays remembered for the next time.
     """
-    mine = Owner.me()
-    entries = [
-        entry
-        for entry in open_runs(folder)
-        if entry.ended is not None
-        or (entry.process.pid != mine.pid and not entry.process.is_alive())
-    ]
-    calls = _left_calls(folder)
-    if not entries and not calls:
-        return 0
-    from prefect.client.orchestration import get_client
-
-    num_wrong = 0
-    try:
-        with get_client(sync_client=True) as client:
-            for entry in entries:
-                num_wrong += _settle(client, UUID(entry.id), entry.ended or verdict)
-                (folder / "flow_runs" / f"{entry.id}.json").unlink(missing_ok=True)
-            for call in calls:
-                for run_id in _called_by(client, call.name):
-                    num_wrong += _settle(client, run_id, verdict)
-                call.unlink(missing_ok=True)
-    except Exception as error:  # noqa: BLE001  Prefect shows; it never fails a campaign
-        log.warning("Prefect is told about %d run(s) later: %s", len(entries), error)
+    mine, num_wrong = Owner.me(), 0
+    of_server: dict[str, dict[Path, FlowRun]] = {}
+    for file, entry in _remembered(folder).items():
+        is_dead = entry.ended is not None or not entry.process.is_same(mine)
+        if is_dead and (entry.process.is_here or not is_of_its_host(entry.api)):
+            of_server.setdefault(entry.api, {})[file] = entry
+    for api, left in of_server.items():
+        try:
+            with _client(api, folder) as client:
+                for file, entry in left.items():
+                    num_wrong += _settle_entry(client, entry, verdict)
+                    file.unlink(missing_ok=True)
+        except Exception as error:  # noqa: BLE001  Prefect shows; it never fails a campaign
+            log.warning("Prefect is told about %d run(s) later: %s", len(left), error)
     return num_wrong
+
+
+def _remembered(folder: Path) -> dict[Path, FlowRun]:
+    """Runs and calls that Prefect may be wrong about, by file, oldest first."""
+    found: list[tuple[int, Path, FlowRun]] = []
+    for file in (*(folder / "flow_runs").glob("*.json"), *(folder / "flow_runs/called").glob("*")):
+        with contextlib.suppress(FileNotFoundError, ValidationError):
+            entry = FlowRun.model_validate_json(file.read_bytes())
+            found.append((file.stat().st_mtime_ns, file, entry))
+    return {file: entry for _, file, entry in sorted(found, key=lambda known: known[:2])}
+
+
+def _api(folder: Path) -> str:
+    """The server that shows what this process runs."""
+    return others_api(Places(folder.parent)) or OWN
+
+
+@contextmanager
+def _client(api: str, folder: Path) -> Iterator["SyncPrefectClient"]:
+    """A client of the server at `api`; this folder's own is started if need be.
+
+    Raises ServiceError where it does not answer.
+    """
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    with ExitStack() as stack:
+        if api == OWN:
+            api = stack.enter_context(own_server(Places(folder.parent)))
+        elif (found := trouble(api)) is not None:
+            raise ServiceError(f"the server at {api} {found}")
+        has_key = may_have_key(api)
+        client = SyncPrefectClient(
+            api,
+            auth_string=PREFECT_API_AUTH_STRING.value() if has_key else None,
+            api_key=PREFECT_API_KEY.value() if has_key else None,
+        )
+        yield stack.enter_context(client)
+
+
+def _settle_entry(client: "SyncPrefectClient", entry: FlowRun, verdict: Ended) -> int:
+    """One run, or those that a call has made; gives how many Prefect was wrong about."""
+    try:
+        run_ids = [UUID(entry.id)]
+    except ValueError:
+        run_ids = _called_by(client, entry.id)
+    return sum(_settle(client, run_id, entry.ended or verdict) for run_id in run_ids)
 
 
 def _called_by(client: "SyncPrefectClient", tag: str) -> list[UUID]:
@@ -165,7 +186,7 @@ def _settle(client: "SyncPrefectClient", run_id: UUID, verdict: Ended) -> int:
     try:
         state = client.read_flow_run(run_id).state
     except ObjectNotFound:
-        return 0  # another server's, or its database was deleted
+        return 0  # its database was deleted
     wrong = _is_wrong(state, verdict)
     if wrong:
         client.set_flow_run_state(run_id, _state(verdict), force=True)
@@ -195,7 +216,6 @@ def _state(verdict: Ended) -> "State[Any]":
     return chosen[verdict](message=SAID[verdict])
 
 
-def _write(folder: Path, entry: FlowRun) -> None:
-    file = folder / "flow_runs" / f"{entry.id}.json"
+def _write(file: Path, entry: FlowRun) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, entry.model_dump_json().encode())

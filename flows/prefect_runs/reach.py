@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 PATIENCE_S = 5.0
 UNAUTHORISED = (401, 403)
@@ -22,6 +23,17 @@ def configured_api() -> str | None:
     from prefect.settings import PREFECT_API_URL
 
     return PREFECT_API_URL.value()
+
+
+def may_have_key(api: str) -> bool:
+    """Whether the configured key goes to the server at `api`: the one it was configured with, and
+    this host's own, but not one that was configured earlier."""
+    return is_of_its_host(api) or api.rstrip("/") == (configured_api() or "").rstrip("/")
+
+
+def is_of_its_host(api: str) -> bool:
+    """Whether the server at `api` answers on its own host alone."""
+    return urlsplit(api).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def answers(api: str) -> bool:
@@ -69,14 +81,19 @@ def _clash(told: bytes) -> str | None:
 def _get(api: str, path: str) -> bytes:
     """The answer to a GET; past any proxy, since servers stand in the same network."""
     request = urllib.request.Request(f"{api.rstrip('/')}/{path}")
-    if key := os.environ.get("PREFECT_API_KEY"):
-        request.add_header("Authorization", f"Bearer {key}")
-    elif words := os.environ.get("PREFECT_API_AUTH_STRING"):
-        encoded = base64.b64encode(words.encode()).decode()
-        request.add_header("Authorization", f"Basic {encoded}")
+    if (words := _authorization()) is not None and may_have_key(api):
+        request.add_header("Authorization", words)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=PATIENCE_S) as response:
         return bytes(response.read(1 << 16))
+
+
+def _authorization() -> str | None:
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return f"Bearer {key}"
+    if words := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return f"Basic {base64.b64encode(words.encode()).decode()}"
+    return None
 
 
 def is_away(error: BaseException) -> bool:
