@@ -31,7 +31,7 @@ from afd.store import Store
 from flows.asked import read_asked
 from flows.campaign import play_final, play_horizon
 from flows.foreseen import standing_after_all
-from flows.hold import holder_of
+from flows.hold import Holder, holder_of
 from flows.jobs.site import log_tail
 from flows.places import Places
 from flows.tasks import Plan, UnmadeError
@@ -170,7 +170,7 @@ def play(cell: Cell, beside: Sequence[Cell], places: Places, cluster: Path, jobs
 
 
 def is_finished(cell: Cell, places: Places) -> bool:
-    """Whether its campaign stands in MLflow and its results in the store."""
+    """Whether its campaign has come to its end and its results stand in the store."""
     left = places.runs / cell.campaign / "summary.json"
     params, store = cell.params(), Store(places.store)
     final = final_evaluation(params, store)
@@ -186,10 +186,10 @@ def has_failed(cell: Cell, places: Places) -> bool:
     return asked is not None and asked.state == "failed"
 
 
-def is_played_elsewhere(cell: Cell, places: Places) -> bool:
-    """Whether another process holds its campaign: what a killed `dvc repro` left goes on, and is
+def played_elsewhere(cell: Cell, places: Places) -> Holder | None:
+    """The other process that holds its campaign: what a killed `dvc repro` left goes on, and is
     waited for."""
-    return holder_of(places.runs / cell.campaign) is not None
+    return holder_of(places.runs / cell.campaign)
 
 
 def final_evaluation(params: Params, store: Store) -> ArtifactRef | None:
@@ -250,11 +250,17 @@ def played(
     """
     waiting = list(cells)
     running: dict[Cell, subprocess.Popen[bytes]] = {}
+    said: set[Cell] = set()
     try:
         while waiting or running:
-            for cell in [c for c in waiting if not is_played_elsewhere(c, places)]:
+            for cell in list(waiting):
                 if len(running) == jobs:
                     break
+                if (holder := played_elsewhere(cell, places)) is not None:
+                    if cell not in said:
+                        sys.stderr.write(f"{cell.campaign}: waits for {holder}, who plays it\n")
+                        said.add(cell)
+                    continue
                 waiting.remove(cell)
                 if not is_finished(cell, places):
                     running[cell] = _start(cell, places, cluster)

@@ -5,15 +5,16 @@ runs/<name>/holder.json   who, where, since when, and a beat every few seconds
 runs/<name>/cancel.json   somebody asks the holder to stop
 
 Kernels of two hosts do not see each other's locks on every shared disk (Lustre's localflock, some
-NFS). So a holder on another host also counts for as long as its beat changes; clocks are never
-compared, since hosts disagree about the time.
+NFS). So a holder on another host also counts for as long as its beat changes; clocks of hosts are
+never compared, since they disagree about the time.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import signal
+import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -21,10 +22,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
+from afd.attempts import flock
 from afd.config import Frozen
 from afd.stages.mailbox import Owner
 from afd.store import told, write_atomic
@@ -35,7 +37,8 @@ LOCK, HOLDER, CANCEL = "lock", "holder.json", "cancel.json"
 BEAT_S = 5.0
 LOOK_S = 1.0  # how often the holder looks for somebody who asks it to stop
 SILENT_S = 20.0  # a holder on another host whose beat stands still for so long is gone
-NO_LOCKS = {errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS}
+OLD_S = 60.0  # a beat that is older by the disk's own clock is told without waiting
+LOST = 1  # how a holder that was taken over exits
 
 
 class HeldError(ToldError):
@@ -63,11 +66,11 @@ class CancelRequest(Frozen):
 
 
 class Hold:
-    """This process's hold; tells why it was interrupted, if it was."""
+    """This process's hold, and whether somebody has asked it to end."""
 
     def __init__(self, folder: Path, holder: Holder) -> None:
         self.folder, self.holder = folder, holder
-        self.interrupted: Literal["cancelled", "lost"] | None = None
+        self.is_cancelled = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="hold", daemon=True)
 
@@ -78,23 +81,24 @@ class Hold:
     def end(self) -> None:
         self._ended.set()
         self._thread.join()
-        if self.interrupted != "lost":
+        now = read_holder(self.folder)
+        if now is None or now.token == self.holder.token:
             (self.folder / HOLDER).unlink(missing_ok=True)
             (self.folder / CANCEL).unlink(missing_ok=True)
 
     def _watch(self) -> None:
-        """Beat, and interrupt the main thread when somebody asks or has taken over."""
+        """Beat, and interrupt the main thread when somebody asks."""
         beaten = time.monotonic()
         while not self._ended.wait(LOOK_S):
             with contextlib.suppress(OSError):  # a full disk or a hiccup of a shared one
-                if self.interrupted is None and self._is_asked():
-                    self._interrupt("cancelled")
+                if not self.is_cancelled and self._is_asked():
+                    self.is_cancelled = True
+                    _interrupt()
                 if time.monotonic() - beaten >= BEAT_S:
                     beaten = time.monotonic()
                     now = read_holder(self.folder)
                     if now is not None and now.token != self.holder.token:
-                        self._interrupt("lost")
-                        return
+                        self._leave(now)
                     self.holder = self.holder.model_copy(update={"beat": self.holder.beat + 1})
                     _write(self.folder, self.holder)
 
@@ -102,10 +106,14 @@ class Hold:
         asked = read_cancel(self.folder)
         return asked is not None and asked.token == self.holder.token
 
-    def _interrupt(self, why: Literal["cancelled", "lost"]) -> None:
-        self.interrupted = why
-        handled = signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN, None)
-        os.kill(os.getpid(), signal.SIGTERM if handled else signal.SIGINT)
+    def _leave(self, successor: Holder) -> None:
+        """As after kill -9: jobs, records and MLflow's runs are the successor's now."""
+        sys.stderr.write(
+            f"\n{self.folder.name}: taken over by {successor}, who took this process for dead; it "
+            "ends here and touches nothing\n"
+        )
+        sys.stderr.flush()
+        os._exit(LOST)
 
 
 @contextmanager
@@ -128,11 +136,19 @@ def hold(folder: Path, name: str) -> Iterator[Hold]:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who holds the campaign now, without waiting; of another host, who did when it last beat."""
+    """Who holds the campaign now, without waiting: on another host, who has beaten lately."""
     left = read_holder(folder)
     if left is None or not left.process.is_alive():
         return None
-    return left
+    return left if left.process.is_here or _is_fresh(folder) else None
+
+
+def sure_holder_of(folder: Path) -> Holder | None:
+    """The same without asking a clock: that a holder on another host is gone takes 20 s to see."""
+    left = read_holder(folder)
+    if left is None or not left.process.is_alive():
+        return None
+    return left if left.process.is_here or still_beats(folder, left) else None
 
 
 def ask_to_cancel(folder: Path, holder: Holder) -> None:
@@ -171,22 +187,33 @@ def still_beats(folder: Path, holder: Holder) -> bool:
     return False
 
 
+def _is_fresh(folder: Path) -> bool:
+    """Whether the last beat is young by the clock that stamps files here; where no new file can be
+    made to ask it, it is taken to be."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as new, (folder / HOLDER).open("rb") as last:
+            age_s = os.fstat(new.fileno()).st_mtime - os.fstat(last.fileno()).st_mtime
+    except OSError:
+        return True
+    return age_s < OLD_S
+
+
+def _interrupt() -> None:
+    handled = signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN, None)
+    os.kill(os.getpid(), signal.SIGTERM if handled else signal.SIGINT)
+
+
 def _lock(lock: BinaryIO, folder: Path, name: str) -> bool:
     """Take the kernel's lock; False where this disk has none."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise held_by(folder, name, read_holder(folder)) from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    return True
 
 
 def _holds(folder: Path, left: Holder, has_locks: bool) -> bool:
     """Whether who wrote holder.json runs still, though the kernel gave us the lock or has none."""
-    if left.process.host == Owner.me().host:
+    if left.process.is_here:
         return not has_locks and left.process.is_alive()
     return still_beats(folder, left)
 

@@ -29,7 +29,7 @@ from flows.asked import Asked, ClusterSource, Doing, State, read_asked, write_as
 from flows.board import Board
 from flows.decisions import PausedError, is_stopped, lines
 from flows.dispatch import Dispatch, build
-from flows.hold import Hold, hold
+from flows.hold import hold
 from flows.jobs.site import Site
 from flows.lineage import Lineage
 from flows.mlflow_runs.events import CampaignStatus
@@ -48,7 +48,6 @@ class Session:
     lineage: Lineage
     board: Board = field(default_factory=Board)
     with_prefect: bool = False
-    hold: Hold | None = None
     _digests: dict[str, str] = field(default_factory=dict[str, str])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -141,15 +140,13 @@ def opened(
     refuse_unusable(places)
     with told(places.runs):
         folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder, name) as mine:
+    with hold(folder, name):
         keep_params(folder, params)
         site = Site(Store(places.store.resolve()), folder, cluster)
         with told(site.store.root):
             site.store.tidy()
         lineage = Lineage(places.tracking_uri(cluster.mlflow), folder)
-        session = Session(
-            name, params, site, build(site), lineage, with_prefect=with_prefect, hold=mine
-        )
+        session = Session(name, params, site, build(site), lineage, with_prefect=with_prefect)
         asked = Asked(
             doing=doing,
             round_index=round_index,
@@ -201,8 +198,7 @@ def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
         ending.status, said = "failed", str(error)
         raise
     except BaseException:
-        why = session.hold.interrupted if session.hold else None
-        state, said = "cancelled", "another process took it over" if why == "lost" else ""
+        state = "cancelled"
         raise
     finally:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that it causes

@@ -27,7 +27,7 @@ from flows.commands.display import results_table, shown
 from flows.commands.status import CampaignState, goes_on, known_campaign
 from flows.dispatch import StageFailedError
 from flows.foreseen import standing_before
-from flows.hold import held_by, holder_of
+from flows.hold import held_by, sure_holder_of
 from flows.invocation import command, near
 from flows.places import Places, campaign_folder, set_aside
 from flows.prefect_runs import flow_runs
@@ -98,7 +98,7 @@ def launch_campaign(launch: Launch, *, with_prefect: bool, aside: bool = False) 
 
 def _set_aside(launch: Launch) -> None:
     folder = campaign_folder(launch.name, launch.places)
-    if (holder := holder_of(folder)) is not None:
+    if (holder := sure_holder_of(folder)) is not None:
         raise held_by(folder, launch.name, holder)
     if (moved := set_aside(folder, launch.params)) is not None:
         said = f"{launch.name} had other params: what it was is {near(moved)} now"

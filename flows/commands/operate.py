@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +23,15 @@ from flows.commands.status import (
 )
 from flows.commands.up import LOG, PROJECT_SETTINGS, bring_up, standing, take_down
 from flows.decisions import lines
-from flows.hold import HeldError, Holder, ask_to_cancel, held_by, holder_of, still_beats
+from flows.hold import (
+    HeldError,
+    Holder,
+    ask_to_cancel,
+    held_by,
+    holder_of,
+    still_beats,
+    sure_holder_of,
+)
 from flows.invocation import beside, command
 from flows.jobs.ledger import lacks_nodes
 from flows.places import Places, campaign_folder
@@ -203,7 +212,7 @@ def _stop(chosen: CampaignState, holder: Holder, *, now: bool) -> None:
 
     Raises RefusedError if it does not end.
     """
-    here = holder.process.host == os.uname().nodename
+    here = holder.process.is_here
     if now and here:
         os.kill(holder.process.pid, signal.SIGKILL)
     else:
@@ -228,9 +237,11 @@ def to_resume(runs: Path, name: str | None) -> CampaignState:
     before its end. Raises RefusedError."""
     if name is not None:
         chosen = overview(runs, known_campaign(name, runs).name).campaigns[0]
-        if chosen.holder is not None:
-            raise held_by(chosen.folder, chosen.name, chosen.holder)
-        return chosen
+        if chosen.holder is None:
+            return chosen
+        if (holder := sure_holder_of(chosen.folder)) is not None:
+            raise held_by(chosen.folder, chosen.name, holder)
+        return replace(chosen, holder=None)
     left = [one for one in overview(runs).campaigns if one.is_left]
     if len(left) == 1:
         return left[0]

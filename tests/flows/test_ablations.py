@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ import yaml
 
 from afd.params import ParamsError
 from flows import ablations
+from flows.hold import HOLDER, OLD_S
+from flows.places import Places
+from tests.flows.test_hold import left_elsewhere
 
 PROJECT = Path(__file__).resolve().parents[2]
 GRID = {
@@ -112,6 +117,24 @@ def test_a_faulty_grid_is_refused_with_everything_that_is_wrong(
     file.write_text("main: [")
     with pytest.raises(ParamsError, match="cannot be read"):
         ablations.read_grid()
+
+
+def test_a_cell_that_another_host_plays_is_waited_for_and_said_until_that_host_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell, places = ablations.Cell("afd", 1), Places(tmp_path / "runs", tmp_path / "store")
+    folder = places.runs / cell.campaign
+    folder.mkdir(parents=True)
+    left_elsewhere(folder)
+    past = time.time() - 2 * OLD_S
+    threading.Timer(1.0, os.utime, (folder / HOLDER, (past, past))).start()
+    monkeypatch.setattr(ablations, "is_finished", lambda *_: False)
+    monkeypatch.setattr(ablations, "_start", lambda *_: subprocess.Popen(["true"]))
+    began = time.monotonic()
+    assert dict(ablations.played([cell], places, Path("local.yaml"), 1)) == {cell: 0}
+    assert time.monotonic() - began > 0.9
+    said = capsys.readouterr().err
+    assert said.count("ablation-afd-1: waits for pid") == 1 and "on elsewhere" in said
 
 
 @pytest.fixture(scope="module")

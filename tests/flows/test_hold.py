@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from afd.stages.mailbox import Owner
+from afd.store import write_atomic
 from flows import hold as holding
-from flows.hold import HeldError, ask_to_cancel, hold, holder_of
+from flows.hold import HeldError, Holder, ask_to_cancel, hold, holder_of, sure_holder_of
 from tests.flows.conftest import PROJECT
 
 HOLD = """
@@ -27,7 +30,7 @@ with hold.hold(Path(sys.argv[1]), "demo") as mine:
     try:
         time.sleep(60)
     except KeyboardInterrupt:
-        print(mine.interrupted, flush=True)
+        print("interrupted", flush=True)
 """
 # A host whose kernel does not share its locks: another name, and a lock file of its own.
 ELSEWHERE = 'touch "$0.lock" && mount --bind "$0.lock" "$0/lock" && hostname elsewhere && exec "$@"'
@@ -48,6 +51,13 @@ def holder(folder: Path, *, elsewhere: bool = False) -> "Iterator[subprocess.Pop
             yield process
         finally:
             process.kill()
+
+
+def left_elsewhere(folder: Path, beat: int = 1) -> None:
+    """The last beat of a holder on another host."""
+    there = Owner.me().model_copy(update={"host": "elsewhere"})
+    last = Holder(process=there, since="yesterday", token="theirs", beat=beat)
+    write_atomic(folder / holding.HOLDER, last.model_dump_json().encode())
 
 
 def can_unshare() -> bool:
@@ -105,9 +115,25 @@ def test_a_holder_that_was_taken_for_dead_stops_when_it_wakes(
         with hold(folder, "demo"):
             other.send_signal(signal.SIGCONT)
             assert other.stdout is not None
-            assert other.stdout.readline() == "lost\n"
-            other.wait(10)
+            assert other.wait(10) == holding.LOST
+            assert other.stdout.read() == ""  # as after a kill: nothing was undone
             assert holder_of(folder) is not None  # ours, untouched
+
+
+def test_a_holder_whose_host_is_lost_is_told_from_one_that_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once by the age of its last beat, for certain by listening."""
+    monkeypatch.setattr(holding, "SILENT_S", 1.0)
+    left_elsewhere(tmp_path)
+    assert holder_of(tmp_path) is not None
+    assert sure_holder_of(tmp_path) is None
+    past = time.time() - 2 * holding.OLD_S
+    os.utime(tmp_path / holding.HOLDER, (past, past))
+    assert holder_of(tmp_path) is None
+    assert {left.name for left in tmp_path.iterdir()} == {holding.HOLDER}
+    threading.Timer(0.3, left_elsewhere, (tmp_path, 2)).start()
+    assert sure_holder_of(tmp_path) is not None
 
 
 def test_a_holder_is_asked_to_stop_through_the_folder(tmp_path: Path) -> None:
@@ -120,6 +146,6 @@ def test_a_holder_is_asked_to_stop_through_the_folder(tmp_path: Path) -> None:
         assert other.poll() is None
         ask_to_cancel(folder, known)
         assert other.stdout is not None
-        assert other.stdout.readline() == "cancelled\n"
+        assert other.stdout.readline() == "interrupted\n"
         assert other.wait(10) == 0
     assert {left.name for left in folder.iterdir()} == {"lock"}

@@ -1,5 +1,6 @@
 """`afd resume` goes on where the cluster's file says now, for a person may have mended it."""
 
+import os
 import shlex
 import time
 from pathlib import Path
@@ -8,12 +9,14 @@ import pytest
 from rich.console import Console
 
 from afd.stages.outcome import RefusedError
+from flows import hold as holding
 from flows.commands import launch
 from flows.commands.launch import Launch, resume
 from flows.commands.operate import say_status, to_resume
 from flows.hold import HeldError, hold
 from flows.session import opened
 from tests.flows.conftest import CLUSTER, PARAMS
+from tests.flows.test_hold import left_elsewhere
 
 
 @pytest.fixture
@@ -84,6 +87,22 @@ def test_where_a_round_was_asked_for_and_others_are_left_status_says_how_to_go_o
     with pytest.raises(RefusedError, match="goes on with its rounds") as refused:
         resume(to_resume(runs, "demo"), with_prefect=False)
     assert typed.strip() in str(refused.value)
+
+
+def test_what_a_lost_host_left_is_taken_up_on_another(
+    failed: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "SILENT_S", 1.0)
+    runs = failed.places.runs
+    left_elsewhere(runs / "demo")
+    with pytest.raises(RefusedError, match="no campaign was stopped"):
+        to_resume(runs, None)  # its last beat is young
+    assert to_resume(runs, "demo").is_left
+    past = time.time() - 2 * holding.OLD_S
+    os.utime(runs / "demo" / holding.HOLDER, (past, past))
+    began = time.monotonic()
+    assert to_resume(runs, None).name == "demo"
+    assert time.monotonic() - began < 1.0  # `afd status` waits for nobody
 
 
 def test_what_runs_is_waited_for_or_cancelled(failed: Launch) -> None:
