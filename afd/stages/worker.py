@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import psutil
@@ -39,8 +40,7 @@ def serve(job: Job) -> None:
     os.environ[CANCELLED] = str(box.stop_file.resolve())  # what is told to stop publishes nothing
     pulse = _Pulse(box, code)
     attention = Attention(box)
-    pulse.beat("loading")
-    preload()
+    preload(lambda: pulse.beat("loading"))
     made_by = describe_maker()
     box.take_back()
     job.logs.mkdir(parents=True, exist_ok=True)
@@ -101,10 +101,12 @@ def _end(job: Job, children: dict[int, Child], ended: dict[str, Outcome], *, at_
         time.sleep(POLL_S)
 
 
-def preload() -> None:
-    """Import every stage once; refuse to serve if that left more than one thread."""
+def preload(beat: Callable[[], None] = lambda: None) -> None:
+    """Import every stage once, with a beat before each: from a cold disk all take minutes. Refuse
+    to serve if that left more than one thread."""
     gc.disable()  # nothing to collect while importing: a quarter of the time
     for stage in get_args(StageName):
+        beat()
         stage_function(stage)
     gc.enable()
     gc.freeze()  # shared pages stay shared: a collection in a child would copy them

@@ -15,6 +15,7 @@ from flows.asked import read_asked
 from flows.commands.status import campaigns_in, known_campaign
 from flows.invocation import command
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
+from flows.mlflow_runs.tracking import without_password
 from flows.places import Places
 from flows.prefect_runs.services import ServiceError
 from flows.quiet import QUIET
@@ -33,7 +34,7 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
     page = f"http://127.0.0.1:{port}/#/experiments{_run_of(campaign, places)}"
     uri = places.tracking_uri(_chosen(campaign, places))
     if uri.startswith("http"):
-        page = page.replace(f"http://127.0.0.1:{port}", uri.rstrip("/"))
+        page = page.replace(f"http://127.0.0.1:{port}", without_password(uri).rstrip("/"))
         sys.stdout.write(f"{page}\n")  # a server of its own shows it already
         return
     serve = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]

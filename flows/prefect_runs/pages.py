@@ -20,6 +20,7 @@ from flows import decisions
 from flows.board import progress
 from flows.invocation import command
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
+from flows.mlflow_runs.tracking import without_password
 
 log = logging.getLogger(__name__)
 LONG_S = 10.0  # a stage that takes longer shows its progress
@@ -102,7 +103,7 @@ def leave_alarms(folder: Path) -> None:
 
 def mlflow_link(folder: Path, uri: str) -> tuple[str, str]:
     """The campaign's run in MLflow's UI, and what to do to see it."""
-    base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    base = without_password(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     ids = RunIds(folder)
     deadline = time.monotonic() + RUN_KNOWN_S
     while not (told := ids.read(CAMPAIGN)).get("experiment_id") and time.monotonic() < deadline:
