@@ -100,6 +100,7 @@ def prefect_server(at: Folder) -> Iterator[tuple[str, float]]:
     started = time.perf_counter()
     own = OwnPrefect(at.places)
     own.start()
+    own.configure()
     own.wait()
     try:
         yield own.api, time.perf_counter() - started
