@@ -20,7 +20,7 @@ from flows.jobs.inside import StageJob, run_stage
 from flows.jobs.ledger import JobEntry, Ledger, now
 from flows.jobs.site import GivenUpError, Site, cancelling, log_tail, pause
 from flows.jobs.slurm import SlurmJobs
-from flows.jobs.submit import refuse_odd_paths, submit_local
+from flows.jobs.submit import new_token, refuse_odd_paths, submit_local
 from flows.jobs.verdict import BY_CODE, left_exit_code
 from flows.jobs.workers import WorkerJob
 from flows.told import ToldError
@@ -154,11 +154,12 @@ class LocalJobs:
         with self._lock:
             self._check_open()
             entry = self._ledger.read(name)
-            if entry is None or not scheduler.states(entry.jobs):
+            # Whoever asks holds the campaign: what another host may still compute is given up.
+            if entry is None or entry.ended or not scheduler.runs_here(entry.jobs):
                 entry = self._submit(request, name, entry)
             self._waited_for.append(entry)
         with cancelling(lambda: self._cancel(entry)):
-            while scheduler.states(entry.jobs) and not self._site.store.have(request.output):
+            while scheduler.runs_here(entry.jobs) and not self._site.store.have(request.output):
                 self._check_open()
                 pause(time.monotonic() - started)
         self._waited_for.remove(entry)
@@ -175,15 +176,19 @@ class LocalJobs:
         return Outcome(status=status, message=message, exit_code=code, wall_s=wall_s, log=entry.log)
 
     def _submit(self, request: StageRequest, name: str, before: JobEntry | None) -> JobEntry:
+        if before is not None and not before.ended:  # left on another host, or in SLURM's queue
+            scheduler.give_up(self._ledger, before.jobs)
         file = self._ledger.request_file(name)
         write_atomic(file, request.model_dump_json().encode())
         failpoint("flow.request_written")
+        token = new_token()
         told = StageJob(
             stage=request.stage,
             request=str(file.resolve()),
             store=str(self._site.store.root.resolve()),
             num_threads=self._site.cluster.num_threads,
             hang_s=self._site.cluster.hang_s,
+            cancelled=str(self._ledger.cancelled_file(token).resolve()),
         )
         job = submit_local(self._site, f"afd-{name}", run_stage, told)
         return self._ledger.write(
@@ -192,7 +197,7 @@ class LocalJobs:
                 stage=request.stage,
                 fingerprint=request.output.fingerprint,
                 folder=str(self._site.submitit),
-                jobs=(job,),
+                jobs=(job.model_copy(update={"token": token}),),
                 attempts=1 if before is None else before.attempts + 1,
                 submitted_at=now(),
             )
@@ -210,7 +215,7 @@ class LocalJobs:
                 self._cancel(entry)
 
     def _cancel(self, entry: JobEntry) -> None:
-        scheduler.cancel(entry.jobs)
+        scheduler.give_up(self._ledger, entry.jobs)
         self._ledger.end(entry.name, "cancelled", "given up; the next command goes on")
 
     def _check_open(self) -> None:

@@ -40,7 +40,7 @@ class Hired:
     def is_alive(self) -> bool:
         """Whether it computes, or waits in the queue to do so."""
         if self.entry.kind == "local":
-            return bool(scheduler.states(self.entry.jobs))
+            return scheduler.runs_here(self.entry.jobs)
         if time.monotonic() - self._owned_at > OWN_EVERY_S:
             self._owned_at = time.monotonic()
             self.box.own()
@@ -61,14 +61,13 @@ class Hired:
         return right and same_code and not self.box.is_stopped()
 
     def stop(self) -> None:
-        """Ask first: the worker collects its children; then end the job."""
+        """Ask first: the worker collects its children; then end the job, wherever it is."""
         with contextlib.suppress(FileNotFoundError):
             self.box.stop()
         deadline = time.monotonic() + 2.0
         while self.is_alive() and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        scheduler.cancel(self.entry.jobs)
-        self._ledger.end(WORKER, "stopped")
+        _let_go(self._ledger, self.entry)
 
     def how_it_died(self, name: str, wall_s: float) -> Outcome:
         """What became of request `name`, asked of a worker that is not alive."""
@@ -148,11 +147,9 @@ def adopted(site: Site, ledger: Ledger) -> Hired | None:
             return None
         entry = entry.with_job(entry.jobs[-1].model_copy(update={"job_id": found}), now())
     worker = Hired(site, ledger, entry)
-    if not worker.is_alive():
-        return None
-    if worker.fits():
+    if worker.is_alive() and worker.fits():
         return worker
-    worker.stop()
+    worker.stop()  # also one of another host, which nobody here can see
     return None
 
 
@@ -185,6 +182,14 @@ def hired(site: Site, ledger: Ledger) -> Hired:
     else:
         job = submit_local(site, "afd-worker", serve, _told(site, box))
     return Hired(site, ledger, ledger.write(entry.with_job(job, now())))
+
+
+def _let_go(ledger: Ledger, entry: JobEntry) -> None:
+    """Nobody asks this worker for anything: it ends, also where the scheduler does not reach it."""
+    with contextlib.suppress(FileNotFoundError):
+        Mailbox(Path(entry.note)).stop()
+    scheduler.give_up(ledger, entry.jobs)
+    ledger.end(WORKER, "stopped")
 
 
 def _told(site: Site, box: Mailbox, *, limit_s: float | None = None, grace_s: float = 30.0) -> Job:

@@ -1,27 +1,30 @@
 """What runs and how to end it: one question for any number of jobs, of this machine or of SLURM.
 
-`states` answers by task ("123_4", a pid); a task that it does not name is not known any more.
+`states` answers by task ("123_4", a pid); a task that it does not name is not known any more. A
+process of another host is neither asked about nor ended from here: its number means another one.
 """
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import psutil
 
-from flows.jobs.ledger import Job, Seen
+from flows.jobs.ledger import Job, Ledger, Seen
 from flows.told import ToldError
 
 GRACE_S = 3.0  # submitit's controller sends SIGINT, waits 1 s and kills
 PATIENCE_S = 60  # a busy controller answers late
-# A job in any other state has ended.
+# A job in any other state has ended. ELSEWHERE is ours: a process of another host.
 LIVE = frozenset(
     {
         *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "RESIZING", "SIGNALING"),
         *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "STOPPED"),
-        "STAGE_OUT",
+        *("STAGE_OUT", "ELSEWHERE"),
     }
 )
 FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "RestartCnt", "NodeList")
@@ -49,25 +52,43 @@ def is_live(seen: Seen | None) -> bool:
     return seen is not None and seen.state in LIVE
 
 
+def runs_here(jobs: Sequence[Job]) -> bool:
+    """Whether a process of this host computes one of them; no scheduler is asked."""
+    return any(_is_here(job) and job.process.is_alive() for job in jobs if job.process is not None)
+
+
 def states(jobs: Sequence[Job]) -> dict[str, Seen]:
     """What is known of tasks of any kind: at most one question to each kind of scheduler."""
     found: dict[str, Seen] = {}
-    for scheduler, chosen in _by_kind(jobs):
+    for scheduler, chosen in _by_kind([job for job in jobs if job.job_id]):
         found |= scheduler.states(chosen)
     return found
 
 
 def cancel(jobs: Sequence[Job]) -> None:
-    """End jobs of any kind."""
+    """End jobs of any kind. Raises SchedulerError."""
     for scheduler, chosen in _by_kind(jobs):
         scheduler.cancel(chosen)
 
 
-def _by_kind(jobs: Iterable[Job]) -> list[tuple[Scheduler, list[Job]]]:
-    known = [job for job in jobs if job.job_id]
+def give_up(ledger: Ledger, jobs: Sequence[Job]) -> None:
+    """Cancel them; what cannot be reached from here finds the mark on the shared disk."""
+    with contextlib.suppress(OSError):  # a full disk takes no mark; SLURM is told all the same
+        ledger.give_up(jobs)
+    try:
+        cancel(jobs)
+    except SchedulerError as error:
+        ids = " ".join(job.job_id for job in jobs if job.job_id) or "<its number in squeue --me>"
+        sys.stderr.write(
+            f"warning: SLURM was not told to cancel: {error}\n  jobs that run see it on the "
+            f"shared disk and stop; `scancel {ids}` later also takes those that wait\n"
+        )
+
+
+def _by_kind(jobs: Sequence[Job]) -> list[tuple[Scheduler, list[Job]]]:
     kinds: list[tuple[Scheduler, list[Job]]] = [
-        (Processes(), [job for job in known if job.kind == "local"]),
-        (SLURM, [job for job in known if job.kind == "slurm"]),
+        (Processes(), [job for job in jobs if job.kind == "local"]),
+        (SLURM, [job for job in jobs if job.kind == "slurm"]),
     ]
     return [(scheduler, chosen) for scheduler, chosen in kinds if chosen]
 
@@ -76,8 +97,14 @@ class Processes:
     """Jobs of this machine: a submitit controller and what it started."""
 
     def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
-        alive = [job for job in jobs if job.process is not None and job.process.is_alive()]
-        return {job.job_id: Seen(state="RUNNING") for job in alive}
+        found: dict[str, Seen] = {}
+        for job in jobs:
+            if job.process is not None and not _is_here(job):
+                reason = f"if it still runs: a process of {job.process.host}, seen only there"
+                found[job.job_id] = Seen(state="ELSEWHERE", reason=reason)
+            elif job.process is not None and job.process.is_alive():
+                found[job.job_id] = Seen(state="RUNNING")
+        return found
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -104,9 +131,10 @@ class Slurm:
         return {task: seen for task, seen in found.items() if task in wanted}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        answer = _run(["scancel", "--quiet", *sorted({job.job_id for job in jobs})])
-        if answer.returncode and "Invalid job id" not in answer.stderr:
-            raise SchedulerError(answer.stderr.strip() or "scancel failed")
+        """Also those that sbatch took before anybody was told their number."""
+        _scancel({job.job_id for job in jobs if job.job_id})
+        unnamed = [job.token for job in jobs if job.token and not job.job_id]
+        _scancel({job_id for token in unnamed if (job_id := self.find(token))})
 
     def find(self, token: str) -> str | None:
         """The number of the job with this comment: sbatch may have died before it was told.
@@ -156,6 +184,14 @@ def max_array_size() -> int:
     return 1001  # SLURM's own default
 
 
+def _scancel(job_ids: set[str]) -> None:
+    if not job_ids:
+        return
+    answer = _run(["scancel", "--quiet", *sorted(job_ids)])
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        raise SchedulerError(answer.stderr.strip() or "scancel failed")
+
+
 def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
     try:
@@ -194,7 +230,15 @@ def _exit_code(text: str) -> int | None:
 
 
 def _end_family(job: Job) -> None:
-    """A controller and everything it started: asked first, then killed."""
+    """A controller and everything it started: asked first, then killed. Of another host: told."""
+    if job.process is not None and not _is_here(job):
+        pid, host = job.process.pid, job.process.host
+        sys.stderr.write(
+            f"warning: process {pid} was started on {host} and cannot be ended from "
+            f"{socket.gethostname()}; if it still runs it sees on the shared disk that it was "
+            f"given up, and stops; else `kill {pid}` on {host}\n"
+        )
+        return
     if job.process is None or not job.process.is_alive():
         return
     try:
@@ -207,6 +251,10 @@ def _end_family(job: Job) -> None:
     _, alive = psutil.wait_procs(family, timeout=GRACE_S)
     for process in alive:
         _quietly(process.kill)
+
+
+def _is_here(job: Job) -> bool:
+    return job.process is not None and job.process.host == socket.gethostname()
 
 
 def _quietly(act: object) -> None:

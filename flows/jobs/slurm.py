@@ -4,7 +4,6 @@ The head may die at any moment: the ledger knows every submission before sbatch 
 next head waits for what still runs. Whether the stage is made only the store says.
 """
 
-import contextlib
 import sys
 import threading
 import time
@@ -71,7 +70,7 @@ class SlurmJobs:
         with self._lock:
             self._waits.pop(name, None)
         if outcome.status != "done":
-            self._end(wait.entry.jobs)
+            scheduler.give_up(self._ledger, wait.entry.jobs)
         self._ledger.end(name, outcome.status, outcome.message)
         return outcome
 
@@ -91,21 +90,8 @@ class SlurmJobs:
             raise GivenUpError("the campaign ends: its jobs are cancelled")
 
     def _cancel(self, wait: "Wait") -> None:
-        self._end(wait.entry.jobs)
+        scheduler.give_up(self._ledger, wait.entry.jobs)
         self._ledger.end(wait.entry.name, "cancelled", "given up; the next command goes on")
-
-    def _end(self, jobs: Sequence[Job]) -> None:
-        """Cancel them; what SLURM cannot reach finds the mark."""
-        with contextlib.suppress(OSError):  # a full disk takes no mark; SLURM is told all the same
-            self._ledger.give_up(jobs)
-        try:
-            scheduler.cancel(jobs)
-        except SchedulerError as error:
-            ids = " ".join(job.job_id for job in jobs)
-            sys.stderr.write(
-                f"warning: SLURM was not told to cancel: {error}\n  jobs that run see it on the "
-                f"shared disk and stop; `scancel {ids}` later also takes those that wait\n"
-            )
 
     # ------------------------------------------------------------------ waiting
 
