@@ -137,13 +137,20 @@ class Hired:
 
 
 def adopted(site: Site, ledger: Ledger) -> Hired | None:
-    """The worker that an earlier, killed head of this campaign left, if it will do."""
+    """The worker that an earlier, killed head of this campaign left, if it will do; else it ends.
+
+    Raises SchedulerError.
+    """
     entry = ledger.read(WORKER)
     if entry is None or entry.ended:
+        return None
+    if (entry.kind == "slurm") != (site.cluster.executor == "slurm"):
+        _let_go(ledger, entry)  # the campaign computes elsewhere now
         return None
     if not entry.job_id:  # killed before sbatch had answered
         found = SLURM.find(entry.jobs[-1].token)
         if found is None:
+            _let_go(ledger, entry)
             return None
         entry = entry.with_job(entry.jobs[-1].model_copy(update={"job_id": found}), now())
     worker = Hired(site, ledger, entry)

@@ -101,13 +101,18 @@ class SlurmJobs:
         num_parts = min(resources.num_parts, max_parts(request))
         entry = self._ledger.read(name)
         attempts = entry.attempts if entry is not None else 0
+        left = entry.jobs if entry is not None and not entry.ended else ()
+        fitting = [job for job in left if job.kind == "slurm" and job.num_parts in (0, num_parts)]
         jobs: list[Job] = []
-        if entry is not None and not entry.ended:
-            for job in entry.jobs:
-                found = job.job_id or SLURM.find(job.token)  # killed before sbatch answered
-                if found and job.kind == "slurm" and job.num_parts in (0, num_parts):
-                    jobs.append(job.model_copy(update={"job_id": found}))
-                    attempts += not job.job_id
+        for job in fitting:
+            found = job.job_id or SLURM.find(job.token)  # killed before sbatch answered
+            if found:
+                jobs.append(job.model_copy(update={"job_id": found}))
+                attempts += not job.job_id
+        # Split otherwise, or of a local executor: it would compute the same beside what follows.
+        others = [job for job in left if job not in fitting]
+        if others:
+            scheduler.give_up(self._ledger, others)
         entry = JobEntry(
             name=name,
             stage=request.stage,
@@ -147,7 +152,8 @@ class SlurmJobs:
         ended = [task for task in wait.tasks if task not in live]
         wait.judged.update(task for task in ended if wait.tasks[task] not in lacking)
         ended = [task for task in ended if task not in wait.judged]
-        todo = [unit for unit in lacking if unit not in computing]
+        # One job for the whole stage, of a head that did not split it, computes every part.
+        todo = [] if WHOLE in computing else [unit for unit in lacking if unit not in computing]
         at = time.monotonic()
         if not todo or at < wait.not_before or at - wait.ended_since(ended) < SETTLE_S:
             return None

@@ -18,7 +18,7 @@ from flows.jobs import scheduler
 from flows.jobs.hiring import adopted
 from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger
 from flows.jobs.site import Site
-from tests.flows.conftest import CLUSTER
+from tests.flows.conftest import CLUSTER, PROJECT
 from tests.flows.jobs.conftest import Programs
 
 PROMPTS = {"kind": "grammar", "num_held_out": 4, "num_tuning": 0, "num_train": None}
@@ -140,3 +140,29 @@ def test_a_worker_of_another_host_is_told_to_stop_and_not_adopted(
     assert known is not None
     assert known.ended == "stopped"
     assert sleeper.poll() is None
+
+
+@pytest.mark.parametrize("kind", ["local", "slurm"])
+def test_a_worker_of_the_other_executor_is_ended_and_not_adopted(
+    site: Site, programs: Programs, sleeper: "subprocess.Popen[bytes]", kind: str
+) -> None:
+    asked = programs(scancel="exit 0", sbatch="exit 1", squeue="exit 1")
+    folder = site.folder / "workers" / "a"
+    box = Mailbox(folder).create()
+    process = Owner.of(sleeper.pid)
+    job = Job(job_id=str(sleeper.pid), kind="local", process=process)
+    if kind == "slurm":
+        job = Job(job_id="77", kind="slurm", token=TOKEN)
+    else:
+        slurm = load_params(Cluster, PROJECT / "params" / "cluster" / "slurm.yaml")
+        site = Site(site.store, site.folder, slurm)
+    ledger = entry(site, job, name=WORKER, stage=WORKER, note=str(folder))
+    assert adopted(site, ledger) is None
+    assert box.is_stopped()
+    known = ledger.read(WORKER)
+    assert known is not None
+    assert known.ended == "stopped"
+    if kind == "slurm":
+        assert asked.read_text() == "scancel --quiet 77\n"
+    else:
+        assert sleeper.poll() is not None
