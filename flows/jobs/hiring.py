@@ -18,9 +18,9 @@ from afd.stages.worker import serve
 from flows.jobs import scheduler
 from flows.jobs.ledger import WORKER, JobEntry, Ledger, Seen, now
 from flows.jobs.ledger import Job as Submission
-from flows.jobs.scheduler import SLURM, is_live
+from flows.jobs.scheduler import SLURM, SchedulerError, is_live
 from flows.jobs.site import POLL_S, Site, log_tail
-from flows.jobs.submit import new_token, sections, submit_local, submit_slurm
+from flows.jobs.submit import RejectedError, new_token, sections, submit_local, submit_slurm
 from flows.jobs.verdict import KEPT, Ended, judge
 from flows.jobs.watch import Watcher, watcher
 
@@ -177,18 +177,29 @@ def hired(site: Site, ledger: Ledger) -> Hired:
         note=str(box.folder),
     )
     if site.cluster.executor == "slurm":
-        slurm, resources = sections(site.cluster, WORKER)
-        limit_s = 60.0 * resources.minutes
-        told = _told(site, box, limit_s=limit_s, grace_s=min(slurm.warn_s, limit_s / 2))
-        token = new_token()
-        planned = Submission(job_id="", kind="slurm", token=token)
+        planned = Submission(job_id="", kind="slurm", token=new_token())
         entry = ledger.write(entry.with_job(planned, now()))
-        name = f"afd-worker-{site.folder.name}"
-        job = submit_slurm(site, name, token, WORKER, serve, told)
-        failpoint("flow.job_submitted")
-    else:
-        job = submit_local(site, "afd-worker", serve, _told(site, box))
-    return Hired(site, ledger, ledger.write(entry.with_job(job, now())))
+    try:
+        job = _submitted(site, box, entry)
+        entry = ledger.write(entry.with_job(job, now()))
+    except (RejectedError, SchedulerError):
+        raise  # what SLURM took although it did not answer is adopted later
+    except BaseException:  # Ctrl-C: a worker that nobody knows would wait for somebody
+        _let_go(ledger, entry)
+        raise
+    return Hired(site, ledger, entry)
+
+
+def _submitted(site: Site, box: Mailbox, entry: JobEntry) -> Submission:
+    if site.cluster.executor != "slurm":
+        return submit_local(site, "afd-worker", serve, _told(site, box))
+    slurm, resources = sections(site.cluster, WORKER)
+    limit_s = 60.0 * resources.minutes
+    told = _told(site, box, limit_s=limit_s, grace_s=min(slurm.warn_s, limit_s / 2))
+    name = f"afd-worker-{site.folder.name}"
+    job = submit_slurm(site, name, entry.jobs[-1].token, WORKER, serve, told)
+    failpoint("flow.job_submitted")
+    return job
 
 
 def _let_go(ledger: Ledger, entry: JobEntry) -> None:

@@ -5,6 +5,7 @@ import shlex
 import sys
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from afd.config import Cluster
@@ -81,10 +82,13 @@ def submit_slurm(
     executor = Sbatch(site.submitit, _python(slurm), (*INHERITED, *OWN, *slurm.environment))
     executor.update_parameters(**_parameters(site.cluster, slurm, resources, name, token))
     try:
-        if parts:
-            job_id = executor.submit_array(len(parts), slurm.max_jobs, act, told)
-        else:
-            job_id = executor.submit(act, told).job_id
+        # In a thread: Ctrl-C waits until sbatch has ended, and so it is known what SLURM has taken.
+        with ThreadPoolExecutor(1) as asking:
+            if parts:
+                size, at_once = len(parts), slurm.max_jobs
+                job_id = asking.submit(executor.submit_array, size, at_once, act, told).result()
+            else:
+                job_id = asking.submit(executor.submit, act, told).result().job_id
     except FailedJobError as error:
         words = _own_words(error)
         if not any(sign in words for sign in UNCLEAR):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +14,19 @@ import pytest
 from afd.stages.mailbox import request_id
 from afd.stages.request import StageRequest
 from afd.store import Store
-from flows.jobs.ledger import Ledger
+from flows.jobs.ledger import WORKER, Ledger
 from tests.slurm.conftest import PROJECT, RealSlurm, prompts_request, until
 
 
 class Head:
     """A process that computes one stage on the cluster."""
 
-    def __init__(self, folder: Path, campaign: str, request: StageRequest, **more: str) -> None:
+    def __init__(
+        self, folder: Path, campaign: str, request: StageRequest, *overrides: str, **more: str
+    ) -> None:
         command = [sys.executable, "-m", "tests.slurm.head", str(folder), campaign]
         self.process = subprocess.Popen(
-            [*command, request.model_dump_json()],
+            [*command, request.model_dump_json(), *overrides],
             cwd=PROJECT,
             env={**os.environ, **more},
             stdout=subprocess.PIPE,
@@ -107,3 +110,29 @@ def test_cancelling_ends_own_jobs_and_nobody_elses(
     assert beside.ends() == (0, "done \n")
     with contextlib.suppress(subprocess.CalledProcessError):
         slurm.ask("scancel", foreign)
+
+
+@pytest.mark.parametrize("allocation", ["stage", "campaign"])
+def test_interrupted_while_sbatch_is_being_asked_no_job_is_left_in_the_queue(
+    slurm: RealSlurm, queue_stands_still: None, tmp_path: Path, allocation: str
+) -> None:
+    del queue_stands_still
+    asked, program = tmp_path / "asked", tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    slow = f'touch {asked}; sleep 1; exec {shutil.which("sbatch")} "$@"'
+    program.write_text(f"#!/bin/sh\n{slow}\n")
+    program.chmod(0o755)
+    head = Head(
+        *(tmp_path, f"asks-by-{allocation}", prompts_request(seed=9)),
+        *(f"allocation={allocation}", "resources.worker.mem_gb=4"),
+        PATH=f"{program.parent}:{os.environ['PATH']}",
+    )
+    until(asked.exists)
+    head.process.send_signal(signal.SIGINT)
+    assert head.ends()[0] != 0
+    name = f"afd-{head.name}" if allocation == "stage" else f"afd-worker-asks-by-{allocation}"
+    (job,) = slurm.jobs(name)
+    assert slurm.ask("squeue", "-h", "--states=all", "-j", job, "-o", "%T") == "CANCELLED"
+    entry = head.ledger.read(head.name if allocation == "stage" else WORKER)
+    assert entry is not None
+    assert entry.ended == ("cancelled" if allocation == "stage" else "stopped")

@@ -46,5 +46,6 @@ def test_what_no_controller_took_is_no_attempt_and_is_forbidden_in_case_it_was_t
     assert (entry.attempts, entry.ended) == (0, "failed")
     (job,) = entry.jobs
     assert ledger.cancelled_file(job.token).exists()  # if it was taken after all, it does nothing
-    # Nobody asks again for what may have been taken before it is known that it was not.
-    assert (tmp_path / "asked").read_text().split() == ["sbatch", *["squeue"] * 3]
+    # Nobody asks again for what may have been taken before it is known that it was not; at the end
+    # it is looked for once more, to be cancelled.
+    assert (tmp_path / "asked").read_text().split() == ["sbatch", *["squeue"] * 4]
