@@ -35,10 +35,14 @@ class Hired:
         self.box = Mailbox(Path(entry.note))
         self._beat: tuple[int, int] | None = None
         self._heard_at = self._owned_at = time.monotonic()
+        self._seen: Seen | None = None
+        self._is_over = False
         self.box.own()
 
     def is_alive(self) -> bool:
         """Whether it computes, or waits in the queue to do so."""
+        if self._is_over:
+            return False
         if self.entry.kind == "local":
             return scheduler.runs_here(self.entry.jobs)
         if time.monotonic() - self._owned_at > OWN_EVERY_S:
@@ -47,7 +51,7 @@ class Hired:
         known = self._watcher.look(self.entry.jobs)
         if known is None:
             return True
-        seen = known.get(self.entry.job_id)
+        self._seen = seen = known.get(self.entry.job_id)
         if seen is None or not is_live(seen):
             return False
         self._keep(seen)
@@ -67,6 +71,9 @@ class Hired:
         deadline = time.monotonic() + 2.0
         while self.is_alive() and time.monotonic() < deadline:
             time.sleep(POLL_S)
+        self._is_over = True
+        if self.entry.kind == "slurm":
+            self._watcher.drop(self.entry.jobs)
         _let_go(self._ledger, self.entry)
 
     def how_it_died(self, name: str, wall_s: float) -> Outcome:
@@ -94,9 +101,9 @@ class Hired:
     def _told_by_slurm(self, wall_s: float) -> Outcome:
         slurm, resources = sections(self._site.cluster, WORKER)
         job_id = self.entry.job_id
-        seen = (self._watcher.look(self.entry.jobs) or {}).get(job_id)
+        seen = self._seen
         if is_live(seen):
-            scheduler.cancel(self.entry.jobs)
+            scheduler.give_up(self._ledger, self.entry.jobs)
             message = (
                 f"the worker (job {job_id}) has said nothing for {slurm.silent_s} s; its job is "
                 f"cancelled\n{log_tail(self.entry.log)}\n  {KEPT}"

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,6 +20,8 @@ from flows.told import ToldError
 
 GRACE_S = 3.0  # submitit's controller sends SIGINT, waits 1 s and kills
 PATIENCE_S = 60  # a busy controller answers late
+SACCT_PATIENCE_S = 20  # meanwhile nobody hears what squeue has said
+SACCT_AGAIN_S = 600.0
 # A job in any other state has ended. ELSEWHERE is ours: a process of another host.
 LIVE = frozenset(
     {
@@ -115,7 +118,8 @@ class Slurm:
     """squeue, and sacct for what has left it. Both answer about all jobs at once."""
 
     def __init__(self) -> None:
-        self._accounting = True
+        self._accounted_at = float("-inf")  # not before then is sacct asked
+        self._is_told = False
 
     def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
         asked = ",".join(sorted({job.job_id for job in jobs}))
@@ -125,7 +129,7 @@ class Slurm:
             raise SchedulerError(answer.stderr.strip() or "squeue failed")
         found = dict(_parsed(line) for line in answer.stdout.splitlines() if "|" in line)
         gone = [job for job in jobs if any(task not in found for task in job.tasks)]
-        if gone and self._accounting:
+        if gone and time.monotonic() >= self._accounted_at:
             found = self._accounted(gone) | found
         wanted = {task for job in jobs for task in job.tasks}
         return {task: seen for task, seen in found.items() if task in wanted}
@@ -152,24 +156,32 @@ class Slurm:
         return None
 
     def _accounted(self, jobs: Sequence[Job]) -> dict[str, Seen]:
-        """From slurmdbd, where there is one; a cluster without it is told once and not asked."""
+        """How they ended, from slurmdbd where there is one; else nothing, and a warning once."""
         asked = ",".join(sorted({job.job_id for job in jobs}))
         fields = "JobID,State,ExitCode,NodeList"
-        answer = _run(["sacct", "-n", "-P", "-X", "-o", fields, "-j", asked])
+        try:
+            answer = _run(["sacct", "-n", "-P", "-X", "-o", fields, "-j", asked], SACCT_PATIENCE_S)
+        except SchedulerError as error:  # what squeue has said is good all the same
+            return self._not_accounted(str(error))
         if answer.returncode:
-            self._accounting = False
-            sys.stderr.write(
-                "warning: sacct does not answer "
-                f"({answer.stderr.strip().splitlines()[-1:] or 'no reason given'}); the end of a "
-                "job that squeue has forgotten is read from the exit code it left on disk\n"
-            )
-            return {}
+            return self._not_accounted(answer.stderr.strip() or "no reason given")
         found: dict[str, Seen] = {}
         for line in answer.stdout.splitlines():
-            task, state, code, node = line.split("|")
+            task, state, code, node = (*line.split("|"), "", "", "")[:4]
             word, _, rest = state.partition(" ")  # "CANCELLED by 1000"
-            found[task] = Seen(state=word, reason=rest, exit_code=_exit_code(code), node=node)
+            if word and word not in LIVE:  # what lives squeue knows: that record was never closed
+                found[task] = Seen(state=word, reason=rest, exit_code=_exit_code(code), node=node)
         return found
+
+    def _not_accounted(self, trouble: str) -> dict[str, Seen]:
+        self._accounted_at = time.monotonic() + SACCT_AGAIN_S
+        if not self._is_told:
+            self._is_told = True
+            sys.stderr.write(
+                f"warning: sacct does not answer ({trouble.splitlines()[-1]}); the end of a "
+                "job that squeue has forgotten is read from the exit code it left on disk\n"
+            )
+        return {}
 
 
 SLURM = Slurm()
@@ -192,18 +204,20 @@ def _scancel(job_ids: set[str]) -> None:
         raise SchedulerError(answer.stderr.strip() or "scancel failed")
 
 
-def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+def _run(
+    command: Sequence[str], patience_s: float = PATIENCE_S
+) -> "subprocess.CompletedProcess[str]":
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=clean
+            command, capture_output=True, text=True, timeout=patience_s, check=False, env=clean
         )
     except FileNotFoundError:
         raise SchedulerError(
             f"{command[0]}: not found; log in to a node of the cluster, or add SLURM's bin to PATH"
         ) from None
     except subprocess.TimeoutExpired:
-        raise SchedulerError(f"{command[0]} did not answer within {PATIENCE_S} s") from None
+        raise SchedulerError(f"{command[0]} did not answer within {patience_s:g} s") from None
 
 
 def _parsed(line: str) -> tuple[str, Seen]:

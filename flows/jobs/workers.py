@@ -125,6 +125,9 @@ class WorkerJob:
     def _have_worker(self) -> Hired:
         with self._lock:
             self._check_open()
-            if self._worker is None or not self._worker.is_alive():
+            if self._worker is not None and not self._worker.is_alive():
+                self._worker.stop()  # one that only said nothing must not go on beside the next
+                self._worker = None
+            if self._worker is None:
                 self._worker = adopted(self._site, self._ledger) or hired(self._site, self._ledger)
             return self._worker

@@ -1,0 +1,87 @@
+"""squeue's answer is good, whatever sacct does."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from afd.config import Cluster
+from afd.params import load_params
+from afd.stages.mailbox import Mailbox
+from afd.store import Store
+from flows.jobs import scheduler
+from flows.jobs.hiring import Hired
+from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger
+from flows.jobs.scheduler import Slurm
+from flows.jobs.site import Site
+from flows.jobs.watch import watcher
+from tests.flows.conftest import PROJECT
+from tests.flows.jobs.conftest import Programs
+
+LIVES, FORGOTTEN = Job(job_id="1", kind="slurm"), Job(job_id="2", kind="slurm")
+SQUEUE = "echo '1|RUNNING|None|0|0|n1|'"
+
+
+@pytest.mark.parametrize(
+    "sacct", [None, "exit 1", "exec /bin/sleep 30", "echo nonsense", "echo '2|RUNNING|0:0|n1'"]
+)
+def test_a_sacct_that_is_absent_refuses_hangs_or_is_wrong_hides_nothing(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, sacct: str | None
+) -> None:
+    monkeypatch.setattr(scheduler, "SACCT_PATIENCE_S", 0.5)
+    programs(squeue=SQUEUE, **({} if sacct is None else {"sacct": sacct}))
+    seen = Slurm().states([LIVES, FORGOTTEN])
+    assert {task: one.state for task, one in seen.items()} == {"1": "RUNNING"}
+
+
+def test_how_a_job_ended_is_taken_from_sacct(programs: Programs) -> None:
+    programs(squeue=SQUEUE, sacct="echo '2|CANCELLED by 7|0:15|n2'")
+    ended = Slurm().states([LIVES, FORGOTTEN])["2"]
+    assert (ended.state, ended.reason, ended.exit_code, ended.node) == (
+        *("CANCELLED", "by 7"),
+        *(-15, "n2"),
+    )
+
+
+def test_a_sacct_that_hangs_is_waited_for_once_in_ten_minutes_and_told_once(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scheduler, "SACCT_PATIENCE_S", 0.5)
+    asked = programs(squeue=SQUEUE, sacct="exec /bin/sleep 30")
+    slurm = Slurm()
+    for _ in range(3):
+        slurm.states([LIVES, FORGOTTEN])
+    assert asked.read_text().count("sacct") == 1
+    later = time.monotonic() + 601
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    slurm.states([LIVES, FORGOTTEN])
+    assert asked.read_text().count("sacct") == 2
+    assert capfd.readouterr().err.count("sacct did not answer within 0.5 s") == 1
+
+
+def test_nobody_asks_about_a_worker_that_has_ended(tmp_path: Path, programs: Programs) -> None:
+    asked = programs(squeue="exit 0", sacct="exit 0", scancel="exit 0")
+    params = PROJECT / "params" / "cluster" / "slurm.yaml"
+    chosen = load_params(Cluster, params, (), ["slurm.poll_s=0.11", "allocation=campaign"])
+    site = Site(Store(tmp_path / "store"), tmp_path / "runs" / "demo", chosen)
+    ledger = Ledger(site.folder / "ledger")
+    entry = JobEntry(
+        name=WORKER,
+        stage=WORKER,
+        fingerprint="",
+        folder=str(site.submitit),
+        jobs=(Job(job_id="77", kind="slurm", token="afd-77"),),
+        attempts=1,
+        submitted_at="",
+        note=str(Mailbox(site.folder / "workers" / "a").create().folder),
+    )
+    worker = Hired(site, ledger, ledger.write(entry))
+    assert not worker.is_alive()
+    assert "77" in asked.read_text()
+    worker.stop()
+    asked.write_text("")
+    time.sleep(0.2)
+    watcher(0.11).look([LIVES])
+    assert "--jobs=1\n" in asked.read_text()
+    assert not worker.is_alive()
+    assert "77" not in asked.read_text()
