@@ -18,7 +18,7 @@ from afd.store import write_atomic
 from flows.jobs import scheduler
 from flows.jobs.inside import StageJob, run_stage
 from flows.jobs.ledger import JobEntry, Ledger, now
-from flows.jobs.site import GivenUpError, Site, cancelling, log_tail, pause
+from flows.jobs.site import GivenUpError, Site, cancelling, comes, log_tail, pause
 from flows.jobs.slurm import SlurmJobs
 from flows.jobs.submit import new_token, refuse_odd_paths, submit_local
 from flows.jobs.verdict import BY_CODE, left_exit_code
@@ -77,6 +77,8 @@ def compute(dispatch: Dispatch, site: Site, request: StageRequest) -> Outcome:
             return outcome.model_copy(update={"status": "done", "message": ""})
         match outcome.status:
             case "done":
+                if site.cluster.executor == "slurm" and comes(site.store, request.output):
+                    return outcome.model_copy(update={"message": ""})
                 return outcome.model_copy(update=_no_result(request, outcome))
             case "lost" | "stopped":
                 now_reached = reached(site.store, request)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from afd.config import Cluster
 from afd.config.cluster import SlurmParams
+from flows.jobs.site import LATE_S, look_anew
 
 Verdict = Literal["ok", "warning", "missing"]
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
@@ -142,10 +143,8 @@ def _answered(what: str, at: Path, answer: Path, job: str, before: float) -> Ite
     deadline = time.monotonic() + PROBE_S
     while not answer.exists():
         _, state = _words("squeue", "--noheader", "--jobs", job, "--format=%T %r")
-        if not state.strip() or "COMPLET" in state or "FAILED" in state:
-            time.sleep(2.0)  # a shared disk may show a file late
-            if answer.exists():
-                break
+        is_over = not state.strip() or "COMPLET" in state
+        if "FAILED" in state or (is_over and not _comes(answer)):
             told = f"the probe job {job} ended and left nothing in {at}: choose a shared disk"
             yield Finding(what, "missing", told)
             return
@@ -162,6 +161,15 @@ def _answered(what: str, at: Path, answer: Path, job: str, before: float) -> Ite
         yield Finding("clock", "warning", said)
     else:
         yield Finding("clock", "ok", f"{told['node']} and the head agree within {SKEW_S:.0f} s")
+
+
+def _comes(answer: Path) -> bool:
+    """Whether a file that a node has written shows itself here."""
+    deadline = time.monotonic() + LATE_S
+    while not answer.exists() and time.monotonic() < deadline:
+        look_anew(answer.parent)
+        time.sleep(0.3)
+    return answer.exists()
 
 
 def _chosen(slurm: SlurmParams) -> list[str]:

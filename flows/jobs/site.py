@@ -1,17 +1,20 @@
 """Where a campaign computes, and what every way of computing needs: logs, waiting, giving up."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from afd.artifacts import ArtifactRef
 from afd.config import Cluster
 from afd.store import Store
 
 POLL_S = 0.01  # how often a waiting thread looks at first
 MAX_POLL_S = 0.1  # and when it has waited for some seconds: long stages are not looked at often
 TAIL_LINES = 20
+LATE_S = 65.0  # NFS may hide for that long what another host has written (acdirmax is 60)
 
 
 class GivenUpError(RuntimeError):
@@ -41,6 +44,21 @@ def log_tail(log: str | None) -> str:
     if log is None or not Path(log).exists():
         return ""
     return "\n".join(Path(log).read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+
+def look_anew(folder: Path) -> None:
+    """Have NFS ask its server what stands in `folder`: opening it does, a look at a file not."""
+    with contextlib.suppress(OSError):  # whether it is there is asked elsewhere
+        list(folder.iterdir())
+
+
+def comes(store: Store, ref: ArtifactRef) -> bool:
+    """Whether what another host says it has made shows itself here, in LATE_S at most."""
+    deadline = time.monotonic() + LATE_S
+    while not store.have(ref) and time.monotonic() < deadline:
+        look_anew(store.path(ref).parent)
+        time.sleep(MAX_POLL_S)
+    return store.have(ref)
 
 
 def pause(waited_s: float) -> None:

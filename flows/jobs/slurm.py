@@ -23,15 +23,15 @@ from flows.jobs import scheduler
 from flows.jobs.inside import GATHER, StageJob, run_stage
 from flows.jobs.ledger import Job, JobEntry, Ledger, Seen, now
 from flows.jobs.scheduler import SLURM, SchedulerError, is_live
-from flows.jobs.site import GivenUpError, Site, cancelling
+from flows.jobs.site import LATE_S, GivenUpError, Site, cancelling, look_anew
 from flows.jobs.submit import RejectedError, new_token, sections, submit_slurm
-from flows.jobs.verdict import Ended, Verdict, judge, rejected, unreachable
+from flows.jobs.verdict import Ended, Verdict, first_cause, judge, rejected, unreachable
 from flows.jobs.watch import watcher
 
 WHOLE = -2  # among parts: the stage is not split
 LOOK_S = 0.1  # at the store
 MISSING_LOOK_S = 1.0  # at the parts
-SETTLE_S = 3.0  # a shared disk may show another host's files that late
+SETTLE_S = 3.0  # a shared disk may show another host's files that late; NFS: LATE_S
 SUBMIT_TRIES = 6
 BUSY_S, MAX_BUSY_S = 10.0, 300.0  # until what another process makes is asked for again, doubling
 
@@ -155,7 +155,9 @@ class SlurmJobs:
         # One job for the whole stage, of a head that did not split it, computes every part.
         todo = [] if WHOLE in computing else [unit for unit in lacking if unit not in computing]
         at = time.monotonic()
-        if not todo or at < wait.not_before or at - wait.ended_since(ended) < SETTLE_S:
+        if not todo or at < wait.not_before:
+            return None
+        if at - wait.ended_since(ended) < self._settles_in(wait, ended, seen):
             return None
         for task in ended:
             unit = wait.tasks[task]
@@ -173,6 +175,15 @@ class SlurmJobs:
             elif self._is_idle(wait, unit):
                 return self._given_up(wait, unit, verdict)
         return self._submit(wait, todo) if at >= wait.not_before else None
+
+    def _settles_in(self, wait: "Wait", ended: Sequence[str], seen: Mapping[str, Seen]) -> float:
+        """How long what these tasks left may be on its way: long for one that says it is there."""
+        codes = [first_cause(self._ended(wait, task, seen.get(task)))[0] for task in ended]
+        if 0 not in codes:
+            return SETTLE_S
+        look_anew(self._site.store.path(wait.request.output).parent)
+        look_anew(self._site.store.work_path(wait.request.output))
+        return LATE_S
 
     def _lacking(self, wait: "Wait", computing: set[int]) -> list[int]:
         """The units that are not whole: parts, or WHOLE, or GATHER when every part is."""

@@ -73,6 +73,7 @@ def test_a_job_that_leaves_no_artifact(
     site: Sites, monkeypatch: pytest.MonkeyPatch, what: Callable[[StageJob], None], told: str
 ) -> None:
     body(monkeypatch, what)
+    monkeypatch.setattr(slurm_jobs, "LATE_S", 3.0)
     asked = Asked(site("demo", "slurm.max_idle_attempts=1"))
     outcome = asked.end()
     assert outcome.status == "failed"
