@@ -9,7 +9,6 @@ person at another terminal finds what to look at, and what to cancel.
     runs/<campaign>/submitit/<task>_<rank>.exit              the exit code that a rank left
 """
 
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,6 @@ from afd.store import write_atomic
 
 WORKER: Literal["worker"] = "worker"
 Kind = Literal["local", "slurm"]
-_writing = threading.Lock()  # temporary files are named by process
 
 
 def lacks_nodes(reason: str) -> bool:
@@ -138,9 +136,8 @@ class Ledger:
     def write(self, entry: JobEntry) -> JobEntry:
         """Remember it; on disk when this returns."""
         content = entry.model_dump_json(exclude_defaults=True).encode()
-        with _writing:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._folder / f"{entry.name}.json", content)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._folder / f"{entry.name}.json", content)
         return entry
 
     def end(self, name: str, ended: str, told: str = "") -> None:

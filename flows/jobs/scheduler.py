@@ -188,12 +188,16 @@ SLURM = Slurm()
 
 
 def max_array_size() -> int:
-    """One more than the largest index of an array on this cluster; indices begin at 0."""
-    for line in _run(["scontrol", "show", "config"]).stdout.splitlines():
+    """One more than the largest index of an array on this cluster; indices begin at 0.
+
+    Raises SchedulerError.
+    """
+    answer = _run(["scontrol", "show", "config"])
+    for line in answer.stdout.splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "MaxArraySize":
             return int(value)
-    return 1001  # SLURM's own default
+    raise SchedulerError(answer.stderr.strip() or "scontrol does not tell MaxArraySize")
 
 
 def _scancel(job_ids: set[str]) -> None:

@@ -33,6 +33,7 @@ LOOK_S = 0.1  # at the store
 MISSING_LOOK_S = 1.0  # at the parts
 SETTLE_S = 3.0  # a shared disk may show another host's files that late; NFS: LATE_S
 SUBMIT_TRIES = 6
+DEFAULT_ARRAY = 1001  # SLURM's own
 BUSY_S, MAX_BUSY_S = 10.0, 300.0  # until what another process makes is asked for again, doubling
 
 
@@ -243,7 +244,10 @@ class SlurmJobs:
         """Ask for `units`: one job, or arrays no longer than the cluster takes."""
         if not wait.num_parts:
             return self._submit_one(wait, ())
-        size = _max_array()
+        try:
+            size = _max_array()
+        except SchedulerError:
+            size = DEFAULT_ARRAY  # sbatch, asked next, says what is wrong
         for first in range(0, len(units), size):
             outcome = self._submit_one(wait, tuple(units[first : first + size]))
             if outcome is not None:
@@ -333,6 +337,6 @@ class Wait:
         return max(since, default=float("-inf"))
 
 
-@cache
+@cache  # of an answer: an error is asked about again
 def _max_array() -> int:
     return scheduler.max_array_size()  # indices run from 0 to one less

@@ -1,5 +1,6 @@
 """From a cluster's params to a submitted job, by submitit's executors."""
 
+import math
 import re
 import shlex
 import sys
@@ -123,7 +124,7 @@ def _parameters(
         "ntasks_per_node": resources.tasks_per_node,
         "cpus_per_task": resources.cpus_per_task,
         "gpus_per_task": f"{kind}{resources.gpus_per_task}" if resources.gpus_per_task else None,
-        "mem": f"{int(resources.mem_gb * 1024)}MB",
+        "mem": f"{math.ceil(resources.mem_gb * 1024)}MB",  # SLURM reads 0 as all of the node's
         "partition": slurm.partition,
         "account": slurm.account,
         "qos": slurm.qos,

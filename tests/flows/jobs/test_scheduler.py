@@ -10,10 +10,12 @@ from afd.params import load_params
 from afd.stages.mailbox import Mailbox
 from afd.store import Store
 from flows.jobs import scheduler
+from flows.jobs import slurm as slurm_jobs
 from flows.jobs.hiring import Hired
 from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger
-from flows.jobs.scheduler import Slurm
+from flows.jobs.scheduler import SchedulerError, Slurm
 from flows.jobs.site import Site
+from flows.jobs.submit import submit_slurm
 from flows.jobs.watch import watcher
 from tests.flows.conftest import PROJECT
 from tests.flows.jobs.conftest import Programs
@@ -85,3 +87,25 @@ def test_nobody_asks_about_a_worker_that_has_ended(tmp_path: Path, programs: Pro
     assert "--jobs=1\n" in asked.read_text()
     assert not worker.is_alive()
     assert "77" not in asked.read_text()
+
+
+def test_the_size_of_arrays_is_asked_again_after_an_answer_that_was_none(
+    programs: Programs,
+) -> None:
+    programs(scontrol="echo slurm_load_ctl_conf error >&2; exit 1")
+    with pytest.raises(SchedulerError, match="slurm_load_ctl_conf error"):
+        slurm_jobs._max_array()
+    programs(scontrol="echo 'MaxArraySize            = 7'")
+    assert slurm_jobs._max_array() == 7
+    slurm_jobs._max_array.cache_clear()
+
+
+def test_no_request_for_memory_is_rounded_to_all_of_it(tmp_path: Path, programs: Programs) -> None:
+    programs(srun="exit 0", sbatch="echo Submitted batch job 7", env='exec /usr/bin/env "$@"')
+    params = PROJECT / "params" / "cluster" / "slurm.yaml"
+    chosen = load_params(Cluster, params, (), ["resources.fit.mem_gb=0.0005"])
+    site = Site(Store(tmp_path / "store"), tmp_path / "runs" / "demo", chosen)
+    submit_slurm(site, "name", "token", "fit", print, "told")
+    scripts = [script.read_text() for script in site.submitit.glob("*submission*.sh")]
+    assert scripts
+    assert all("#SBATCH --mem=1MB" in script for script in scripts)
