@@ -39,11 +39,6 @@ def clean_from_velocity(noisy: Latents, velocity: Latents, t: BlockTimes) -> Lat
     return noisy - per_block(t, noisy) * velocity
 
 
-def noise_from_velocity(noisy: Latents, velocity: Latents, t: BlockTimes) -> Latents:
-    """The noise end of the path through `noisy` with this velocity."""
-    return noisy + (1 - per_block(t, noisy)) * velocity
-
-
 def velocity_from_clean(noisy: Latents, clean: Latents, t: BlockTimes) -> Latents:
     """The velocity of the path from `clean` through `noisy`; t must be above 0."""
     return (noisy - clean) / per_block(t, noisy)

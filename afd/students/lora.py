@@ -25,7 +25,7 @@ from afd.config import LoraParams
 from afd.latents import BlockTimes, LatentGeometry, Latents, Text
 from afd.students.anyflow_far import AnyFlowFar
 from afd.students.causal_wan import CausalWan
-from afd.students.strict import CheckpointError, misfits, weights_sha256
+from afd.students.strict import CheckpointError, misfits
 
 Adapter = Literal["student", "behaviour", "reference"]
 Adapted: TypeAlias = CausalWan | AnyFlowFar
@@ -135,18 +135,6 @@ def load_adapter(model: Adapted, name: Adapter, tensors: Mapping[str, Tensor], s
         told = "\n".join(f"  - {problem}" for problem in problems[:20])
         raise CheckpointError(f"{source}: {len(problems)} tensor(s) do not fit this LoRA\n{told}")
     set_peft_model_state_dict(model, dict(tensors), adapter_name=name)
-
-
-def synchronise(model: Adapted, source: Adapter, target: Adapter) -> str:
-    """Make `target` an exact copy of `source`; gives the fingerprint both have now.
-
-    Raises RuntimeError if they still differ: nothing may train against a stale copy.
-    """
-    load_adapter(model, target, adapter_state(model, source), f"adapter {source!r}")
-    wanted = weights_sha256(adapter_state(model, source))
-    if (found := weights_sha256(adapter_state(model, target))) != wanted:
-        raise RuntimeError(f"adapter {target!r} is {found[:16]} after copying {wanted[:16]} to it")
-    return wanted
 
 
 def trained_weights(model: Adapted, name: Adapter) -> nn.Module:

@@ -9,10 +9,9 @@ that belongs to it takes 29 GB a rank, the frozen network 28 GB / n in bfloat16.
 
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 ADAPTER = ".lora_"  # of peft: in the name of every adapter's weights
 
@@ -29,8 +28,3 @@ def sharded(network: nn.Module, mesh: DeviceMesh | None = None) -> nn.Module:
         fully_shard(block, mesh=mesh, ignored_params=adapters)
     fully_shard(network, mesh=mesh, ignored_params=adapters)
     return network
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A weight in full, on every rank."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
