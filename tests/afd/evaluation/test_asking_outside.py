@@ -1,6 +1,7 @@
 """Evaluators as real programs: good ones, and every way in which one can be bad."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -111,11 +112,10 @@ time.sleep(600)
 
 
 def test_one_that_hangs_is_killed_with_everything_it_started(tmp_path: Path) -> None:
-    before = {p.pid for p in psutil.process_iter()}
-    answer = asked(tmp_path, ORPHAN, timeout_min=0.03)
+    marked = f"time.sleep({100_000 + os.getpid()})"  # other suites may run beside this one
+    answer = asked(tmp_path, ORPHAN.replace("time.sleep(600)", marked), timeout_min=0.03)
     assert answer.error is not None and "not ready after 0.03 min, killed" in answer.error
-    mine = {p.pid for p in psutil.process_iter() if "time.sleep(600)" in _line(p)}
-    assert not mine - before
+    assert not [process.pid for process in psutil.process_iter() if marked in _line(process)]
 
 
 def _line(process: psutil.Process) -> str:
