@@ -38,13 +38,12 @@ class SelfProcessor:
         rotary_emb: SelfContext,
     ) -> Tensor:
         hidden = _unfold(hidden_states, rotary_emb.num_frames)
+        query = rotated(attn.norm_q(attn.to_q(hidden)), attn.heads, rotary_emb.rotation)
+        key = rotated(attn.norm_k(attn.to_k(hidden)), attn.heads, rotary_emb.rotation)
         value = _heads(attn.to_v(hidden), attn.heads)
-        # Autocast on CUDA leaves a norm in float32: cached so, keys would take twice the bytes.
-        query, key = (
-            rotated(normed, attn.heads, rotary_emb.rotation).type_as(value)
-            for normed in (attn.norm_q(attn.to_q(hidden)), attn.norm_k(attn.to_k(hidden)))
-        )
-        output = _attended(rotary_emb, query, key, value)
+        # Autocast on CUDA leaves a norm in float32: cached so, keys would take twice the bytes. In
+        # this order, for it is that of the sum of the three gradients.
+        output = _attended(rotary_emb, query.type_as(value), key.type_as(value), value)
         return _project_out(attn, output, hidden_states)
 
 
@@ -80,8 +79,9 @@ def _text_keys(attn: WanAttention, context: TextContext) -> tuple[Tensor, Tensor
     """The prompt's keys and values in this layer."""
     if context.key is not None and context.value is not None:
         return context.key, context.value
+    key = _heads(attn.norm_k(attn.to_k(context.embedded)), attn.heads)
     value = _heads(attn.to_v(context.embedded), attn.heads)
-    key = _heads(attn.norm_k(attn.to_k(context.embedded)), attn.heads).type_as(value)
+    key = key.type_as(value)
     if context.is_kept:
         context.key, context.value = key, value
     return key, value
