@@ -25,7 +25,7 @@ from flows.jobs.ledger import Job, JobEntry, Ledger, Seen, now
 from flows.jobs.scheduler import SLURM, SchedulerError, is_live
 from flows.jobs.site import LATE_S, GivenUpError, Site, cancelling, look_anew
 from flows.jobs.submit import RejectedError, new_token, sections, submit_slurm
-from flows.jobs.verdict import Ended, Verdict, first_cause, judge, rejected, unreachable
+from flows.jobs.verdict import Ended, Verdict, judge, rejected, says_done, unreachable
 from flows.jobs.watch import watcher
 
 WHOLE = -2  # among parts: the stage is not split
@@ -179,8 +179,7 @@ class SlurmJobs:
 
     def _settles_in(self, wait: "Wait", ended: Sequence[str], seen: Mapping[str, Seen]) -> float:
         """How long what these tasks left may be on its way: long for one that says it is there."""
-        codes = [first_cause(self._ended(wait, task, seen.get(task)))[0] for task in ended]
-        if 0 not in codes:
+        if not any(says_done(self._ended(wait, task, seen.get(task))) for task in ended):
             return SETTLE_S
         look_anew(self._site.store.path(wait.request.output).parent)
         look_anew(self._site.store.work_path(wait.request.output))

@@ -88,6 +88,15 @@ def judge(ended: Ended, wall_s: float) -> Verdict:
     return Verdict(outcome, meaning.again)
 
 
+def says_done(ended: Ended) -> bool:
+    """Whether it ended well by its own word, so that what it made may be on its way still.
+
+    Of a job that was cancelled before it could leave a code, accounting tells 0 as well.
+    """
+    state = ended.seen.state if ended.seen is not None else ""
+    return first_cause(ended)[0] == 0 and (not state or state not in BY_STATE)
+
+
 def first_cause(ended: Ended) -> tuple[int | None, str]:
     """The door's exit code and log, of the rank whose end ended the others; else what the
     scheduler knows."""

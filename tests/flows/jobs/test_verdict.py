@@ -9,7 +9,7 @@ from afd.config import Cluster
 from afd.params import load_params
 from afd.stages.outcome import Status
 from flows.jobs.ledger import Seen
-from flows.jobs.verdict import Ended, judge
+from flows.jobs.verdict import Ended, judge, says_done
 from tests.flows.conftest import PROJECT
 
 CLUSTER = load_params(Cluster, PROJECT / "params" / "cluster" / "slurm.yaml")
@@ -70,3 +70,19 @@ def test_what_was_left_before_a_requeue_is_no_news(tmp_path: Path) -> None:
     seen = Seen(state="FAILED", exit_code=2, num_restarts=1)
     assert judge(ended(tmp_path, seen, {0: 6}, restart=0), 1.0).outcome.status == "refused"
     assert judge(ended(tmp_path, seen, {0: 6}, restart=1), 1.0).again
+
+
+@pytest.mark.parametrize(
+    ("state", "codes", "is_done"),
+    [
+        ("COMPLETED", {}, True),  # accounting's 0:0
+        ("", {0: 0}, True),  # forgotten, but for the code that it left
+        ("CANCELLED", {}, False),  # accounting tells 0:0 of it as well
+        ("FAILED", {0: 1}, False),
+    ],
+)
+def test_what_says_that_it_ended_well_is_waited_for_and_nothing_else(
+    tmp_path: Path, state: str, codes: dict[int, int], is_done: bool
+) -> None:
+    seen = Seen(state=state, exit_code=0) if state else None
+    assert says_done(ended(tmp_path, seen, codes)) == is_done
