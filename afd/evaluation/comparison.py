@@ -54,17 +54,22 @@ class Difference:
         return f"{show(self.paired.mean)} [{show(low)}, {show(high)}]"
 
 
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Fields in which two cards differ: what was measured, and on what."""
+    return [
+        key for key in sorted(first.keys() | second.keys()) if first.get(key) != second.get(key)
+    ]
+
+
 def check_cards(judged: Sequence[Judged]) -> None:
     """Raise CardError unless all were measured in the same way, on the same prompts and noise."""
     reference = judged[0]
     problems: list[str] = []
     for other in judged[1:]:
-        keys = sorted(reference.card.keys() | other.card.keys())
-        differing = [key for key in keys if reference.card.get(key) != other.card.get(key)]
         problems += [
             f"{key}: {reference.name} has {reference.card.get(key)!r}, {other.name} has "
             f"{other.card.get(key)!r}"
-            for key in differing
+            for key in differing(reference.card, other.card)
         ]
     if problems:
         shown = "\n".join(f"  - {problem}" for problem in problems)

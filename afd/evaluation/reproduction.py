@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from afd.evaluation.comparison import differing
 from afd.evaluation.results import DONE, CellResult
 
 # What another kind of CPU may make of a number; of the look's distance, which spans three orders of
@@ -91,7 +92,7 @@ def reproduction(committed: Sequence[CellResult], here: Iterable[CellResult]) ->
             unlike.append(f"{cell.name}: not played here")
         elif again.status != cell.status:
             unlike.append(f"{cell.name}: {cell.status} as committed, {again.status} here")
-        elif fields := _differing(cell, again):
+        elif fields := differing(cell.card, again.card):
             unlike.append(f"{cell.name}: judged by another card ({', '.join(fields)})")
         elif cell.status == DONE:
             deviations += _deviations(cell, again)
@@ -105,9 +106,3 @@ def _deviations(committed: CellResult, here: CellResult) -> list[Deviation]:
         for side, before, after in sides
         for metric in TOLERANCES
     ]
-
-
-def _differing(first: CellResult, second: CellResult) -> list[str]:
-    """Fields of the cards: what was measured, and on what."""
-    keys = sorted(first.card.keys() | second.card.keys())
-    return [key for key in keys if first.card.get(key) != second.card.get(key)]
