@@ -35,9 +35,13 @@ class Places:
         MLFLOW_TRACKING_URI names, else a database of this folder's."""
         if chosen or MLFLOW_SERVER:
             return chosen or MLFLOW_SERVER or ""
-        folder = (self.runs / ".services" / "mlflow").resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{folder / 'mlflow.db'}"
+        self.mlflow_database.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{self.mlflow_database}"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """The database of this folder's MLflow; nothing is made."""
+        return (self.runs / ".services" / "mlflow").resolve() / "mlflow.db"
 
 
 def refuse_unusable(places: Places) -> None:

@@ -5,7 +5,6 @@ import platform
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,15 +13,16 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from afd.config import Cluster
-from afd.params import secret_fields
-from flows import dvc_locks
+from afd.params import ParamsError, secret_fields
 from flows.choices import chosen_cluster
 from flows.commands.doctor_cluster import Finding, slurm_findings
 from flows.commands.doctor_disk import disk_findings
+from flows.commands.doctor_versions import dvc_findings, git_findings
 from flows.mlflow_runs.tracking import without_password
-from flows.places import Places
+from flows.places import MLFLOW_SERVER, Places
 from flows.prefect_runs.reach import configured_api, trouble
 from flows.quiet import QUIET
 
@@ -34,36 +34,66 @@ TELEMETRY = (
     "MLFLOW_DISABLE_TELEMETRY",
     "DVC_NO_ANALYTICS",
 )
+Check = Callable[[], Iterator[Finding]]
 
 
 def examine(runs: Path, store: Path, cluster: Path) -> int:
     """Print every finding; 0 when a campaign can run, 2 when something it needs is missing."""
     table = Table("", "what", "finding", show_lines=False)
-    findings = list(_findings(runs, store, chosen_cluster(cluster)))
+    found = findings(runs, store, cluster)
     signs = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "missing": "[red]missing[/]"}
-    for found in findings:
-        table.add_row(signs[found.verdict], found.what, found.told)
+    for one in found:
+        table.add_row(signs[one.verdict], Text(one.what), Text(one.told))
     Console().print(table)
-    return 2 if any(found.verdict == "missing" for found in findings) else 0
+    return 2 if any(one.verdict == "missing" for one in found) else 0
 
 
-def _findings(runs: Path, store: Path, cluster: Cluster) -> Iterator[Finding]:
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        _python,
-        _packages,
-        lambda: disk_findings("runs", runs),
-        lambda: disk_findings("store", store),
-        _git,
-        _dvc,
-        lambda: _mlflow(Places(runs, store).tracking_uri(cluster.mlflow)),
-        _prefect,
-        _telemetry,
-        _secrets,
-        _browser,
-        lambda: slurm_findings(cluster, runs, store),
-    ]
-    for check in checks:
+def findings(runs: Path, store: Path, cluster: Path) -> list[Finding]:
+    """Return the findings of every check; a check that raises is a finding itself."""
+    places = Places(runs, store)
+    found: list[Finding] = []
+    chosen: Cluster | None = None
+    try:
+        chosen = chosen_cluster(cluster)
+    except ParamsError as error:
+        found.append(Finding("cluster", "missing", " ".join(str(error).split())))
+    except Exception as error:  # noqa: BLE001 (as in _guarded)
+        found.append(_unchecked("cluster", error))
+    checks = _checks(places, chosen.mlflow if chosen else None)
+    if chosen is not None:
+        checks["slurm"] = lambda: slurm_findings(chosen, runs, store)
+    for what, check in checks.items():
+        found += _guarded(what, check)
+    return found
+
+
+def _checks(places: Places, mlflow: str | None) -> dict[str, Check]:
+    return {
+        "python": _python,
+        "packages": _packages,
+        "runs": lambda: disk_findings("runs", places.runs),
+        "store": lambda: disk_findings("store", places.store),
+        "git": lambda: git_findings(Path.cwd()),
+        "dvc": lambda: dvc_findings(Path.cwd()),
+        "mlflow": lambda: _mlflow(places, mlflow),
+        "prefect": _prefect,
+        "telemetry": _telemetry,
+        "secrets": _secrets,
+        "browser": _browser,
+    }
+
+
+def _guarded(what: str, check: Check) -> Iterator[Finding]:
+    """The findings of a check, up to where it raises: the machine may be broken in any way."""
+    try:
         yield from check()
+    except Exception as error:  # noqa: BLE001 (a check that fails is what the command is for)
+        yield _unchecked(what, error)
+
+
+def _unchecked(what: str, error: Exception) -> Finding:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return Finding(what, "warning", f"could not be checked: {reason}")
 
 
 def _python() -> Iterator[Finding]:
@@ -98,31 +128,8 @@ def _packages() -> Iterator[Finding]:
         yield Finding("packages", "ok", f"all {len(pins)} as tested")
 
 
-def _git() -> Iterator[Finding]:
-    try:
-        revision, state = (_git_says(*asked) for asked in (("rev-parse", "HEAD"), _STATUS))
-    except (OSError, subprocess.SubprocessError):
-        told = "no git repository: manifests will say revision unknown"
-        yield Finding("git", "warning", told)
-        return
-    is_dirty = bool(state)
-    told = f"{revision[:10]}{', with uncommitted changes' if is_dirty else ''}"
-    yield Finding("git", "warning" if is_dirty else "ok", told)
-
-
-def _dvc() -> Iterator[Finding]:
-    if not Path(".dvc/config").exists():
-        yield Finding(
-            "dvc", "warning", "no .dvc here: rounds are kept in the store only (dvc init)"
-        )
-        return
-    yield Finding("dvc", "ok", f"dvc {version('dvc')}, repository {Path.cwd()}")
-    for lock in dvc_locks.locks(Path.cwd()):
-        told = f"{lock.told}{f': {lock.cure}' if lock.cure else ''}"
-        yield Finding("dvc lock", "warning" if lock.is_stale and lock.cure else "ok", told)
-
-
-def _mlflow(uri: str) -> Iterator[Finding]:
+def _mlflow(places: Places, chosen: str | None) -> Iterator[Finding]:
+    uri = chosen or MLFLOW_SERVER or f"sqlite:///{places.mlflow_database}"
     if not uri.startswith("sqlite:///"):
         yield _mlflow_server(uri)
         return
@@ -201,12 +208,3 @@ def _browser() -> Iterator[Finding]:
         yield Finding("browser", "warning", "no Chromium: the tests that open pages will skip")
     else:
         yield Finding("browser", "ok", found)
-
-
-_STATUS = ("status", "--porcelain", "--untracked-files=no")
-
-
-def _git_says(*arguments: str) -> str:
-    command = ["git", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    return done.stdout.strip()

@@ -48,7 +48,7 @@ class Quota:
 def disk_findings(what: str, folder: Path) -> Iterator[Finding]:
     """Whether the folder (or the one it would be made in) can be written, synced and has room."""
     at = folder.resolve()
-    while not at.exists():
+    while not os.path.lexists(at):  # unlike Path.exists, without raising where none may search
         at = at.parent
     try:
         with tempfile.NamedTemporaryFile(dir=at) as file:

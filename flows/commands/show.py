@@ -176,7 +176,8 @@ def _describe(manifest: Manifest, known: Mapping[str, Known], told: str | None) 
         lines.append(Text("tracked  " + ", ".join(filter(None, parts)), style="dim"))
     made_by = manifest.made_by
     if made_by.revision != told:
-        dirty = " with uncommitted changes" if made_by.is_dirty else ""
+        is_known = made_by.revision != "unknown"  # without git, or in another user's clone
+        dirty = " with uncommitted changes" if made_by.is_dirty and is_known else ""
         lines.append(Text(f"code     {made_by.revision[:12]}{dirty}", style="dim"))
     return Group(*lines)
 

@@ -1,0 +1,89 @@
+"""Git and DVC checks of `afd doctor`: the commit, uncommitted code, what stays locked."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from flows import dvc_locks
+from flows.commands.doctor_cluster import Finding
+from flows.invocation import beside
+
+TIMEOUT_S = 20
+# A campaign writes these: uncommitted ones are results, and the commit still names the code.
+RESULTS = ("dvc.lock", "runs", "results", "docs")
+
+
+def git_findings(folder: Path) -> Iterator[Finding]:
+    """The commit of `folder`, and what differs from it: code or results."""
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no").splitlines()
+    except FileNotFoundError:
+        yield Finding("git", "warning", "git is not installed: manifests will say revision unknown")
+        return
+    except subprocess.CalledProcessError as error:
+        yield Finding("git", "warning", f"{reason(folder, error)}; manifests say revision unknown")
+        return
+    names = [line[2:].strip() for line in changed]
+    code = [name for name in names if name.split("/")[0] not in RESULTS]
+    results = [name for name in names if name not in code]
+    found = revision[:10]
+    if code:
+        more = f" and {len(code) - 1} more" if code[1:] else ""
+        found += f", with uncommitted changes: {code[0]}{more}"
+    if results:
+        more = f" and {len(results) - 1} more" if results[1:] else ""
+        found += f"; results to commit: {results[0]}{more}"
+    yield Finding("git", "warning" if code else "ok", found)
+
+
+def dvc_findings(folder: Path) -> Iterator[Finding]:
+    """The repository in `folder`, and its locks."""
+    if not (folder / ".dvc" / "config").exists():
+        start = f"`{beside('dvc')} init --no-scm` makes one"
+        found = f"no .dvc here: rounds are kept in the store only ({start})"
+        yield Finding("dvc", "warning", found)
+        return
+    found = f"dvc {version('dvc')}, repository {folder}"
+    if not (folder / ".git").exists() and not _has_no_scm(folder):
+        cure = f"`git init`, or `{beside('dvc')} config --local core.no_scm true`"
+        yield Finding("dvc", "warning", f"{found}, without git: before `dvc repro` type {cure}")
+    else:
+        yield Finding("dvc", "ok", found)
+    for lock in dvc_locks.locks(folder):
+        holder = f"{lock.told}{f': {lock.cure}' if lock.cure else ''}"
+        yield Finding("dvc lock", "warning" if lock.is_stale and lock.cure else "ok", holder)
+
+
+def reason(folder: Path, error: subprocess.CalledProcessError) -> str:
+    """Return the cause of a failed git command, with its cure."""
+    said = [line for line in str(error.stderr).splitlines() if line.strip()]
+    if any("dubious ownership" in line for line in said):
+        cure = shlex.join(["git", "config", "--global", "--add", "safe.directory", str(folder)])
+        return f"{folder} belongs to another user, so git does not read it: `{cure}`"
+    if any("not a git repository" in line for line in said):
+        return "no git repository"
+    if any("ambiguous argument 'HEAD'" in line for line in said):
+        return "a git repository without a commit: `git add . && git commit`"
+    return said[-1] if said else f"git ended with exit code {error.returncode}"
+
+
+def _has_no_scm(folder: Path) -> bool:
+    from dvc.config import Config
+
+    return bool(Config(str(folder / ".dvc"), validate=False).get("core", {}).get("no_scm"))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+        env=os.environ | {"LC_ALL": "C"},  # the words of its errors are looked for
+    )
+    return done.stdout.rstrip()
