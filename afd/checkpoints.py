@@ -17,11 +17,21 @@ def content_sha256(path: Path | str, parts: tuple[str, ...] = ()) -> str:
     `parts` restricts a folder to these entries; hidden entries (.cache, .git) never count. Raises
     FileNotFoundError naming what is not there.
     """
+    root, files = place(path), content_files(path, parts)
+    if files == [root]:
+        return _file_sha256(root)
+    lines = [f"{_file_sha256(file)}  {file.relative_to(root).as_posix()}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def content_files(path: Path | str, parts: tuple[str, ...] = ()) -> list[Path]:
+    """The file at `path`, or the files of a folder that count, in order; nothing is read.
+
+    Raises FileNotFoundError or PermissionError naming what cannot be read.
+    """
     root = place(path)
     root.stat()
-    if root.is_file():
-        return _file_sha256(root)
-    tops = [root / part for part in parts] if parts else [root]
+    tops = [root / part for part in parts] if parts and not root.is_file() else [root]
     for top in tops:
         top.stat()
     files = sorted(
@@ -32,8 +42,10 @@ def content_sha256(path: Path | str, parts: tuple[str, ...] = ()) -> str:
     )
     if not files:
         raise FileNotFoundError(2, "holds no files", str(root))
-    lines = [f"{_file_sha256(file)}  {file.relative_to(root).as_posix()}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    for file in files:
+        if not os.access(file, os.R_OK):
+            raise PermissionError(13, "Permission denied", str(file))
+    return files
 
 
 def place(path: Path | str) -> Path:

@@ -11,6 +11,7 @@ from afd.harvest.wants import Want, wants_of_request
 from afd.params import ParamsError, load_params
 from afd.stages import request
 from afd.stages.outcome import RefusedError
+from afd.stages.weight_files import refuse_missing_weights
 from afd.store import Store
 from afd.world.sentences import is_sentence
 from flows.asked import Asked, ClusterSource
@@ -28,10 +29,12 @@ def chosen_params(
     """The params named, or those the campaign was started with when none are.
 
     Raises ParamsError, or RefusedError for what is known to stop a campaign before it starts: a
-    teacher whose terms forbid training, a prompts file that cannot be used (PromptsError).
+    teacher whose terms forbid training, a prompts file that cannot be used (PromptsError), weights
+    that are not on this disk.
     """
     chosen = read_params(campaign, places, params, overlays, overrides)
     request.refuse_unpermitted(chosen.teacher.training_permitted)
+    refuse_missing_weights(chosen)
     store = Store(places.store.resolve())
     prompts = _prompts_of(chosen, store)
     if isinstance(chosen.teacher, RemoteTeacher | FolderTeacher):

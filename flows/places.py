@@ -21,6 +21,7 @@ from flows.invocation import RUNS, STORE
 MLFLOW_SERVER = os.environ.get("MLFLOW_TRACKING_URI")
 CONTENTS = "contents.json"  # sha256 of the files that params name, by field
 KERNEL = (("/", "proc"), ("/", "sys"))
+MAX_DIFFERENCES = 12  # listed; another family of students differs in 59 fields
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,17 @@ def keep_params(folder: Path, params: Params) -> None:
     if before is not None:
         known = _kept_contents(folder, before)
         if differing := _misfits(before, known, params, found):
+            left = len(differing) - MAX_DIFFERENCES
+            more = [f"and {left} other fields differ"] if left > 0 else []
             raise ParamsError(
                 str(folder / "params.yaml"),
                 [
                     *(f"{path}: the campaign has {was!r}, not {new!r}"
-                      for path, was, new in differing),
-                    "a campaign keeps its params: drop what differs, or choose another --name, "
-                    "which reuses everything that the store has of it",
+                      for path, was, new in differing[:MAX_DIFFERENCES]),
+                    *more,
+                    "a campaign keeps its params: drop what differs; or choose another --name, "
+                    "which reuses everything that the store has of it; or add --set-aside to "
+                    "`afd campaign`: the earlier campaign is renamed and loses nothing",
                 ],
             )  # fmt: skip
         found = known | found

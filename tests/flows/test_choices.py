@@ -1,5 +1,6 @@
 """What is known to stop a campaign is said before anything starts or is written."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from flows.choices import chosen_params
 from flows.places import Places
 from tests.flows.conftest import PARAMS
 
+SELF_FORCING = PARAMS.with_stem("self_forcing")
 
-def refused(tmp_path: Path, *overrides: str) -> str:
+
+def refused(tmp_path: Path, *overrides: str, params: Path = PARAMS) -> str:
     with pytest.raises(RefusedError) as told:
-        chosen_params("demo", Places(tmp_path / "runs", tmp_path / "store"), PARAMS, (), overrides)
+        chosen_params("demo", Places(tmp_path / "runs", tmp_path / "store"), params, (), overrides)
     assert not list(tmp_path.iterdir())
     return str(told.value)
 
@@ -27,3 +30,43 @@ def test_a_prompts_file_that_is_not_there(tmp_path: Path) -> None:
     told = refused(tmp_path, "prompts.kind=file", f"prompts.path={tmp_path / 'none.jsonl'}")
     assert "prompts.path" in told
     assert "none.jsonl" in told
+
+
+FETCHED = {  # field and path -> what fetches it
+    "student.checkpoint: weights/self_forcing_dmd.pt": (
+        "gdhe17/Self-Forcing checkpoints/self_forcing_dmd.pt --local-dir weights"
+        " && mv weights/checkpoints/self_forcing_dmd.pt weights/self_forcing_dmd.pt"
+    ),
+    "student.components: weights/Wan2.1-T2V-1.3B-Diffusers": (
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir weights/Wan2.1-T2V-1.3B-Diffusers"
+    ),
+    "discriminator.backbone: weights/Qwen2-VL-2B-Instruct": (
+        "Qwen/Qwen2-VL-2B-Instruct --local-dir weights/Qwen2-VL-2B-Instruct"
+    ),
+    "discriminator.reward: weights/VideoReward": (
+        "KwaiVGI/VideoReward --local-dir weights/VideoReward"
+    ),
+}
+
+
+def test_weights_that_are_not_here_with_the_repository_that_has_them(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """All at once, before a folder of the name is made; a file that is there is not named."""
+    there = tmp_path_factory.mktemp("files")
+    rows = [{"text": f"cat {n}", "split": "train" if n else "held_out"} for n in range(9)]
+    (there / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (there / "checkpoint.pt").touch()
+    chosen = [f"prompts.path={there / 'prompts.jsonl'}", "teacher.training_permitted='yes'"]
+    told = refused(tmp_path, *chosen, params=SELF_FORCING).splitlines()
+    for field, fetched in FETCHED.items():
+        (place,) = (number for number, line in enumerate(told) if line.startswith(field))
+        assert "No such file" in told[place]
+        assert told[place + 1].strip() == f"hf download {fetched}"
+    assert "put the weights there" in told[-1]
+    here = f"student.checkpoint={there / 'checkpoint.pt'}"
+    less = refused(tmp_path, *chosen, here, params=SELF_FORCING)
+    assert "student.checkpoint" not in less and "student.components" in less
+    frame_wise = "student.latent_frames_per_block=1"
+    other = refused(tmp_path, *chosen, frame_wise, params=PARAMS.with_stem("causal_forcing"))
+    assert "zhuhz22/Causal-Forcing framewise/causal_forcing.pt" in other

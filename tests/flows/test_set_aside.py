@@ -48,7 +48,17 @@ def test_paths_and_memory_may_change_contents_may_not(tmp_path: Path) -> None:
     told = str(refused.value)
     assert "update.beta: the campaign has" in told and "prompts.path: the campaign has" in told
     assert "micro_batch" not in told and "another --name, which reuses" in told
+    assert "add --set-aside to `afd campaign`" in told
     assert kept_params(folder) == taken and set_aside(folder, of_file(other)) is not None
+
+
+def test_params_of_another_family_are_counted_not_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    keep_params(folder, params())
+    with pytest.raises(ParamsError) as refused:
+        keep_params(folder, load_params(Params, PARAMS.with_stem("self_forcing")))
+    assert 12 < len(refused.value.problems) < 16 and " other fields differ" in str(refused.value)
 
 
 def of_file(path: Path, *overrides: str) -> Params:
