@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import platform
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from afd.stages.ranks import ALONE, BEGIN, SHARED_STAGES, Ranks
 from afd.stages.request import StageName, StageRequest
 from afd.stages.workspace import Workspace
 from afd.store import Store, told
+from afd.version import commit_of
 
 VERSIONED = ("torch", "diffusers", "numpy", "pymunk", "av")
 Summary = dict[str, float | int | str | None]
@@ -203,21 +203,7 @@ def describe_maker() -> MadeBy:
 
 def _revision() -> tuple[str, bool]:
     """The commit of this code, or "unknown" where there is no git or no repository."""
-    here = Path(__file__).resolve().parents[2]
-    try:
-        answers = [
-            subprocess.run(
-                ["git", "-C", str(here), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=True,
-            ).stdout.strip()
-            for arguments in (
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no", "--", "afd"],
-            )
-        ]
-    except (OSError, subprocess.SubprocessError):
+    commit = commit_of(Path(__file__).resolve().parents[2])
+    if commit is None:
         return "unknown", True  # what cannot be named cannot be claimed clean
-    return answers[0], bool(answers[1])
+    return commit.sha, commit.is_dirty
