@@ -5,56 +5,82 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from afd.planning.machines import Device
+from flows.commands.options import (
+    ClusterFile,
+    ClusterOverrides,
+    MaybeName,
+    Name,
+    Overlays,
+    Overrides,
+    ParamsFile,
+    Runs,
+    StoreFolder,
+    WithPrefect,
+    examples,
+    flag,
+)
 from flows.invocation import CLUSTER, RUNS, STORE
+
+
+def _version() -> str:
+    from afd.version import version_text
+
+    return f"afd {version_text()}"
+
 
 app = App(
     name="afd",
     help="On-Policy Adversarial Flow Distillation: a teacher that shows only finished videos "
     "teaches a causal, few-step video student.",
+    help_epilogue=examples(
+        "afd plan params/pocket.yaml       work, memory, hours and cost of a campaign",
+        "afd campaign demo --params params/pocket.yaml",
+        "afd help campaign                 the help of one command",
+    ),
+    version=_version,
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,  # `main` says what is kept
     help_format="plaintext",  # markdown would cost 0.1 s of imports
+    default_parameter=Parameter(negative_iterable=()),
 )
-app.command("flows.commands.study:app", name="ablation")
-app.command("flows.commands.harvesting:app", name="harvest")
-Name = Annotated[str, Parameter(name="--name", help="the campaign: a folder below --runs")]
-MaybeName = Annotated[
-    str | None, Parameter(name="--name", help="the campaign; needed where there are several")
-]
-ParamsFile = Annotated[
-    Path | None,
-    Parameter(name="--params", help="the whole campaign, as YAML; not needed to go on with one"),
-]
-Overlays = Annotated[
-    tuple[Path, ...], Parameter(name="--overlay", help="YAML laid over it", negative="")
-]
-Overrides = Annotated[
-    tuple[str, ...], Parameter(name="--set", help="dotted.field=value", negative="")
-]
-ClusterFile = Annotated[Path, Parameter(name="--cluster", help="where it runs, as YAML")]
-ClusterOverrides = Annotated[
-    tuple[str, ...], Parameter(name="--set-cluster", help="field=value", negative="")
-]
-WithPrefect = Annotated[bool, Parameter(name="--prefect", help="through Prefect's server")]
+app.register_install_completion_command()
+app.command(
+    "flows.commands.study:app",
+    name="ablation",
+    help="The arms that AFD is compared with: play, tune, tabulate and reproduce them.",
+)
+app.command(
+    "flows.commands.harvesting:app",
+    name="harvest",
+    help="Clips of a paid or distant teacher: their cost, orders and imports.",
+)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd campaign demo --params params/pocket.yaml",
+        "afd campaign demo                 goes on with it",
+        "afd campaign demo2 --params params/pocket.yaml --set seed=2",
+        "afd campaign bce --params params/pocket.yaml \\",
+        "  --overlay params/ablations/bce.yaml",
+    )
+)
 def campaign(
-    *,
     name: Name,
+    *,
     params: ParamsFile = None,
     overlay: Overlays = (),
     set_: Overrides = (),
     cluster: ClusterFile = CLUSTER,
     set_cluster: ClusterOverrides = (),
-    runs: Path = RUNS,
-    store: Path = STORE,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
     prefect: WithPrefect = True,
     set_aside: Annotated[
-        bool,
-        Parameter(negative="", help="rename an earlier one of this name with other params"),
+        bool, flag("rename an earlier campaign of this name that has other params")
     ] = False,
 ) -> None:
     """Run a campaign, or go on with it from wherever it stopped."""
@@ -64,18 +90,25 @@ def campaign(
     launch_campaign(launch, with_prefect=prefect, aside=set_aside)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd round demo2 --params params/pocket.yaml",
+        "afd round demo2 --index 1         round 1, and whatever it needs",
+    )
+)
 def round(
-    *,
     name: Name,
+    *,
     params: ParamsFile = None,
-    index: int | None = None,
+    index: Annotated[
+        int | None, Parameter(help="the round, from 0; default: the first that is not finished")
+    ] = None,
     overlay: Overlays = (),
     set_: Overrides = (),
     cluster: ClusterFile = CLUSTER,
     set_cluster: ClusterOverrides = (),
-    runs: Path = RUNS,
-    store: Path = STORE,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
     prefect: WithPrefect = True,
 ) -> None:
     """Run one round of a campaign: the next one, or --index."""
@@ -85,20 +118,32 @@ def round(
     launch_round(launch, index, with_prefect=prefect)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd plan params/pocket.yaml",
+        "afd plan params/self_forcing.yaml --device h100 --usd-per-hour 2.5 --ranks 4",
+    )
+)
 def plan(
-    params: Path,
+    params: Annotated[Path, Parameter(name="--params", help="the whole campaign, as YAML")],
     *,
     overlay: Overlays = (),
     set_: Overrides = (),
-    device: Device | None = None,
-    memory_gb: float | None = None,
-    usd_per_hour: float | None = None,
-    ranks: int = 1,
+    device: Annotated[
+        Device | None,
+        Parameter(help="what computes; default: cpu for a pocket student, h100 for others"),
+    ] = None,
+    memory_gb: Annotated[
+        float | None, Parameter(help="memory of one device in GB; default: that of its kind")
+    ] = None,
+    usd_per_hour: Annotated[
+        float | None, Parameter(help="price of one device, for the cost of the whole")
+    ] = None,
+    ranks: Annotated[int, Parameter(help="devices that compute an update together")] = 1,
 ) -> int:
-    """What a campaign will take, before anything is spent: work, memory, hours, storage, cost.
+    """Print what a campaign will take, before it starts: work, memory, hours, storage, cost.
 
-    --ranks: how many devices compute an update together.
+    The exit code is 2 where something cannot fit.
     """
     from afd.config import Params
     from afd.params import load_params
@@ -108,30 +153,58 @@ def plan(
     return print_plan(chosen, device, memory_gb, usd_per_hour, ranks)
 
 
-@app.command
-def show(what: str, *, runs: Path = RUNS, store: Path = STORE) -> None:
-    """Where a student came from: fingerprint prefix, or the name of a campaign."""
+@app.command(
+    help_epilogue=examples(
+        "afd show demo                     the last student of a campaign",
+        "afd show demo-student/3           a registered version",
+        "afd show 5f2c9a01                 an artifact, by its first digits",
+    )
+)
+def show(
+    name: Annotated[
+        str,
+        Parameter(
+            name="--name",
+            help="a campaign, a fingerprint's first digits, an MLflow run id, or a version",
+        ),
+    ],
+    *,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
+) -> None:
+    """Print what a student or another artifact was made from, back to the prompts."""
     from rich.console import Console
 
     from afd.store import Store
     from flows.commands.show import chain, find
 
     known = Store(store)
-    for artifact in find(what, known, runs):
+    for artifact in find(name, known, runs):
         Console().print(chain(artifact, known, runs))
 
 
-@app.command
-def report(*, name: Name, runs: Path = RUNS) -> None:
-    """The results table of a finished campaign and the path of its report."""
+@app.command(help_epilogue=examples("afd report demo"))
+def report(name: Name, *, runs: Runs = RUNS) -> None:
+    """Print the results table of a finished campaign and the path of its report."""
     from flows.commands.launch import print_results
 
     print_results(name, runs)
 
 
-@app.command
-def compare(first: str, *others: str, runs: Path = RUNS, store: Path = STORE) -> None:
-    """Paired differences of finished campaigns to the first one named."""
+@app.command(
+    help_epilogue=examples(
+        "afd compare demo bce              bce minus demo, prompt by prompt",
+        "afd compare demo bce gan          each of the others minus the first",
+    )
+)
+def compare(
+    first: Annotated[str, Parameter(help="the campaign that others are compared with")],
+    /,
+    *others: Annotated[str, Parameter(help="one or more finished campaigns")],
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
+) -> None:
+    """Print paired differences of finished campaigns to the first one named."""
     from rich.console import Console
 
     from flows.commands.comparing import compared
@@ -142,80 +215,116 @@ def compare(first: str, *others: str, runs: Path = RUNS, store: Path = STORE) ->
         Console(width=max(Console().width, needed)).print(table)
 
 
-@app.command
-def ui(*, name: str | None = None, runs: Path = RUNS, port: int = 5000, dry: bool = False) -> None:
-    """Open MLflow's UI on the campaigns (--dry: only print the command)."""
+@app.command(
+    help_epilogue=examples(
+        "afd ui                            all campaigns",
+        "afd ui demo --port 5001           opened on one",
+    )
+)
+def ui(
+    name: Annotated[
+        str | None, Parameter(name="--name", help="the campaign to open; default: all of them")
+    ] = None,
+    *,
+    runs: Runs = RUNS,
+    port: Annotated[int, Parameter(help="of MLflow's UI on this machine")] = 5000,
+    dry: Annotated[bool, flag("only print the command")] = False,
+) -> None:
+    """Open MLflow's UI on the campaigns."""
     from flows.commands.mlflow_ui import serve_mlflow
 
     serve_mlflow(runs, name, port, dry=dry)
 
 
-@app.command
-def up(*, runs: Path = RUNS, store: Path = STORE) -> None:
-    """Have a Prefect server and serve `afd/round` and `afd-campaign/campaign` in the background."""
+@app.command(help_epilogue=examples("afd up", "afd down                          stops it"))
+def up(*, runs: Runs = RUNS, store: StoreFolder = STORE) -> None:
+    """Start a Prefect server and serve `afd/round` and `afd-campaign/campaign`."""
     from flows.commands.operate import say_up
 
     say_up(runs, store)
 
 
-@app.command
-def down(*, runs: Path = RUNS) -> None:
+@app.command(help_epilogue=examples("afd down"))
+def down(*, runs: Runs = RUNS) -> None:
     """Stop what `afd up` started, and only that."""
     from flows.commands.operate import say_down
 
     say_down(runs)
 
 
-@app.command
-def status(*, name: MaybeName = None, runs: Path = RUNS) -> None:
-    """What every campaign does: rounds, stages, jobs with SLURM's state and reason, its holder."""
+@app.command(
+    alias=("list", "ls"),
+    help_epilogue=examples(
+        "afd status                        every campaign of runs/",
+        "afd status demo",
+    ),
+)
+def status(name: MaybeName = None, *, runs: Runs = RUNS) -> None:
+    """Print the state of every campaign: rounds, stages, jobs with SLURM's state and reason."""
     from flows.commands.operate import say_status
 
     say_status(runs, name)
 
 
-@app.command
+@app.command(help_epilogue=examples("afd logs --name demo", "afd logs update --name demo --follow"))
 def logs(
-    stage: str | None = None,
+    stage: Annotated[
+        str | None, Parameter(help="e.g. update; default: what runs, else failed, else ran last")
+    ] = None,
     /,
     *,
     name: MaybeName = None,
-    runs: Path = RUNS,
-    lines: int = 40,
-    follow: bool = False,
+    runs: Runs = RUNS,
+    lines: Annotated[int, Parameter(help="of its end")] = 40,
+    follow: Annotated[bool, flag("go on printing while it runs")] = False,
 ) -> None:
-    """The log of a stage: the one that runs, else failed, else ran last; or of STAGE."""
+    """Print the log of a stage."""
     from flows.commands.operate import say_logs
 
     say_logs(runs, name, stage, lines, follow)
 
 
-@app.command
+@app.command(
+    alias="stop",
+    help_epilogue=examples(
+        "afd cancel demo",
+        "afd cancel demo --now             kills a process that does not end",
+    ),
+)
 def cancel(
-    *, name: MaybeName = None, now: bool = False, runs: Path = RUNS, store: Path = STORE
+    name: MaybeName = None,
+    *,
+    now: Annotated[bool, flag("kill its process instead of waiting until it ends")] = False,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
 ) -> None:
-    """Stop a campaign wherever it runs, with its jobs (--now: do not wait for its head)."""
+    """Stop a campaign wherever it runs, with its jobs; everything finished stays."""
     from flows.commands.operate import say_cancel
 
     say_cancel(runs, store, name, now=now)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd resume demo",
+        "afd resume demo --acknowledge     after an alarm's pause",
+    )
+)
 def resume(
-    *,
     name: MaybeName = None,
+    *,
     acknowledge: Annotated[
-        bool, Parameter(negative="", help="the alarm that paused it has been seen")
+        bool, flag("go on after the alarm that paused the campaign: it has been seen")
     ] = False,
     cluster: Annotated[
         Path | None,
-        Parameter(name="--cluster", help="another than last time, whose file is read again"),
+        Parameter(name="--cluster", help="another file than last time; default: the same, reread"),
     ] = None,
     set_cluster: ClusterOverrides = (),
-    runs: Path = RUNS,
+    runs: Runs = RUNS,
     prefect: WithPrefect = True,
 ) -> None:
-    """Go on with what was asked last, after a kill, a failure, a cancel or an alarm's pause."""
+    """Go on with the last command, after a kill, a failure, a cancel or an alarm's pause."""
     from flows.commands.launch import resume as go_on
     from flows.commands.operate import to_resume
 
@@ -228,27 +337,46 @@ def resume(
     )
 
 
-@app.command
-def doctor(*, runs: Path = RUNS, store: Path = STORE, cluster: ClusterFile = CLUSTER) -> int:
-    """Check everything a run needs; with --cluster of a SLURM cluster, by a probe job, that too."""
+@app.command(
+    help_epilogue=examples(
+        "afd doctor", "afd doctor --cluster params/cluster/slurm.yaml     with a probe job"
+    )
+)
+def doctor(*, runs: Runs = RUNS, store: StoreFolder = STORE, cluster: ClusterFile = CLUSTER) -> int:
+    """Check everything a run needs; with --cluster of a SLURM cluster, by a probe job, that too.
+
+    The exit code is 2 where something is missing.
+    """
     from flows.commands.doctor import examine
 
     return examine(runs, store, cluster)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples("afd stage fit --request request.json --store store"),
+)
 def stage(
-    stage_name: str,
+    name: Annotated[str, Parameter(name=("--name", "--stage-name"), help="e.g. fit")],
     *,
-    request: Path,
-    store: Path = STORE,
-    threads: int = 1,
+    request: Annotated[Path, Parameter(help="the stage's request, as JSON")],
+    store: StoreFolder = STORE,
+    threads: Annotated[int, Parameter(help="compute threads", validator=Number(gte=1))] = 1,
 ) -> int:
     """Run one stage's request file in this process (`python -m afd.stages`), for debugging."""
     from afd.stages.__main__ import main as door
 
-    arguments = [stage_name, "--request", str(request), "--store", str(store)]
+    arguments = [name, "--request", str(request), "--store", str(store)]
     return door([*arguments, "--threads", str(threads)])
+
+
+@app.command(
+    name="help", help_epilogue=examples("afd help campaign", "afd help ablation reproduced")
+)
+def help_(
+    *command: Annotated[str, Parameter(help="the command; default: an overview of all")],
+) -> None:
+    """Print the help of a command."""
+    app([*command, "--help"], exit_on_error=True, result_action="return_value")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from afd.evaluation.comparison import Difference, Judged, compare
 from afd.evaluation.readings import meaning, show
 from afd.stages.outcome import RefusedError
 from afd.store import Store
-from flows.commands.status import known_campaign
+from flows.commands.status import campaigns_in, known_campaign
 from flows.invocation import command
 from flows.places import Places
 from flows.session import read_round
@@ -61,9 +61,22 @@ def judged(campaign: str, places: Places) -> Judged:
 
 def compared(first: str, others: Sequence[str], places: Places) -> list[RenderableType]:
     """A table for each of `others` against `first`; raises RefusedError or CardError."""
+    if not others:
+        raise RefusedError(_lacks_another(first, places.runs))
     reference = judged(first, places)
     rivals = [judged(other, places) for other in others]
     return [_table(reference, rival, compare([reference], [rival])) for rival in rivals]
+
+
+def _lacks_another(first: str, runs: Path) -> str:
+    """Return what a comparison with nothing lacks, and which campaigns could be taken."""
+    finished = [one.name for one in campaigns_in(runs) if (one / "summary.json").exists()]
+    others = [name for name in finished if name != first]
+    shown = command("compare", first, others[-1] if others else "OTHER", runs=runs)
+    there = ", ".join(others) or "none yet"
+    return f"{first} is compared with nothing: name another finished campaign, e.g. {shown}\n" + (
+        f"  finished in {runs}: {there}"
+    )
 
 
 def _table(first: Judged, second: Judged, rows: Sequence[Difference]) -> Table:

@@ -10,27 +10,36 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from flows.commands.options import Overlays, Overrides, Runs, StoreFolder, examples, flag
 from flows.invocation import RUNS, STORE
 
 app = App(
     name="harvest",
     help="Clips of a paid or distant teacher: what they cost, ordering them, what became of them.",
     help_format="plaintext",
+    help_epilogue=examples(
+        "afd harvest plan --params params/pocket.yaml \\",
+        "  --overlay params/teachers/seedance.yaml",
+        "afd harvest status                what became of the orders",
+    ),
+    default_parameter=Parameter(negative_iterable=()),
 )
-Name = Annotated[str, Parameter(name="--name", help="a campaign that was started: its params")]
+Name = Annotated[
+    str,
+    Parameter(
+        name="--name",
+        show_default=False,
+        help="a campaign that was started, whose params are taken; default: those of --params",
+    ),
+]
 ParamsFile = Annotated[Path | None, Parameter(name="--params", help="the whole campaign, as YAML")]
-Overlays = Annotated[
-    tuple[Path, ...],
-    Parameter(name="--overlay", help="YAML laid over it: params/teachers/*.yaml", negative=""),
-]
-Overrides = Annotated[
-    tuple[str, ...], Parameter(name="--set", help="dotted.field=value", negative="")
-]
 Limit = Annotated[
     int | None,
     Parameter(name="--limit", help="only the first N clips: a pilot", validator=Number(gte=1)),
 ]
 Permitted = Annotated[str, Parameter(help="training_permitted: yes, no or unknown")]
+TermsUrl = Annotated[str, Parameter(help="where the terms of use were read: https://...")]
+TermsDate = Annotated[str, Parameter(help="when they were read: 2026-11-23")]
 Keys = Annotated[
     list[str],
     Parameter(help="orders, by 6 or more digits of a key, or all of a state: failed_final"),
@@ -38,101 +47,124 @@ Keys = Annotated[
 NEW = "harvest"  # no campaign of this name needs to exist
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd harvest plan --params params/pocket.yaml \\",
+        "  --overlay params/teachers/veo.yaml --limit 3",
+    )
+)
 def plan(
-    *,
     name: Name = NEW,
+    *,
     params: ParamsFile = None,
     overlay: Overlays = (),
     set_: Overrides = (),
     limit: Limit = None,
-    runs: Path = RUNS,
-    store: Path = STORE,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
 ) -> None:
-    """Clips, cost, expected hours and what the store has already; nothing is sent."""
+    """Print clips, cost, expected hours and what the store has already; nothing is sent."""
     from flows.commands.orders import Chosen, show_plan
 
     show_plan(Chosen.read(name, params, overlay, set_, runs, store, limit))
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd harvest run --params params/pocket.yaml \\",
+        "  --overlay params/teachers/veo.yaml --limit 3",
+    )
+)
 def run(
-    *,
     name: Name = NEW,
+    *,
     params: ParamsFile = None,
     overlay: Overlays = (),
     set_: Overrides = (),
     limit: Limit = None,
-    runs: Path = RUNS,
-    store: Path = STORE,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
 ) -> None:
-    """Order what is missing, with live progress; stop it and type it again at any time."""
+    """Order the clips that are missing; it can be stopped and typed again at any time."""
     from flows.commands.orders import Chosen, run_orders
 
     run_orders(Chosen.read(name, params, overlay, set_, runs, store, limit))
 
 
-@app.command
-def status(*, store: Path = STORE) -> None:
-    """The ledger: orders by state, money, refusals by category, what needs a person."""
+@app.command(help_epilogue=examples("afd harvest status"))
+def status(*, store: StoreFolder = STORE) -> None:
+    """Print orders by state, money, refusals by category, and what needs a person."""
     from flows.commands.orders import show_status
 
     show_status(store)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd harvest resolve 5f2c9a01 --never-created",
+        "afd harvest resolve failed_final --again",
+    )
+)
 def resolve(
     keys: Keys,
     *,
-    created: str | None = None,
-    never_created: Annotated[bool, Parameter(negative="")] = False,
-    again: Annotated[bool, Parameter(negative="")] = False,
-    lost: Annotated[bool, Parameter(negative="")] = False,
-    store: Path = STORE,
+    created: Annotated[
+        str | None,
+        Parameter(help="of one ambiguous order: the provider has it, under this task id"),
+    ] = None,
+    never_created: Annotated[
+        bool, flag("of ambiguous orders: the provider has no such task; they are sent again")
+    ] = False,
+    again: Annotated[
+        bool, flag("of orders that ended without a clip: order (and pay) once more")
+    ] = False,
+    lost: Annotated[
+        bool,
+        flag(
+            "of verified orders whose clip is gone for good, and of finished ones that the "
+            "provider shows no more: order once more"
+        ),
+    ] = False,
+    store: StoreFolder = STORE,
 ) -> None:
-    """Say what only a person can know of orders, by the provider's own console.
-
-    Parameters
-    ----------
-    created
-        of one ambiguous order: the provider has it, under this task id
-    never_created
-        of ambiguous orders: the provider has no such task; they are sent again
-    again
-        of orders that ended without a clip: order them once more (and pay once more)
-    lost
-        of verified orders whose clip is gone for good, and of finished ones that the provider
-        shows no more: order them once more
-    """
+    """Record what only a person can know of orders, by the provider's own console."""
     from flows.commands.orders import settle
 
     settle(keys, created, store, never_created=never_created, again=again, lost=lost)
 
 
-@app.command
-def verify(*, store: Path = STORE, revalidate: bool = False, mend: bool = False) -> int:
-    """Every clip, note and shard: whole, and what was stored?
-
-    Parameters
-    ----------
-    revalidate
-        judge the quarantine anew: what is sound by now goes to the clips
-    mend
-        write missing and broken notes anew, from packs, shards and the ledger
-    """
+@app.command(help_epilogue=examples("afd harvest verify", "afd harvest verify --mend"))
+def verify(
+    *,
+    store: StoreFolder = STORE,
+    revalidate: Annotated[
+        bool, flag("inspect the quarantine anew: what is sound by now goes to the clips")
+    ] = False,
+    mend: Annotated[
+        bool, flag("write missing and broken notes anew, from packs, shards and the ledger")
+    ] = False,
+) -> int:
+    """Check that every clip, note and shard is whole and is what was stored."""
     from flows.commands.keeping import verify_store
 
     return verify_store(store, revalidate=revalidate, mend=mend)
 
 
-@app.command(name="import")
+@app.command(
+    name="import",
+    help_epilogue=examples(
+        "afd harvest import clips/ --name mine --permitted yes \\",
+        "  --terms-url https://example.org/terms --terms-date 2026-11-23 \\",
+        "  --prompts mine.jsonl --overlay mine.yaml",
+    ),
+)
 def import_(
-    folder: Path,
+    folder: Annotated[Path, Parameter(help="mp4 files with captions (docs/teachers.md)")],
     *,
     name: Annotated[str, Parameter(name="--name", help="what a campaign's teacher.name says")],
     permitted: Permitted,
-    terms_url: str,
-    terms_date: str,
+    terms_url: TermsUrl,
+    terms_date: TermsDate,
     prompts: Annotated[
         Path | None, Parameter(help="write the captions as a prompts file of a campaign")
     ] = None,
@@ -143,38 +175,45 @@ def import_(
     overlay: Annotated[
         Path | None, Parameter(help="write an overlay: this teacher, with its prompts")
     ] = None,
-    store: Path = STORE,
+    store: StoreFolder = STORE,
 ) -> None:
-    """A folder of finished videos with captions into the store; the folder stays as it is."""
+    """Copy a folder of finished videos with captions into the store."""
     from flows.commands.keeping import Importing, import_videos
 
     terms = {"url": terms_url, "date": terms_date}
     import_videos(Importing(folder, name, permitted, terms, prompts, held_out, overlay), store)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd harvest permit folder/mine --permitted yes \\",
+        "  --terms-url https://example.org/terms --terms-date 2026-11-23",
+    )
+)
 def permit(
     source: Annotated[str, Parameter(help="provider/model, or folder/NAME")],
     *,
     permitted: Permitted,
-    terms_url: str,
-    terms_date: str,
-    store: Path = STORE,
+    terms_url: TermsUrl,
+    terms_date: TermsDate,
+    store: StoreFolder = STORE,
 ) -> None:
-    """Say what the terms of a source allow, of all its clips that the store has."""
+    """Record what the terms of a source allow, for all its clips that the store has."""
     from flows.commands.keeping import permit_training
 
     permit_training(source, permitted, {"url": terms_url, "date": terms_date}, store)
 
 
-@app.command
+@app.command(help_epilogue=examples("afd harvest pack", "afd harvest pack --unpack"))
 def pack(
     *,
-    clips_per_shard: Annotated[int, Parameter(validator=Number(gte=1))] = 1000,
-    unpack: Annotated[bool, Parameter(help="from packs back into clips/", negative="")] = False,
-    store: Path = STORE,
+    clips_per_shard: Annotated[
+        int, Parameter(validator=Number(gte=1), help="clips of one tar file")
+    ] = 1000,
+    unpack: Annotated[bool, flag("from packs back into clips/")] = False,
+    store: StoreFolder = STORE,
 ) -> None:
-    """All paid clips as a few tar shards with tables, for DVC and for copying; nothing is moved."""
+    """Copy all paid clips into a few tar shards with tables, for DVC and for copying."""
     from flows.commands.keeping import pack_store
 
     pack_store(clips_per_shard, store, unpack=unpack)

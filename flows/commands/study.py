@@ -6,29 +6,44 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from flows.commands.options import Runs, StoreFolder, examples
 from flows.invocation import CLUSTER, RUNS, STORE
 
 app = App(
-    name="ablation", help="The arms that AFD is compared with: params/grid.yaml, params/ablations/."
+    name="ablation",
+    help="The arms that AFD is compared with: params/grid.yaml, params/ablations/.",
+    help_format="plaintext",
+    help_epilogue=examples(
+        "afd ablation play afd --seed 1 --group main",
+        "afd ablation reproduced           results here against those of HEAD",
+    ),
+    default_parameter=Parameter(negative_iterable=()),
 )
+SideBySide = Annotated[
+    int | None,
+    Parameter(name="--side-by-side", help="campaigns at a time; default: one a core"),
+]
 # Where campaigns run is circumstance: it must not enter a stage's command, or dvc would take a
 # move to a cluster for a change of the arm.
 CLUSTER_VARIABLE = "AFD_CLUSTER"
 ALONE_VARIABLE = "AFD_ALONE"  # set: a cell is played without the others of its group
 
 
-@app.command
+@app.command(help_epilogue=examples("afd ablation play afd --seed 1 --group main"))
 def play(
-    arm: str,
+    arm: Annotated[str, Parameter(help="a name of params/ablations/: afd, bce, gan ...")],
     *,
-    seed: int,
-    group: Literal["main", "further", "grid", "worlds", "long"],
-    world: str | None = None,
-    side_by_side: Annotated[
-        int | None, Parameter(help="campaigns at a time; default: one a core")
+    seed: Annotated[int, Parameter(help="of training, from 1")],
+    group: Annotated[
+        Literal["main", "further", "grid", "worlds", "long"],
+        Parameter(help="of params/grid.yaml: its other arms are played beside this one"),
+    ],
+    world: Annotated[
+        str | None, Parameter(help="a world of params/grid.yaml; default: the pocket one")
     ] = None,
-    runs: Path = RUNS,
-    store: Path = STORE,
+    side_by_side: SideBySide = None,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
 ) -> None:
     """Play one arm, and beside it the others of its group; leave its results in results/.
 
@@ -46,18 +61,18 @@ def play(
     play_cell(cell, beside, Places(runs, store), cluster, jobs)
 
 
-@app.command
+@app.command(help_epilogue=examples("afd ablation tune", "afd ablation tune dmd gan --no-play"))
 def tune(
-    *arms: str,
-    side_by_side: Annotated[
-        int | None, Parameter(help="campaigns at a time; default: one a core")
-    ] = None,
-    play: Annotated[bool, Parameter(help="without: only read what was played")] = True,
-    table: Path = Path("results/tuning.csv"),
-    runs: Path = RUNS,
-    store: Path = STORE,
+    *arms: Annotated[str, Parameter(help="default: all of params/tuning.yaml")],
+    side_by_side: SideBySide = None,
+    play: Annotated[
+        bool, Parameter(help="play what is missing; --no-play: read what is there")
+    ] = True,
+    table: Annotated[Path, Parameter(help="the CSV to write")] = Path("results/tuning.csv"),
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
 ) -> None:
-    """Tune every arm, or some, with the same effort: params/tuning.yaml. Prints what won."""
+    """Tune every arm, or some, with the same effort: params/tuning.yaml; print the best."""
     from rich.console import Console
 
     from flows.places import Places
@@ -71,26 +86,35 @@ def tune(
     Console(width=140).print(found.to_string(index=False))
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "afd ablation table",
+        "afd ablation table --seed 1 --page docs/quick.md",
+    )
+)
 def table(
     *,
-    results: Path = Path("results"),
-    page: Path = Path("docs/results.md"),
-    seed: tuple[int, ...] = (),
+    results: Annotated[Path, Parameter(help="the folder of results")] = Path("results"),
+    page: Annotated[Path, Parameter(help="the page to write")] = Path("docs/results.md"),
+    seed: Annotated[
+        tuple[int, ...], Parameter(show_default=False, help="only these training seeds")
+    ] = (),
 ) -> None:
-    """Write the table and the pictures of all results, or of some training seeds (--seed)."""
+    """Write the table and the pictures of all results, or of some training seeds."""
     from flows.commands.comparing import write_results
 
     write_results(results, page, seed)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples("afd ablation reproduced", "afd ablation reproduced --against v0.1.0")
+)
 def reproduced(
     *,
-    results: Path = Path("results"),
+    results: Annotated[Path, Parameter(help="the folder of results")] = Path("results"),
     against: Annotated[str, Parameter(help="the commit whose numbers are the measure")] = "HEAD",
 ) -> int:
-    """Hold the results that were played here against the committed ones, number by number.
+    """Compare the results that were played here with the committed ones, number by number.
 
     Equal to the last bit on the same kind of CPU; on another within a tolerance that was measured.
     The exit code is 1 where something lies outside, or has not been played.
