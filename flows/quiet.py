@@ -22,9 +22,19 @@ QUIET = {
     # Prefect's log lines go to its server; the terminal is for progress and for our own errors.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def be_quiet() -> None:
     """Set what the user has not set; call before any of these libraries is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    leave_loopback_out_of_proxies()
+
+
+def leave_loopback_out_of_proxies() -> None:
+    """Servers of our own answer on this host alone: a proxy of the user's cannot reach them."""
+    names = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    left_out = [name.strip() for name in names.split(",") if name.strip()]
+    left_out += [host for host in LOOPBACK if host not in left_out]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(left_out)

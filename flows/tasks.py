@@ -91,7 +91,8 @@ class Played:
             return Named(self.make(request))
         pending: Pending
         if self._session.with_prefect:
-            pending = prefect_task(request.stage).submit(self._held, request, self._round_index)
+            with _untagged():
+                pending = prefect_task(request.stage).submit(self._held, request, self._round_index)
         else:
             pending = _threads().submit(make, self._session, request, self._round_index)
         self._begun.append(Begun(self._session, pending))
@@ -104,7 +105,8 @@ class Played:
     def _as_task(self, request: StageRequest) -> ArtifactRef:
         """Through Prefect; if its server goes away meanwhile, without: what is made is found."""
         try:
-            return prefect_task(request.stage)(self._held, request, self._round_index)
+            with _untagged():
+                return prefect_task(request.stage)(self._held, request, self._round_index)
         except Exception as error:
             if not is_away(error):
                 raise
@@ -186,6 +188,16 @@ def _ending(session: Session) -> Iterator[None]:
     except BaseException:
         session.dispatch.close()
         raise
+
+
+@contextmanager
+def _untagged() -> Iterator[None]:
+    """Keep the flow's tags off its tasks: for each tag a task asks the server for a concurrency
+    slot before it runs, and gives it back afterwards, 2 s a stage where nothing is limited."""
+    from prefect.context import TagsContext
+
+    with TagsContext(current_tags=set()):
+        yield
 
 
 @cache

@@ -36,6 +36,7 @@ def keep(home: Path, port: int) -> int:
     keeper = os.getpid()
     server = subprocess.Popen(
         _command(port),
+        cwd=home,  # a prefect.toml, .env or pyproject.toml of the user's folder is not its own
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: _die_with(keeper),  # noqa: PLW1509 (the keeper has one thread)
     )

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows.quiet import LOOPBACK
+
 PATIENCE_S = 5.0
 UNAUTHORISED = (401, 403)
 
@@ -33,7 +35,7 @@ def may_have_key(api: str) -> bool:
 
 def is_of_its_host(api: str) -> bool:
     """Whether the server at `api` answers on its own host alone."""
-    return urlsplit(api).hostname in ("127.0.0.1", "localhost", "::1")
+    return urlsplit(api).hostname in LOOPBACK
 
 
 def answers(api: str) -> bool:

@@ -23,8 +23,32 @@ DRAIN_S = 10.0
 START_PATIENCE_S = 180.0  # a new database is migrated for 10-30 s on a busy machine
 
 
+# The address at which a page finds the API: relative, so that it holds on whatever port or host
+# name the page itself was opened, also through `ssh -L`. Unset, Prefect says 127.0.0.1:4200.
+UI_API_URL = "/api"
+
+
 class ServiceError(ToldError):
     """A service did not start: its last words and the way around it."""
+
+
+def server_environment(home: Path) -> dict[str, str]:
+    """Return the environment of a server of our own.
+
+    No PREFECT_* variable of the user's goes in: those describe another server (its database, its
+    base path, its password), and ours would answer elsewhere or write there.
+    """
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {
+        **mine,
+        "PREFECT_HOME": str(home),
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_API_URL": UI_API_URL,
+        # Version 2 of its UI asks amplitude.com on every page, also with analytics off.
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    }
 
 
 _using: list[int] = []
@@ -100,12 +124,7 @@ class OwnPrefect:
         return port
 
     def _start_keeper(self, port: int) -> Owner:
-        environment = {
-            **os.environ,
-            "PREFECT_HOME": str(self._home),
-            "PREFECT_LOGGING_LEVEL": "WARNING",
-        }
-        environment.pop("PREFECT_API_URL", None)
+        environment = server_environment(self._home)
         command = [sys.executable, "-m", "flows.prefect_runs.keeper", str(self._home), str(port)]
         with self._log.open("ab") as log:
             process = subprocess.Popen(

@@ -1,9 +1,11 @@
 """Prefect hears how killed runs ended: the very server that shows them, or none and later."""
 
+import json
 import logging
 import os
 import socket
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -15,11 +17,24 @@ from flows.places import Places
 from flows.prefect_runs import flow_runs, keeper
 from flows.prefect_runs.flow_runs import OWN, FlowRun, settle
 from flows.prefect_runs.services import OwnPrefect, own_server
+from flows.quiet import leave_loopback_out_of_proxies
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 ELSEWHERE = {"host": "elsewhere"}
+# What a shell may hold for another server, or for a network without loopback.
+THEIRS = {
+    "PREFECT_UI_API_URL": "http://theirs:4200/api",
+    "PREFECT_UI_SERVE_BASE": "/theirs",
+    "PREFECT_SERVER_API_BASE_PATH": "/theirs/api",
+    "PREFECT_SERVER_API_AUTH_STRING": "they:theirs",
+    "PREFECT_API_DATABASE_CONNECTION_URL": "postgresql+asyncpg://theirs/prefect",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "no_proxy": "theirs",
+    "NO_PROXY": "theirs",
+}
 EARLIER = {"created": 1.0}  # our number, not us: a container has few
 
 
@@ -48,16 +63,24 @@ def running(client: "SyncPrefectClient", *tags: str) -> UUID:
 def test_the_folders_own_server_is_told_also_when_it_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a shell that knows no server, as after `afd cancel --now`."""
+    """From a shell that knows no server, as after `afd cancel --now`, but is full of settings for
+    another one."""
     from prefect.client.orchestration import SyncPrefectClient
 
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    for name, value in THEIRS.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prefect.toml").write_text('[server.ui]\napi_url = "http://theirs:4200/api"\n')
+    leave_loopback_out_of_proxies()
     places = Places(tmp_path / "runs", tmp_path / "store")
     folder = places.runs / "demo"
     own = OwnPrefect(places)
     own.start()
     own.wait()
+    ui = json.loads(urllib.request.urlopen(f"{own.api.removesuffix('/api')}/ui-settings").read())
+    assert ui["api_url"] == "/api" and ui["v1_base_url"] == "/" and ui["auth"] is None
     with SyncPrefectClient(own.api) as client:
         run_ids = [running(client), running(client), running(client, "a-tag")]
     remember(folder, str(run_ids[0]), OWN, **ELSEWHERE)
