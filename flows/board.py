@@ -30,6 +30,16 @@ class Done:
     wall_s: float  # as waited for; 0 when it was there
     summary: dict[str, float | int | str | None]
     was_there: bool
+    spent_s: float = 0.0  # on computing it, by its manifest
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Work of this very process between stages: a server that starts, DVC that keeps a round."""
+
+    name: str
+    round_index: int | None
+    started: float  # time.monotonic()
 
 
 @dataclass
@@ -38,6 +48,9 @@ class Board:
 
     done: list[Done] = field(default_factory=list[Done])
     said: list[str] = field(default_factory=list[str])  # by alarms
+    rounds: list[int] = field(default_factory=list[int])  # finished, and their artifacts in DVC
+    began: float | None = None  # time.monotonic() of the first stage that was not there
+    _activities: dict[int, Activity] = field(default_factory=dict[int, Activity])
     _running: dict[int, Running] = field(default_factory=dict[int, Running])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -46,6 +59,7 @@ class Board:
         entry = Running(request, round_index, time.monotonic())
         with self._lock:
             self._running[id(entry)] = entry
+            self.began = entry.started if self.began is None else self.began
         try:
             yield
         finally:
@@ -55,6 +69,26 @@ class Board:
     def finish(self, done: Done) -> None:
         with self._lock:
             self.done.append(done)
+
+    def finish_round(self, round_index: int) -> None:
+        with self._lock:
+            self.rounds.append(round_index)
+
+    @contextmanager
+    def busy(self, name: str, round_index: int | None = None) -> Iterator[None]:
+        """`name` is what this process does meanwhile, in the words of the live view."""
+        entry = Activity(name, round_index, time.monotonic())
+        with self._lock:
+            self._activities[id(entry)] = entry
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._activities[id(entry)]
+
+    def activities(self) -> list[Activity]:
+        with self._lock:
+            return sorted(self._activities.values(), key=lambda entry: entry.started)
 
     def say(self, line: str) -> None:
         with self._lock:
@@ -74,3 +108,8 @@ def progress(store: Store, request: StageRequest) -> tuple[int, int] | None:
     except (FileNotFoundError, ValueError):
         return None
     return int(told["done"]), int(told["total"])
+
+
+def round_label(round_index: int | None, num_rounds: int) -> str:
+    """ "round 3 of 8": the one way in which terminals count rounds, from 1."""
+    return "campaign" if round_index is None else f"round {round_index + 1} of {num_rounds}"

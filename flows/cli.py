@@ -1,6 +1,7 @@
 """`afd`: the command line. Nothing heavy is imported before a command is chosen."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def _version() -> str:
 app = App(
     name="afd",
     help="On-Policy Adversarial Flow Distillation: a teacher that shows only finished videos "
-    "teaches a causal, few-step video student.",
+    "teaches a causal, few-step video student. -v: also the lines of DVC, MLflow and Prefect.",
     help_epilogue=examples(
         "afd plan params/pocket.yaml       work, memory, hours and cost of a campaign",
         "afd campaign demo --params params/pocket.yaml",
@@ -382,10 +383,11 @@ def help_(
 def main() -> None:
     """Run a command; what a person can mend is said without a traceback, exit code 2."""
     from flows.commands.ending import until_end
-    from flows.quiet import be_quiet
+    from flows.quiet import be_quiet, take_verbose
 
+    arguments = take_verbose(sys.argv[1:])
     be_quiet()
-    until_end(lambda: app(exit_on_error=True, result_action="return_value"))
+    until_end(lambda: app(arguments, exit_on_error=True, result_action="return_value"))
 
 
 if __name__ == "__main__":

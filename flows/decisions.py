@@ -13,6 +13,7 @@ from typing import Any
 from afd.evaluation.course import Course
 from afd.stages.outcome import RefusedError
 from afd.store import told, write_json
+from flows.board import round_label
 from flows.invocation import command
 from flows.places import Places, campaign_folder
 
@@ -100,14 +101,19 @@ def acknowledge(folder: Path) -> int | None:
     return index
 
 
-def lines(record: Mapping[str, Any]) -> Sequence[str]:
-    """A decision for a person, a line an alarm and a change."""
+def lines(record: Mapping[str, Any], num_rounds: int | None = None) -> Sequence[str]:
+    """A decision for a person, a line an alarm and a change.
+
+    With `num_rounds` rounds are counted as a terminal does, else named by their index.
+    """
+    index = record["round"]
+    where = f"round {index}" if num_rounds is None else round_label(index, num_rounds)
     said = [
-        f"round {record['round']}: {one['name']} ({one['action']}): {one['gauge']} is "
+        f"{where}: {one['name']} ({one['action']}): {one['gauge']} is "
         f"{one['value']:.3g}, limit {one['limit']:.3g}: {one['says']}"
         for one in record["alarms"]
     ]
-    return [*said, *(f"round {record['round']}: {change}" for change in record["changes"])]
+    return [*said, *(f"{where}: {change}" for change in record["changes"])]
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -1,6 +1,11 @@
-"""Nothing phones home, libraries keep off the terminal. Imports nothing, so it can come first."""
+"""Defaults of libraries: nothing phones home, and without --verbose nothing but us is heard.
 
+Imports nothing heavy, so it can come first.
+"""
+
+import logging
 import os
+from collections.abc import Sequence
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -19,15 +24,20 @@ QUIET = {
     "SUBMITIT_LOG_LEVEL": "NOCONFIG",
     "GIT_PYTHON_REFRESH": "quiet",
     "DVC_NO_ANALYTICS": "1",
-    # Prefect's log lines go to its server; the terminal is for progress and for our own errors.
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# The terminal is for progress and for our own errors: none of these with --verbose.
+UNHEARD = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # its server has the lines
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+VERBOSE = "AFD_VERBOSE"  # inherited by jobs and services of ours
+DVC_LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
 def be_quiet() -> None:
     """Set what the user has not set; call before any of these libraries is imported."""
-    for name, value in QUIET.items():
+    for name, value in (QUIET if is_verbose() else QUIET | UNHEARD).items():
         os.environ.setdefault(name, value)
     leave_loopback_out_of_proxies()
 
@@ -38,3 +48,23 @@ def leave_loopback_out_of_proxies() -> None:
     left_out = [name.strip() for name in names.split(",") if name.strip()]
     left_out += [host for host in LOOPBACK if host not in left_out]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(left_out)
+
+
+def take_verbose(arguments: Sequence[str]) -> list[str]:
+    """The arguments without -v and --verbose, which are allowed anywhere and count from here on."""
+    left = [word for word in arguments if word not in ("-v", "--verbose")]
+    if len(left) < len(arguments):
+        os.environ[VERBOSE] = "1"
+    return left
+
+
+def is_verbose() -> bool:
+    """Whether the libraries' own lines and bars were asked for."""
+    return os.environ.get(VERBOSE, "") not in ("", "0")
+
+
+def quieten_dvc() -> None:
+    """DVC's bars heed the level of its loggers; what goes wrong is an exception all the same."""
+    if not is_verbose():
+        for name in DVC_LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)

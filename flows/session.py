@@ -48,6 +48,7 @@ class Session:
     lineage: Lineage
     board: Board = field(default_factory=Board)
     with_prefect: bool = False
+    is_interrupted: bool = False  # Ctrl-C, SIGTERM or a closed terminal: an error is its echo
     _digests: dict[str, str] = field(default_factory=dict[str, str])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -100,12 +101,16 @@ class Session:
                 write_json(file, content)
         failpoint("flow.before_versions")
         artifacts = [self.site.store.load(ref) for ref in made.values()]
-        versions.track(self.site.folder, name, artifacts)
+        index = int(name) if name.isdecimal() else None
+        with self.board.busy("DVC keeps its artifacts", index):
+            versions.track(self.site.folder, name, artifacts)
         failpoint("flow.after_versions")
+        if index is not None:
+            self.board.finish_round(index)
 
     def tell(self, decision: Mapping[str, Any]) -> None:
         """What alarms said and did after a round, to whoever looks on."""
-        for line in lines(decision):
+        for line in lines(decision, self.params.num_rounds):
             self.board.say(line)
 
     def _digest(self, ref: ArtifactRef) -> str:
@@ -195,7 +200,10 @@ def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
         asked = before or asked
         raise
     except Exception as error:
-        ending.status, said = "failed", str(error)
+        if session.is_interrupted:
+            state = "cancelled"
+        else:
+            ending.status, said = "failed", str(error)
         raise
     except BaseException:
         state = "cancelled"

@@ -62,9 +62,12 @@ def make(session: Session, request: StageRequest, round_index: int | None) -> Ar
             raise StageFailedError(request, outcome)
         failpoint("flow.stage_done")
     artifact = store.load(ref)
-    session.record(round_index, request, artifact)
-    summary = artifact.manifest.summary
-    session.board.finish(Done(request, round_index, wall_s, summary, was_there))
+    with session.board.busy("recording it", round_index):
+        session.record(round_index, request, artifact)
+    made = artifact.manifest
+    session.board.finish(
+        Done(request, round_index, wall_s, made.summary, was_there, spent_s=made.wall_s)
+    )
     return ref
 
 

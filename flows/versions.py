@@ -26,6 +26,7 @@ from afd.config import Params
 from afd.params import load_params
 from afd.store import StoreError
 from flows.dvc_locks import explain, release_dead_writers
+from flows.quiet import quieten_dvc
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -87,6 +88,7 @@ def digest(artifact: Artifact) -> str:
     """
     from dvc_data.hashfile.build import build
 
+    quieten_dvc()
     with _one_at_a_time:
         root = _root_of(artifact.path)
         if root is None:
@@ -227,7 +229,7 @@ def _repo(root: Path) -> "Repo":
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)
+    quieten_dvc()
     try:
         return Repo(str(root))
     except SCMError:

@@ -13,6 +13,7 @@ from flows.session import sessions
 def what_stops() -> Iterator[str]:
     """What a first Ctrl-C does to each campaign of this process, and the command to go on."""
     for session in sessions():
+        session.is_interrupted = True
         site = session.site
         goes_on = command("resume", "--name", session.name, runs=site.folder.parent)
         jobs = "its jobs too"

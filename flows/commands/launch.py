@@ -1,7 +1,6 @@
 """Running a campaign or a round for a person at a terminal: services, progress, results."""
 
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from flows.campaign import (
     run_one_round,
 )
 from flows.choices import chosen_cluster, chosen_params, cluster_now
-from flows.commands.display import results_table, shown
+from flows.commands.display import results_table
+from flows.commands.live_view import live_view
 from flows.commands.status import CampaignState, goes_on, known_campaign
 from flows.dispatch import StageFailedError
 from flows.foreseen import standing_before
@@ -34,8 +34,6 @@ from flows.prefect_runs import flow_runs
 from flows.prefect_runs.reach import is_away
 from flows.prefect_runs.services import ServiceError, prefect_server
 from flows.session import Session, opened
-
-QUIET_S = 3.0  # without a word before a person is told what is waited for
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> No
         nonlocal chosen
         chosen = chosen_round(session, index)
 
-    _run(launch, play, with_prefect, "round", index, prepare=choose)
+    _run(launch, play, with_prefect, "round", index, prepare=choose, last_round=lambda: chosen)
     places = launch.places
     after = standing_before(launch.params, chosen + 1, Store(places.store))
     student = after.rounds[chosen]["student"].fingerprint
@@ -201,6 +199,7 @@ def _run(
     round_index: int | None = None,
     *,
     prepare: Callable[[Session], None] | None = None,
+    last_round: Callable[[], int | None] = lambda: None,
 ) -> None:
     """Hold the campaign; the worker imports while Prefect's server starts.
 
@@ -208,7 +207,6 @@ def _run(
     """
     console = Console()
     with ExitStack() as stack:
-        begun = stack.enter_context(_telling_of_the_wait(console, with_prefect=with_prefect))
         session = stack.enter_context(
             opened(
                 launch.name,
@@ -227,28 +225,14 @@ def _run(
             session.with_prefect = False  # nothing is computed: nothing to show
         else:
             session.dispatch.start()
-        stack.enter_context(shown(session, console))
+        stack.enter_context(live_view(session, console, last_round()))
         if session.with_prefect:
             _have_prefect(stack, session, console)
-        begun()
         try:
             play(session)
         finally:
             if session.with_prefect:  # Ctrl-C is a cancellation, which Prefect calls a crash
                 flow_runs.settle(session.site.folder, "crashed")
-
-
-@contextmanager
-def _telling_of_the_wait(console: Console, *, with_prefect: bool) -> Iterator[Callable[[], None]]:
-    """One line where starting takes long; gives what to call when it has begun."""
-    said = f"starting {'Prefect and ' if with_prefect else ''}MLflow: the first time takes minutes"
-    timer = threading.Timer(QUIET_S, console.print, (said,), {"highlight": False})
-    timer.daemon = True
-    timer.start()
-    try:
-        yield timer.cancel
-    finally:
-        timer.cancel()
 
 
 def _have_prefect(stack: ExitStack, session: Session, console: Console) -> None:
@@ -257,7 +241,9 @@ def _have_prefect(stack: ExitStack, session: Session, console: Console) -> None:
         places = Places(session.site.folder.parent, session.site.store.root)
         server = stack.enter_context(prefect_server(places))
         if server is not None:
-            server.wait()
+            takes = ", the first time for a minute or two" if server.is_new else ""
+            with session.board.busy(f"Prefect's server starts{takes}"):
+                server.wait()
     except ServiceError as error:
         session.with_prefect = False
         console.print(f"running without Prefect: {error}", soft_wrap=True, highlight=False)

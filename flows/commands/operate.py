@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afd.stages.outcome import RefusedError
+from flows.board import round_label
 from flows.commands.logs import chosen_log, follow, show
 from flows.commands.status import (
     CampaignState,
@@ -102,7 +103,7 @@ def say_status(runs: Path, name: str | None) -> None:
 
 
 def _say_campaign(console: Console, one: CampaignState, runs: Path) -> None:
-    rounds = f"{one.rounds_done}/{'?' if one.num_rounds is None else one.num_rounds} rounds"
+    rounds = f"{one.rounds_done} of {'?' if one.num_rounds is None else one.num_rounds} rounds"
     asked = f"   asked: {one.asked}" if one.asked else ""
     held = f"   by {one.holder}" if one.holder else ""
     console.print(f"[bold]{one.name}[/]   {one.state}   {rounds}{asked}{held}")
@@ -140,12 +141,13 @@ def _brief(told: str) -> list[str]:
 
 def _alarms(one: CampaignState) -> list[str]:
     """What the last round's alarms said, and what they have changed since the first."""
+    num_rounds = one.num_rounds or len(one.decisions)
     changed = [
-        f"round {record['round']}: {change}"
+        f"{round_label(record['round'], num_rounds)}: {change}"
         for record in one.decisions[:-1]
         for change in record["changes"]
     ]
-    return changed + [line for record in one.decisions[-1:] for line in lines(record)]
+    return changed + [line for record in one.decisions[-1:] for line in lines(record, num_rounds)]
 
 
 def _say_services(console: Console, places: Places) -> None:

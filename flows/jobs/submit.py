@@ -38,10 +38,10 @@ class RejectedError(RuntimeError):
 
 def submit_local(site: Site, name: str, act: Callable[[Any], object], *told: object) -> Job:
     """A job of this machine: a controller process and what it starts."""
-    import submitit
+    from flows.jobs.own_session import OwnSession
 
     limit_threads(site.cluster.num_threads)  # jobs inherit this process's environment
-    executor = submitit.LocalExecutor(folder=site.submitit)
+    executor = OwnSession(folder=site.submitit)
     executor.update_parameters(
         timeout_min=site.cluster.timeout_min, name=name[:32], stderr_to_stdout=True
     )

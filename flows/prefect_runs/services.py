@@ -64,6 +64,7 @@ class OwnPrefect:
 
     def __init__(self, places: Places) -> None:
         self._home = _home(places)
+        self.is_new = not (self._home / "prefect.db").exists()  # its database takes long to make
         self._home.mkdir(parents=True, exist_ok=True)
         self._log = self._home / "server.log"
         self._users = (self._home / "users").open("a+b")

@@ -110,7 +110,7 @@ def test_a_player_that_learns_nothing_is_told_gets_more_steps_and_is_stopped(
     assert "no_progress" in (played.folder / "report.html").read_text().replace(
         "no progress", "no_progress"
     )
-    assert "round 0/4" not in played.afd("campaign")  # finished: nothing is computed again
+    assert "round 1 of 5" not in played.afd("campaign")  # finished: nothing is computed again
     assert (
         "stopped the campaign after round 2" in played.afd("round") and played.codes[-1] == REFUSED
     )

@@ -14,12 +14,14 @@ from afd.evaluation import targets
 from afd.params import load_params
 from afd.stages.mailbox import request_id
 from afd.stages.request import prompts
-from flows.commands.display import Screen, results_table
+from flows.commands import progress_lines
+from flows.commands.display import results_table
+from flows.commands.progress_lines import Progress, ProgressLines
 from flows.invocation import command
 from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger, Seen
 from flows.places import Places
 from flows.session import opened
-from tests.flows.conftest import PARAMS, PROJECT
+from tests.flows.conftest import CLUSTER, PARAMS, PROJECT
 
 MEASURED: dict[str, Any] = {
     "metrics": {
@@ -77,9 +79,9 @@ def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_c
     console = Console(file=io.StringIO(), width=60)
     stops = command("cancel", "--name", "demo", runs=places.runs)
     with opened("demo", places, params, chosen) as session, session.board.running(request, 0):
-        screen = Screen(session, console)
+        lines = ProgressLines(Progress(session), console)
         ledger = Ledger(session.site.folder / "ledger")
-        screen.tell_waiting()  # nothing is known yet
+        lines.print_waiting()  # nothing is known yet
         for seen in (
             Seen(state="PENDING", reason="Nodes required for job are DOWN, DRAINED or reserved"),
             Seen(state="PENDING", reason="Priority"),
@@ -96,12 +98,35 @@ def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_c
                     submitted_at="",
                 )
             )
-            screen.tell_waiting()
-            screen.tell_waiting()
+            lines.print_waiting()
+            lines.print_waiting()
         ledger.end(name, "done")
     assert isinstance(console.file, io.StringIO)
     assert [" ".join(line.split()) for line in console.file.getvalue().splitlines()] == [
-        "round 0/1 prompts job 7 PENDING (Nodes required for job are DOWN, DRAINED or reserved)",
+        "round 1 of 2 prompts job 7 PENDING (Nodes required for job are DOWN, DRAINED or reserved)",
         f"goes on by itself when nodes come back; {stops} stops it",
-        "round 0/1 prompts job 7 PENDING (Priority)",
+        "round 1 of 2 prompts job 7 PENDING (Priority)",
+    ]
+
+
+def test_work_between_stages_is_a_line_once_it_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(tmp_path / "runs", tmp_path / "store")
+    cluster = load_params(Cluster, CLUSTER, (), ["executor=in_process"])
+    console = Console(file=io.StringIO(), width=20)
+    assert isinstance(console.file, io.StringIO)
+    with opened("demo", places, load_params(Params, PARAMS), cluster) as session:
+        lines = ProgressLines(Progress(session), console)
+        with session.board.busy("Prefect's server starts"):
+            lines.print_slow_activities()
+            assert console.file.getvalue() == ""
+            monkeypatch.setattr(progress_lines, "SLOW_S", -1.0)
+            lines.print_slow_activities()
+            lines.print_slow_activities()
+        with session.board.busy("DVC keeps its artifacts", 1):
+            lines.print_slow_activities()
+    assert console.file.getvalue().splitlines() == [
+        "campaign      Prefect's server starts  0:00",
+        "round 2 of 2  DVC keeps its artifacts  0:00",
     ]

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from afd.stages.outcome import RefusedError
 from flows import hold as holding
@@ -112,18 +111,3 @@ def test_what_runs_is_waited_for_or_cancelled(failed: Launch) -> None:
         pytest.raises(HeldError, match=r"wait for it or stop it \(.*cancel --name demo"),
     ):
         to_resume(failed.places.runs, "demo")
-
-
-@pytest.mark.parametrize("with_prefect", [True, False])
-def test_a_start_that_takes_long_is_said_once_and_a_quick_one_not(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, with_prefect: bool
-) -> None:
-    monkeypatch.setattr(launch, "QUIET_S", 0.05)
-    for wait_s, said in ((0.3, 1), (0.0, 0)):
-        with launch._telling_of_the_wait(Console(), with_prefect=with_prefect) as begun:  # pyright: ignore[reportPrivateUsage]
-            time.sleep(wait_s)
-            begun()
-            time.sleep(0.2)
-        told = capsys.readouterr().out
-        assert told.count("starting") == said
-        assert ("Prefect" in told) == (with_prefect and said == 1)
