@@ -36,7 +36,7 @@ def chosen_params(
     request.refuse_unpermitted(chosen.teacher.training_permitted)
     refuse_missing_weights(chosen)
     store = Store(places.store.resolve())
-    prompts = _prompts_of(chosen, store)
+    prompts = prompts_of(chosen, store)
     if isinstance(chosen.teacher, RemoteTeacher | FolderTeacher):
         from afd.harvest.permission import refuse_wanted  # pyarrow: paid where it is needed
 
@@ -44,18 +44,22 @@ def chosen_params(
     return chosen
 
 
-def _prompts_of(params: Params, store: Store) -> list[Prompt]:
-    """The prompts of a campaign, looked through before anything starts.
+def prompts_of(params: Params, store: Store) -> list[Prompt]:
+    """Return the prompts of a campaign, checked before anything starts.
 
-    Raises PromptsError with every problem at once, RefusedError for a file that cannot be read.
+    Raises PromptsError with every problem at once, RefusedError for a file that cannot be read or
+    for sentences that the student cannot read.
     """
     asked, chosen = request.prompts(params), params.prompts
     sizes = (chosen.num_held_out, chosen.num_tuning, chosen.num_train)
-    if store.have(asked.output):
-        return read_jsonl(store.path(asked.output) / "prompts.jsonl")
     if not isinstance(chosen, FilePrompts):
+        if store.have(asked.output):
+            return read_jsonl(store.path(asked.output) / "prompts.jsonl")
         return compose(*sizes)
-    prompts = parse_jsonl(read_bytes(Path(chosen.path)), chosen.path, *sizes)
+    if store.have(asked.output):
+        prompts = read_jsonl(store.path(asked.output) / "prompts.jsonl")
+    else:
+        prompts = parse_jsonl(read_bytes(Path(chosen.path)), chosen.path, *sizes)
     needed = ("train", params.evaluate.split)
     if missing := [split for split in needed if split not in {one.split for one in prompts}]:
         problem = f"{chosen.path}: no prompt is in the split {' and '.join(missing)}; write some"

@@ -12,6 +12,8 @@ from afd.planning.machines import Device
 from flows.commands.options import (
     ClusterFile,
     ClusterOverrides,
+    DryRun,
+    Json,
     MaybeName,
     Name,
     Overlays,
@@ -83,12 +85,16 @@ def campaign(
     set_aside: Annotated[
         bool, flag("rename an earlier campaign of this name that has other params")
     ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run a campaign, or go on with it from wherever it stopped."""
     from flows.commands.launch import Launch, launch_campaign
 
     launch = Launch.chosen(name, params, overlay, set_, cluster, set_cluster, runs, store)
-    launch_campaign(launch, with_prefect=prefect, aside=set_aside)
+    if dry_run:
+        launch.print_dry_run("campaign", with_prefect=prefect, aside=set_aside)
+    else:
+        launch_campaign(launch, with_prefect=prefect, aside=set_aside)
 
 
 @app.command(
@@ -111,12 +117,16 @@ def round(
     runs: Runs = RUNS,
     store: StoreFolder = STORE,
     prefect: WithPrefect = True,
+    dry_run: DryRun = False,
 ) -> None:
     """Run one round of a campaign: the next one, or --index."""
     from flows.commands.launch import Launch, launch_round
 
     launch = Launch.chosen(name, params, overlay, set_, cluster, set_cluster, runs, store)
-    launch_round(launch, index, with_prefect=prefect)
+    if dry_run:
+        launch.print_dry_run("round", index, with_prefect=prefect)
+    else:
+        launch_round(launch, index, with_prefect=prefect)
 
 
 @app.command(
@@ -141,6 +151,7 @@ def plan(
         float | None, Parameter(help="price of one device, for the cost of the whole")
     ] = None,
     ranks: Annotated[int, Parameter(help="devices that compute an update together")] = 1,
+    json: Json = False,
 ) -> int:
     """Print what a campaign will take, before it starts: work, memory, hours, storage, cost.
 
@@ -151,12 +162,13 @@ def plan(
     from flows.commands.planning import print_plan
 
     chosen = load_params(Params, params, overlay, set_)
-    return print_plan(chosen, device, memory_gb, usd_per_hour, ranks)
+    return print_plan(chosen, device, memory_gb, usd_per_hour, ranks, as_json=json)
 
 
 @app.command(
     help_epilogue=examples(
         "afd show demo                     the last student of a campaign",
+        "afd show demo --all               everything behind it, back to the prompts",
         "afd show demo-student/3           a registered version",
         "afd show 5f2c9a01                 an artifact, by its first digits",
     )
@@ -170,18 +182,15 @@ def show(
         ),
     ],
     *,
+    all: Annotated[bool, flag("every artifact of every round, with its hashes")] = False,
+    json: Json = False,
     runs: Runs = RUNS,
     store: StoreFolder = STORE,
 ) -> None:
-    """Print what a student or another artifact was made from, back to the prompts."""
-    from rich.console import Console
+    """Print what a student or another artifact was made from: its round, then a line a round."""
+    from flows.commands.show_output import print_chains
 
-    from afd.store import Store
-    from flows.commands.show import chain, find
-
-    known = Store(store)
-    for artifact in find(name, known, runs):
-        Console().print(chain(artifact, known, runs))
+    print_chains(name, runs, store, every=all, as_json=json)
 
 
 @app.command(help_epilogue=examples("afd report demo"))
@@ -202,18 +211,14 @@ def compare(
     first: Annotated[str, Parameter(help="the campaign that others are compared with")],
     /,
     *others: Annotated[str, Parameter(help="one or more finished campaigns")],
+    json: Json = False,
     runs: Runs = RUNS,
     store: StoreFolder = STORE,
 ) -> None:
     """Print paired differences of finished campaigns to the first one named."""
-    from rich.console import Console
+    from flows.commands.comparing import print_comparison
 
-    from flows.commands.comparing import compared
-    from flows.places import Places
-
-    for table in compared(first, others, Places(runs, store)):
-        needed = Console(width=1000).measure(table).maximum  # a number that is cut is a wrong one
-        Console(width=max(Console().width, needed)).print(table)
+    print_comparison(first, others, runs, store, as_json=json)
 
 
 @app.command(
@@ -229,7 +234,15 @@ def ui(
     *,
     runs: Runs = RUNS,
     port: Annotated[int, Parameter(help="of MLflow's UI on this machine")] = 5000,
-    dry: Annotated[bool, flag("only print the command")] = False,
+    dry: Annotated[
+        bool,
+        Parameter(
+            name=("--dry-run", "--dry"),
+            negative="",
+            show_default=False,
+            help="check everything and print the command; start and write nothing",
+        ),
+    ] = False,
 ) -> None:
     """Open MLflow's UI on the campaigns."""
     from flows.commands.mlflow_ui import serve_mlflow
@@ -238,11 +251,11 @@ def ui(
 
 
 @app.command(help_epilogue=examples("afd up", "afd down                          stops it"))
-def up(*, runs: Runs = RUNS, store: StoreFolder = STORE) -> None:
+def up(*, runs: Runs = RUNS, store: StoreFolder = STORE, dry_run: DryRun = False) -> None:
     """Start a Prefect server and serve `afd/round` and `afd-campaign/campaign`."""
-    from flows.commands.operate import say_up
+    from flows.commands.operate import say_up, say_up_dry
 
-    say_up(runs, store)
+    (say_up_dry if dry_run else say_up)(runs, store)
 
 
 @app.command(help_epilogue=examples("afd down"))
@@ -260,11 +273,11 @@ def down(*, runs: Runs = RUNS) -> None:
         "afd status demo",
     ),
 )
-def status(name: MaybeName = None, *, runs: Runs = RUNS) -> None:
+def status(name: MaybeName = None, *, json: Json = False, runs: Runs = RUNS) -> None:
     """Print the state of every campaign: rounds, stages, jobs with SLURM's state and reason."""
     from flows.commands.operate import say_status
 
-    say_status(runs, name)
+    say_status(runs, name, as_json=json)
 
 
 @app.command(help_epilogue=examples("afd logs --name demo", "afd logs update --name demo --follow"))
@@ -324,6 +337,7 @@ def resume(
     set_cluster: ClusterOverrides = (),
     runs: Runs = RUNS,
     prefect: WithPrefect = True,
+    dry_run: DryRun = False,
 ) -> None:
     """Go on with the last command, after a kill, a failure, a cancel or an alarm's pause."""
     from flows.commands.launch import resume as go_on
@@ -335,6 +349,7 @@ def resume(
         acknowledge=acknowledge,
         cluster=cluster,
         cluster_overrides=set_cluster,
+        dry_run=dry_run,
     )
 
 
@@ -343,14 +358,20 @@ def resume(
         "afd doctor", "afd doctor --cluster params/cluster/slurm.yaml     with a probe job"
     )
 )
-def doctor(*, runs: Runs = RUNS, store: StoreFolder = STORE, cluster: ClusterFile = CLUSTER) -> int:
+def doctor(
+    *,
+    json: Json = False,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
+    cluster: ClusterFile = CLUSTER,
+) -> int:
     """Check everything a run needs; with --cluster of a SLURM cluster, by a probe job, that too.
 
     The exit code is 2 where something is missing.
     """
     from flows.commands.doctor import examine
 
-    return examine(runs, store, cluster)
+    return examine(runs, store, cluster, as_json=json)
 
 
 @app.command(

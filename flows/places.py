@@ -31,12 +31,13 @@ class Places:
     runs: Path = RUNS
     store: Path = STORE
 
-    def tracking_uri(self, chosen: str | None = None) -> str:
+    def tracking_uri(self, chosen: str | None = None, *, make: bool = True) -> str:
         """MLflow: the server that the cluster's params have chosen, else the one that
-        MLFLOW_TRACKING_URI names, else a database of this folder's."""
+        MLFLOW_TRACKING_URI names, else a database of this folder's, whose folder is made."""
         if chosen or MLFLOW_SERVER:
             return chosen or MLFLOW_SERVER or ""
-        self.mlflow_database.parent.mkdir(parents=True, exist_ok=True)
+        if make:
+            self.mlflow_database.parent.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{self.mlflow_database}"
 
     @property
@@ -97,9 +98,24 @@ def keep_params(folder: Path, params: Params) -> None:
     Later only circumstance may change (what changes no artifact: paths, memory, how the teacher is
     reached and paid), and is written. Raises ParamsError naming every other field.
     """
+    found = refuse_other_params(folder, params)
+    if found is None:
+        return
+    values = params.model_dump(mode="json")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    with told(folder):
+        write_json(folder / CONTENTS, found)
+        write_atomic(folder / "params.yaml", text.encode())
+
+
+def refuse_other_params(folder: Path, params: Params) -> dict[str, str | None] | None:
+    """Return the contents to keep beside `params`; None where these params are kept already.
+
+    Raises ParamsError naming every field in which a campaign of this name has other params.
+    """
     before = kept_params(folder)
     if before == params:
-        return
+        return None
     found = contents(params)
     if before is not None:
         known = _kept_contents(folder, before)
@@ -118,11 +134,7 @@ def keep_params(folder: Path, params: Params) -> None:
                 ],
             )  # fmt: skip
         found = known | found
-    values = params.model_dump(mode="json")
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    with told(folder):
-        write_json(folder / CONTENTS, found)
-        write_atomic(folder / "params.yaml", text.encode())
+    return found
 
 
 def set_aside(folder: Path, params: Params) -> Path | None:

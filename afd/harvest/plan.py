@@ -1,7 +1,10 @@
 """What a harvest would take, before anything is sent: clips, money, hours, what is there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from afd.config import RemoteTeacher
 from afd.harvest import money
@@ -9,6 +12,7 @@ from afd.harvest.answers import answers
 from afd.harvest.ledger import Ledger
 from afd.harvest.rows import Money
 from afd.harvest.status import Refusals, refusals, typical_s
+from afd.harvest.tables import ledger_path
 from afd.harvest.transitions import ENDS, OrderState
 from afd.harvest.wants import Want, asked_of, distinct
 from afd.store import Store
@@ -45,11 +49,11 @@ class Plan:
 
 
 def plan(store: Store, teacher: RemoteTeacher, wants: Sequence[Want]) -> Plan:
-    """Ask the store and the ledger; nothing is written but an empty ledger. Errors: StoreError."""
+    """Ask the store and the ledger; nothing is written there. Errors: StoreError."""
     asked, access = asked_of(teacher), teacher.access
     single = list(distinct(wants))
     kept = answers(store, asked, single)
-    with Ledger(store.root) as ledger:
+    with _ledger(store.root) as ledger:
         standing = ledger.standing(asked)
         typical = typical_s(ledger, asked)
         spent = ledger.money(asked.provider)
@@ -86,3 +90,12 @@ def plan(store: Store, teacher: RemoteTeacher, wants: Sequence[Want]) -> Plan:
         hours=max(by_slots, by_rate) / 3600,
         refused=[one for one in refused if one.rate],
     )
+
+
+@contextmanager
+def _ledger(root: Path) -> Iterator[Ledger]:
+    """Open the ledger of a store; an empty one elsewhere where nothing was ordered yet."""
+    with ExitStack() as stack:
+        if not ledger_path(root).exists():
+            root = Path(stack.enter_context(TemporaryDirectory(prefix="afd-ledger-")))
+        yield stack.enter_context(Ledger(root))

@@ -1,17 +1,19 @@
 """`afd compare A B ...`: paired differences between finished campaigns, refused across cards."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from afd.evaluation.comparison import Difference, Judged, compare
 from afd.evaluation.readings import meaning, show
+from afd.evaluation.results import CellResult
 from afd.stages.outcome import RefusedError
 from afd.store import Store
+from flows.commands.json_output import Document, print_document
 from flows.commands.status import campaigns_in, known_campaign
 from flows.invocation import command
 from flows.places import Places
@@ -59,13 +61,34 @@ def judged(campaign: str, places: Places) -> Judged:
     return Judged(campaign, card, rows[rows["side"] == "student"].drop(columns="side"))
 
 
-def compared(first: str, others: Sequence[str], places: Places) -> list[RenderableType]:
-    """A table for each of `others` against `first`; raises RefusedError or CardError."""
+def differences(
+    first: str, others: Sequence[str], places: Places
+) -> dict[str, Sequence[Difference]]:
+    """Return every metric of each of `others` minus `first`; raises RefusedError or CardError."""
     if not others:
         raise RefusedError(_lacks_another(first, places.runs))
     reference = judged(first, places)
     rivals = [judged(other, places) for other in others]
-    return [_table(reference, rival, compare([reference], [rival])) for rival in rivals]
+    return {rival.name: compare([reference], [rival]) for rival in rivals}
+
+
+def compared(first: str, others: Sequence[str], places: Places) -> list[RenderableType]:
+    """Return a table for each of `others` against `first`; raises RefusedError or CardError."""
+    found = differences(first, others, places)
+    return [_table(first, second, rows) for second, rows in found.items()]
+
+
+def print_comparison(
+    first: str, others: Sequence[str], runs: Path, store: Path, *, as_json: bool = False
+) -> None:
+    """Print the comparison as tables, no number cut, or as JSON."""
+    places = Places(runs, store)
+    if as_json:
+        print_document(compare_document(first, differences(first, others, places)))
+        return
+    for table in compared(first, others, places):
+        needed = Console(width=1000).measure(table).maximum
+        Console(width=max(Console().width, needed)).print(table)
 
 
 def _lacks_another(first: str, runs: Path) -> str:
@@ -79,14 +102,14 @@ def _lacks_another(first: str, runs: Path) -> str:
     )
 
 
-def _table(first: Judged, second: Judged, rows: Sequence[Difference]) -> Table:
+def _table(first: str, second: str, rows: Sequence[Difference]) -> Table:
     prompts = max((row.paired.num_prompts for row in rows), default=0)
     table = Table(
-        title=f"{second.name} minus {first.name}, paired over {prompts} prompts",
+        title=f"{second} minus {first}, paired over {prompts} prompts",
         title_justify="left", box=None, padding=(0, 2, 0, 0),
     )  # fmt: skip
     table.add_column("metric", no_wrap=True)
-    for name in (first.name, second.name, "difference", "interval", "p (Holm)", "prompts"):
+    for name in (first, second, "difference", "interval", "p (Holm)", "prompts"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         paired = row.paired
@@ -102,8 +125,13 @@ def _table(first: Judged, second: Judged, rows: Sequence[Difference]) -> Table:
     return table
 
 
-def write_results(results: Path, page: Path, seeds: Sequence[int] = ()) -> None:
-    """The ablation table and its pictures from the cells' files; raises RefusedError for none."""
+def write_results(
+    results: Path, page: Path, seeds: Sequence[int] = ()
+) -> tuple[list[CellResult], list[str]]:
+    """Write the ablation table and its pictures from the cells' files.
+
+    Return the cells, and the names of those that are not played. Raises RefusedError for no cells.
+    """
     from afd.evaluation import charts, findings
     from afd.evaluation.results import CLAIMED_SEEDS, load_cells, table
 
@@ -144,6 +172,7 @@ def write_results(results: Path, page: Path, seeds: Sequence[int] = ()) -> None:
         + "\n".join(parts).rstrip()
         + "\n"
     )
+    return cells, unplayed
 
 
 def _asked_for(seeds: Sequence[int]) -> set[str]:
@@ -155,3 +184,51 @@ def _asked_for(seeds: Sequence[int]) -> set[str]:
     all_seeds = read_grid().seeds
     played = {name: all_seeds if name in EVERY_SEED else (1,) for name in MORE}
     return {cell.name for name in MORE for seed in played[name] for cell in group(name, seed)}
+
+
+def compare_document(first: str, rows: Mapping[str, Sequence[Difference]]) -> Document:
+    """Return `afd compare --json`: by rival, each metric as rival minus first."""
+    return {
+        "first": first,
+        "comparisons": [
+            {
+                "second": second,
+                "metrics": [
+                    {
+                        "metric": row.metric,
+                        "first": row.first,
+                        "second": row.second,
+                        "difference": row.paired.mean,
+                        "low": row.paired.low,
+                        "high": row.paired.high,
+                        "p_holm": row.p_holm,
+                        "num_prompts": row.paired.num_prompts,
+                        "num_dropped": row.paired.num_dropped,
+                        "is_clear": row.is_clear,
+                    }
+                    for row in differences
+                ],
+            }
+            for second, differences in rows.items()
+        ],
+    }
+
+
+def table_document(page: Path, cells: Sequence[CellResult], unplayed: Sequence[str]) -> Document:
+    """Return `afd ablation table --json`: what the page is made from."""
+    return {
+        "page": str(page),
+        "cells": [
+            {
+                "name": cell.name,
+                "arm": cell.arm,
+                "world": cell.world,
+                "seed": cell.seed,
+                "status": cell.status,
+                "base": dict(cell.base),
+                "student": dict(cell.student),
+            }
+            for cell in cells
+        ],
+        "unplayed": list(unplayed),
+    }

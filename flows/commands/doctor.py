@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from flows.choices import chosen_cluster
 from flows.commands.doctor_cluster import Finding, slurm_findings
 from flows.commands.doctor_disk import disk_findings
 from flows.commands.doctor_versions import dvc_findings, git_findings
+from flows.commands.json_output import Document, print_document
 from flows.mlflow_runs.tracking import without_password
 from flows.places import MLFLOW_SERVER, Places
 from flows.prefect_runs.reach import configured_api, trouble
@@ -37,10 +38,13 @@ TELEMETRY = (
 Check = Callable[[], Iterator[Finding]]
 
 
-def examine(runs: Path, store: Path, cluster: Path) -> int:
+def examine(runs: Path, store: Path, cluster: Path, *, as_json: bool = False) -> int:
     """Print every finding; 0 when a campaign can run, 2 when something it needs is missing."""
     table = Table("", "what", "finding", show_lines=False)
     found = findings(runs, store, cluster)
+    if as_json:
+        print_document(doctor_document(found))
+        return 2 if any(one.verdict == "missing" for one in found) else 0
     signs = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "missing": "[red]missing[/]"}
     for one in found:
         table.add_row(signs[one.verdict], Text(one.what), Text(one.told))
@@ -208,3 +212,13 @@ def _browser() -> Iterator[Finding]:
         yield Finding("browser", "warning", "no Chromium: the tests that open pages will skip")
     else:
         yield Finding("browser", "ok", found)
+
+
+def doctor_document(findings: Sequence[Finding]) -> Document:
+    """Return `afd doctor --json`."""
+    return {
+        "findings": [
+            {"what": one.what, "verdict": one.verdict, "text": one.told} for one in findings
+        ],
+        "is_ready": all(one.verdict != "missing" for one in findings),
+    }

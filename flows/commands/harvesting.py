@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from flows.commands.options import Overlays, Overrides, Runs, StoreFolder, examples, flag
+from flows.commands.options import DryRun, Overlays, Overrides, Runs, StoreFolder, examples, flag
 from flows.invocation import RUNS, STORE
 
 app = App(
@@ -84,11 +84,15 @@ def run(
     limit: Limit = None,
     runs: Runs = RUNS,
     store: StoreFolder = STORE,
+    dry_run: DryRun = False,
 ) -> None:
     """Order the clips that are missing; it can be stopped and typed again at any time."""
-    from flows.commands.orders import Chosen, run_orders
+    from flows.commands.orders import Chosen, check_orders, run_orders
 
-    run_orders(Chosen.read(name, params, overlay, set_, runs, store, limit))
+    if dry_run:
+        check_orders(Chosen.read(name, params, overlay, set_, runs, store, limit, writes=False))
+    else:
+        run_orders(Chosen.read(name, params, overlay, set_, runs, store, limit))
 
 
 @app.command(help_epilogue=examples("afd harvest status"))

@@ -23,6 +23,7 @@ from flows.campaign import (
 )
 from flows.choices import chosen_cluster, chosen_params, cluster_now
 from flows.commands.display import results_table
+from flows.commands.dry_run import DryRun
 from flows.commands.live_view import live_view
 from flows.commands.status import CampaignState, goes_on, known_campaign
 from flows.dispatch import StageFailedError
@@ -50,6 +51,19 @@ class Launch:
     def folders(self) -> dict[str, str]:
         """What the flows need to find the session again."""
         return {"runs": str(self.places.runs), "store": str(self.places.store)}
+
+    def print_dry_run(
+        self,
+        doing: Doing,
+        index: int | None = None,
+        *,
+        with_prefect: bool,
+        aside: bool = False,
+        acknowledges: bool = False,
+    ) -> None:
+        """Print what a start would do; raises what it would be refused for."""
+        dry = DryRun(self.name, self.params, self.cluster, self.places)
+        dry.show(doing, index, with_prefect=with_prefect, aside=aside, acknowledges=acknowledges)
 
     @classmethod
     def chosen(
@@ -138,6 +152,7 @@ def resume(
     acknowledge: bool = False,
     cluster: Path | None = None,
     cluster_overrides: Sequence[str] = (),
+    dry_run: bool = False,
 ) -> None:
     """What was asked of a campaign last, on the cluster that its file describes now.
 
@@ -148,7 +163,8 @@ def resume(
     asked = standing.asked
     runs = standing.folder.parent
     if acknowledge:
-        decisions.acknowledge(standing.folder)
+        if not dry_run:
+            decisions.acknowledge(standing.folder)
     elif asked is not None and decisions.paused_after(standing.folder) is not None:
         raise RefusedError(asked.told or f"{standing.name}: an alarm waits: --acknowledge")
     is_seen = acknowledge and standing.state == "paused"
@@ -164,7 +180,12 @@ def resume(
     chosen, source = cluster_now(asked, cluster, cluster_overrides)
     launch = Launch(standing.name, params, chosen, places, source)
     with_prefect = with_prefect and asked.with_prefect
-    if asked.doing == "campaign":
+    if dry_run:
+        index = asked.round_index if asked.doing == "round" else None
+        launch.print_dry_run(
+            asked.doing, index, with_prefect=with_prefect, acknowledges=acknowledge
+        )
+    elif asked.doing == "campaign":
         launch_campaign(launch, with_prefect=with_prefect)
     else:
         launch_round(launch, asked.round_index, with_prefect=with_prefect)

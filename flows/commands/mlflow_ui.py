@@ -32,18 +32,18 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
         raise RefusedError(f"--port {port}: a port is a number from 1 to 65535, e.g. 5000")
     places = Places(runs)
     page = f"http://127.0.0.1:{port}/#/experiments{_run_of(campaign, places)}"
-    uri = places.tracking_uri(_chosen(campaign, places))
+    uri = places.tracking_uri(_chosen(campaign, places), make=not dry)
     if uri.startswith("http"):
         page = page.replace(f"http://127.0.0.1:{port}", without_password(uri).rstrip("/"))
         sys.stdout.write(f"{page}\n")  # a server of its own shows it already
         return
     serve = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     serve += ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri]
+    if _is_taken(port):
+        raise RefusedError(f"--port {port}: something listens there already; choose another")
     if dry:
         sys.stdout.write(f"{page}\n{' '.join(serve)}\n")
         return
-    if _is_taken(port):
-        raise RefusedError(f"--port {port}: something listens there already; choose another")
     with contextlib.suppress(KeyboardInterrupt):
         server = subprocess.Popen(serve, env={**os.environ, **QUIET})
         try:

@@ -12,18 +12,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from afd.stages.outcome import RefusedError
-from flows.board import round_label
 from flows.commands.logs import chosen_log, follow, show
 from flows.commands.status import (
     CampaignState,
+    alarm_lines,
     campaigns_in,
     goes_on,
     hint_of_nodes,
     known_campaign,
     overview,
 )
-from flows.commands.up import LOG, PROJECT_SETTINGS, bring_up, standing, take_down
-from flows.decisions import lines
+from flows.commands.up import (
+    LOG,
+    PROJECT_SETTINGS,
+    bring_up,
+    check_up,
+    standing,
+    take_down,
+)
 from flows.hold import (
     HeldError,
     Holder,
@@ -35,7 +41,7 @@ from flows.hold import (
 )
 from flows.invocation import beside, command
 from flows.jobs.ledger import lacks_nodes
-from flows.places import Places, campaign_folder
+from flows.places import Places, campaign_folder, refuse_unusable
 from flows.prefect_runs import flow_runs
 from flows.prefect_runs.reach import answers
 from flows.settle import settle, settle_when_free
@@ -65,6 +71,20 @@ def say_up(runs: Path, store: Path) -> None:
     console.print(f"  stop     {command('down', runs=runs)}")
 
 
+def say_up_dry(runs: Path, store: Path) -> None:
+    """Print what `afd up` would do; raises what it would be refused for."""
+    places = Places(runs, store)
+    refuse_unusable(places)
+    known, api = check_up(places)
+    out = _console()
+    if known is not None:
+        out.print(f"dry run   up already: {known.api.removesuffix('/api')}; nothing would change")
+        return
+    server = f"use the server at {api}" if api else "start a Prefect server for this folder"
+    out.print(f"dry run   would {server}; nothing was started or written")
+    out.print("serving   afd/round and afd-campaign/campaign, in the background")
+
+
 def _settle_left(name: str, places: Places) -> int:
     """Runs of killed processes, told to Prefect; a campaign that runs sees to its own."""
     if not flow_runs.is_any_open(campaign_folder(name, places)):
@@ -87,11 +107,17 @@ def say_down(runs: Path) -> None:
     _console().print(said)
 
 
-def say_status(runs: Path, name: str | None) -> None:
+def say_status(runs: Path, name: str | None, *, as_json: bool = False) -> None:
     """Campaigns, what of them computes or waits, and what to type next."""
     if name is not None:
         known_campaign(name, runs)
     found = overview(runs, name)
+    if as_json:
+        from flows.commands.json_output import print_document
+        from flows.commands.status_json import status_document
+
+        print_document(status_document(found, runs))
+        return
     console = _console()
     if not found.campaigns:
         console.print(f"no campaign in {runs}")
@@ -122,7 +148,7 @@ def _say_campaign(console: Console, one: CampaignState, runs: Path) -> None:
         console.print(table)
     if any(lacks_nodes(work.reason) for work in one.work):
         console.print(f"  {hint_of_nodes(one.name, runs)}", markup=False)
-    for line in _alarms(one):
+    for line in alarm_lines(one):
         console.print(f"  [yellow]alarm[/]  {escape(line)}")
     if one.is_left:
         seen = () if one.waits_after is None else ("--acknowledge",)
@@ -137,17 +163,6 @@ def _brief(told: str) -> list[str]:
     """What ended a campaign: a refusal whole, with SLURM's own words; of a log the end."""
     lines = [line.strip() for line in told.strip().splitlines()]
     return lines if len(lines) <= MAX_LINES else [lines[0], *lines[1 - MAX_LINES :]]
-
-
-def _alarms(one: CampaignState) -> list[str]:
-    """What the last round's alarms said, and what they have changed since the first."""
-    num_rounds = one.num_rounds or len(one.decisions)
-    changed = [
-        f"{round_label(record['round'], num_rounds)}: {change}"
-        for record in one.decisions[:-1]
-        for change in record["changes"]
-    ]
-    return changed + [line for record in one.decisions[-1:] for line in lines(record, num_rounds)]
 
 
 def _say_services(console: Console, places: Places) -> None:

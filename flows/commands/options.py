@@ -49,6 +49,25 @@ WithPrefect = Annotated[
     bool, Parameter(name="--prefect", help="run as flows that Prefect's server shows")
 ]
 
+Json = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative="",
+        show_default=False,
+        help="print one JSON document instead; its keys are in docs/cli.md",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    Parameter(
+        name="--dry-run",
+        negative="",
+        show_default=False,
+        help="check everything and print what would be done; start and write nothing",
+    ),
+]
+
 
 def flag(text: str) -> Parameter:
     """Return the parameter of a switch that is off unless typed."""

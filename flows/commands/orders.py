@@ -31,7 +31,9 @@ from afd.stages import request
 from afd.stages.door import execute
 from afd.stages.outcome import RefusedError
 from afd.store import Store
-from flows.choices import read_params
+from afd.teachers.keys import read_key
+from afd.teachers.remote import UnauthorisedError
+from flows.choices import prompts_of, read_params
 from flows.invocation import command
 from flows.places import Places
 
@@ -62,8 +64,13 @@ class Chosen:
         runs: Path,
         store: Path,
         limit: int | None,
+        *,
+        writes: bool = True,
     ) -> "Chosen":
-        """Raises ParamsError, RefusedError for a teacher that is not ordered from."""
+        """Raises ParamsError, RefusedError for a teacher that is not ordered from.
+
+        `writes`: the prompt set is left in the store.
+        """
         read = read_params(name, Places(runs, store), params, overlays, overrides)
         if not isinstance(read.teacher, RemoteTeacher):
             raise RefusedError(
@@ -71,12 +78,16 @@ class Chosen:
                 "lay one over the params, e.g. --overlay params/teachers/seedance.yaml"
             )
         place = Store(store.resolve())
-        prompt_set = execute(request.prompts(read), place)
-        prompts = read_jsonl(prompt_set.file("prompts.jsonl"))
+        prompt_set = request.prompts(read).output
+        if writes:
+            made = execute(request.prompts(read), place)
+            prompts = read_jsonl(made.file("prompts.jsonl"))
+        else:
+            prompts = prompts_of(read, place)
         rounds = [
-            request.harvest_round(read, prompt_set.ref, index) for index in range(read.num_rounds)
+            request.harvest_round(read, prompt_set, index) for index in range(read.num_rounds)
         ]
-        asked = [*rounds, request.harvest_held_out(read, prompt_set.ref)]
+        asked = [*rounds, request.harvest_held_out(read, prompt_set)]
         wants = [
             want for one in asked for want in wants_of_request(one.params, read.teacher, prompts)
         ]
@@ -133,6 +144,16 @@ def _warnings(made: Plan, teacher: RemoteTeacher) -> Iterator[str]:
         )
     if not made.is_measured and made.num_to_order > 3:
         yield "nothing was measured yet: begin with a pilot, `afd harvest run ... --limit 3`"
+
+
+def check_orders(chosen: Chosen) -> None:
+    """Print what would be ordered; raises RefusedError where the key's variable is not set."""
+    try:
+        read_key(chosen.teacher.access.key_variable)
+    except UnauthorisedError as error:
+        raise RefusedError(str(error)) from None
+    show_plan(chosen)
+    Console().print("dry run: nothing was sent, paid or written", highlight=False)
 
 
 def run_orders(chosen: Chosen) -> None:

@@ -1,12 +1,18 @@
 """`afd plan`: what a campaign takes before anything is spent; exit code 2 when it cannot fit."""
 
+from pathlib import Path
+
 import psutil
-from rich.console import Console
 from rich.table import Table
 
-from afd.config import Params
+from afd.config import FilePrompts, Params
 from afd.planning.machines import Device, machine
 from afd.planning.plan import CampaignPlan, StagePlan, plan
+from afd.store import Store
+from flows.choices import prompts_of
+from flows.commands.consoles import console
+from flows.commands.json_output import Document, print_document
+from flows.invocation import STORE
 
 GIGA = 1e9
 
@@ -17,20 +23,36 @@ def print_plan(
     memory_gb: float | None,
     usd_per_hour: float | None,
     num_ranks: int = 1,
+    *,
+    as_json: bool = False,
 ) -> int:
     """Print the plan of `params`; 0, or 2 when something cannot fit. Raises ParamsError."""
+    refuse_unusable_prompts(params)
     chosen = device or ("cpu" if params.student.family == "causal_wan" else "h100")
     if chosen == "cpu" and memory_gb is None:
         memory_gb = psutil.virtual_memory().total / GIGA
     planned = plan(params, machine(chosen, memory_gb, usd_per_hour), num_ranks)
-    console = Console()
-    console.print(_sizes(planned))
-    console.print(_stages(planned))
+    if as_json:
+        print_document(plan_document(planned))
+        return 2 if planned.problems else 0
+    out = console()
+    out.print(_sizes(planned))
+    out.print(_stages(planned))
     for line in _totals(planned):
-        console.print(line)
+        out.print(line)
     for problem in planned.problems:
-        console.print(f"[red]cannot fit[/]  {problem}", soft_wrap=True)
+        out.print(f"[red]cannot fit[/]  {problem}", soft_wrap=True)
     return 2 if planned.problems else 0
+
+
+def refuse_unusable_prompts(params: Params) -> None:
+    """Raise what a campaign would of its prompts; a file that is still to be written may be absent.
+
+    Raises PromptsError, RefusedError.
+    """
+    prompts = params.prompts
+    if not isinstance(prompts, FilePrompts) or Path(prompts.path).exists():
+        prompts_of(params, Store(STORE))
 
 
 def _sizes(planned: CampaignPlan) -> Table:
@@ -111,3 +133,38 @@ def _bytes(size: float) -> str:
 
 def _hours(hours: float) -> str:
     return f"{hours:,.2f} h" if hours >= 0.1 else f"{hours * 3600:,.1f} s"
+
+
+def plan_document(planned: CampaignPlan) -> Document:
+    """Return `afd plan --json`."""
+    used, hours, work = planned.machine, planned.device_hours, planned.work
+    usd = None if used.usd_per_hour is None else hours * used.usd_per_hour
+    return {
+        "device": used.device,
+        "memory_gb": used.memory_gb,
+        "num_ranks": planned.num_ranks,
+        "num_parameters": work.wan.num_parameters,
+        "num_trained_parameters": work.num_trained,
+        "tokens_per_clip": work.wan.num_tokens,
+        "stages": [
+            {
+                "stage": stage.stage,
+                "runs": stage.runs,
+                "flops": stage.flops,
+                "hours": used.hours(stage.flops),
+                "peak_bytes": stage.peak_bytes,
+                "memory_bytes": dict(stage.memory),
+                "stored_bytes": stage.stored,
+            }
+            for stage in planned.stages
+        ],
+        "device_hours": hours,
+        "device_usd": usd,
+        "num_clips": planned.num_clips,
+        "usd_per_clip": planned.usd_per_clip,
+        "teacher_usd": planned.teacher_usd,
+        "stored_bytes": planned.stored_bytes,
+        "assumed": list(work.assumed),
+        "problems": list(planned.problems),
+        "fits": not planned.problems,
+    }

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -11,17 +12,21 @@ from afd.evaluation.readings import meaning, show
 from afd.evaluation.reproduction import TOLERANCES, Reproduction, reproduction
 from afd.evaluation.results import CellResult
 from afd.stages.outcome import RefusedError
+from flows.commands.json_output import Document, print_document
 
 WIDTH = 110  # of the table, also where no terminal tells its own
 
 
-def say_reproduced(results: Path, revision: str) -> bool:
+def say_reproduced(results: Path, revision: str, *, as_json: bool = False) -> bool:
     """Print what is equal, what another CPU explains and what it does not; False for the last.
 
     Raises RefusedError for a revision without results.
     """
     folder = results / "arms"
     found = reproduction(_committed(folder, revision), _here(folder))
+    if as_json:
+        print_document(reproduced_document(found, revision))
+        return not found.outside and not found.unlike
     console = Console(highlight=False, width=WIDTH)
     console.print(_table(found))
     cells, equal = len(found.cells), len(found.equal_cells)
@@ -77,3 +82,18 @@ def _git(*arguments: str) -> str:
     except subprocess.CalledProcessError as error:
         raise RefusedError(f"git {' '.join(arguments)}: {error.stderr.strip()}") from None
     return done.stdout
+
+
+def reproduced_document(found: Reproduction, against: str) -> Document:
+    """Return `afd ablation reproduced --json`."""
+    return {
+        "against": against,
+        "cells": found.cells,
+        "equal_cells": found.equal_cells,
+        "not_compared": list(found.unlike),
+        "deviations": [
+            asdict(one) | {"size": one.size, "is_within": one.is_within}
+            for one in found.deviations
+            if one.size > 0
+        ],
+    }

@@ -93,7 +93,7 @@ def chain(artifact: Artifact, store: Store, runs_dir: Path) -> Tree:
     Flat on purpose: each part names what it was made from, so forty rounds stay readable.
     """
     known = what_services_know(runs_dir)
-    tree = Tree(_describe(artifact.manifest, known, None), guide_style="dim")
+    tree = Tree(describe(artifact.manifest, known, None), guide_style="dim")
     revision = artifact.manifest.made_by.revision
     groups: dict[int, list[RenderableType]] = {}
     for ref in ancestors(artifact, store).values():
@@ -101,16 +101,20 @@ def chain(artifact: Artifact, store: Store, runs_dir: Path) -> Tree:
             continue
         try:
             manifest = store.load(ref).manifest
-            groups.setdefault(_round_of(manifest), []).append(_describe(manifest, known, revision))
+            groups.setdefault(round_of(manifest), []).append(describe(manifest, known, revision))
         except StoreError as error:
             missing = Text(f"{ref.kind} {ref.fingerprint[:16]}: {error}", style="red")
             groups.setdefault(BEFORE, []).append(missing)
     for index in sorted(groups, reverse=True):
-        name = "before the rounds" if index == BEFORE else f"round {index}"
-        branch = tree.add(Text(name, style="bold"))
+        branch = tree.add(Text(round_name(index), style="bold"))
         for part in groups[index]:
             branch.add(part)
     return tree
+
+
+def round_name(index: int) -> str:
+    """Return the title of a round's part of a chain."""
+    return "before the rounds" if index == BEFORE else f"round {index}"
 
 
 def ancestors(artifact: Artifact, store: Store) -> dict[str, ArtifactRef]:
@@ -146,13 +150,16 @@ def what_services_know(runs_dir: Path) -> dict[str, Known]:
     }
 
 
-def _round_of(manifest: Manifest) -> int:
+def round_of(manifest: Manifest) -> int:
+    """Return the round that made an artifact; BEFORE where none did."""
     index = manifest.params.get("round_index")
     held_out = manifest.params.get("split") in ("held_out", "tuning")
     return BEFORE if not isinstance(index, int) or held_out else index
 
 
-def _describe(manifest: Manifest, known: Mapping[str, Known], told: str | None) -> RenderableType:
+def describe(
+    manifest: Manifest, known: Mapping[str, Known], told: str | None, *, is_short: bool = False
+) -> RenderableType:
     """A few lines about one artifact; the code's revision only where it is not `told` already."""
     head = Text()
     head.append(manifest.kind, style="bold cyan")
@@ -161,8 +168,9 @@ def _describe(manifest: Manifest, known: Mapping[str, Known], told: str | None) 
     lines = [head]
     if params := _telling(manifest):
         lines.append(Text(f"params   {params}"))
-    if manifest.summary:
-        lines.append(Text(f"summary  {_numbers(manifest.summary)}"))
+    summary = {k: v for k, v in manifest.summary.items() if not (is_short and _is_hash(v))}
+    if summary:
+        lines.append(Text(f"summary  {_numbers(summary)}"))
     if manifest.made_from:
         parts = [f"{role} {ref.short}" for role, ref in sorted(manifest.made_from.items())]
         lines.append(Text("from     " + ", ".join(parts)))
@@ -191,6 +199,10 @@ def _telling(manifest: Manifest) -> str:
         if value is not None:
             rows.append(f"{name}={value}")
     return ", ".join(rows)
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64
 
 
 def _numbers(summary: Mapping[str, float | int | str | None]) -> str:
@@ -240,7 +252,7 @@ def _last_student(
     keys = set(RunIds(runs_dir / campaign).entries())
     for file in (runs_dir / campaign / "rounds").glob("*.dvc"):
         keys |= {path.name for path in tracked_by(file)}
-    students = [a for a in _students(store, keys) if of_round in (None, _round_of(a.manifest))]
+    students = [a for a in _students(store, keys) if of_round in (None, round_of(a.manifest))]
     if not students:
         again = command("campaign", "--name", campaign, runs=runs_dir, store=store.root)
         raise ShowError(

@@ -20,7 +20,7 @@ from afd.store import Store
 from flows import decisions
 from flows.asked import FILE as ASKED
 from flows.asked import Asked, read_asked
-from flows.board import progress
+from flows.board import progress, round_label
 from flows.hold import Holder, holder_of
 from flows.invocation import command
 from flows.jobs import scheduler
@@ -114,6 +114,19 @@ def goes_on(one: CampaignState) -> str:
         store=Path(asked.store) if asked else None,
         cluster=Path(source.file) if source else None,
     )
+
+
+def alarm_lines(one: CampaignState) -> list[str]:
+    """Return what the last round's alarms found, and what they have changed since the first."""
+    num_rounds = one.num_rounds or len(one.decisions)
+    changed = [
+        f"{round_label(record['round'], num_rounds)}: {change}"
+        for record in one.decisions[:-1]
+        for change in record["changes"]
+    ]
+    return changed + [
+        line for record in one.decisions[-1:] for line in decisions.lines(record, num_rounds)
+    ]
 
 
 def known_campaign(name: str, runs: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from flows.commands.options import Runs, StoreFolder, examples
+from flows.commands.options import DryRun, Json, Runs, StoreFolder, examples
 from flows.invocation import CLUSTER, RUNS, STORE
 
 app = App(
@@ -44,6 +44,7 @@ def play(
     side_by_side: SideBySide = None,
     runs: Runs = RUNS,
     store: StoreFolder = STORE,
+    dry_run: DryRun = False,
 ) -> None:
     """Play one arm, and beside it the others of its group; leave its results in results/.
 
@@ -58,7 +59,12 @@ def play(
     jobs = side_by_side or len(os.sched_getaffinity(0))
     cluster = _cluster()
     beside = [] if os.environ.get(ALONE_VARIABLE) else cells_of(group, seed)
-    play_cell(cell, beside, Places(runs, store), cluster, jobs)
+    if dry_run:
+        from flows.commands.dry_run import print_cells
+
+        print_cells(cell, beside, Places(runs, store), jobs)
+    else:
+        play_cell(cell, beside, Places(runs, store), cluster, jobs)
 
 
 @app.command(help_epilogue=examples("afd ablation tune", "afd ablation tune dmd gan --no-play"))
@@ -99,11 +105,17 @@ def table(
     seed: Annotated[
         tuple[int, ...], Parameter(show_default=False, help="only these training seeds")
     ] = (),
+    json: Json = False,
 ) -> None:
     """Write the table and the pictures of all results, or of some training seeds."""
     from flows.commands.comparing import write_results
 
-    write_results(results, page, seed)
+    cells, unplayed = write_results(results, page, seed)
+    if json:
+        from flows.commands.comparing import table_document
+        from flows.commands.json_output import print_document
+
+        print_document(table_document(page, cells, unplayed))
 
 
 @app.command(
@@ -113,6 +125,7 @@ def reproduced(
     *,
     results: Annotated[Path, Parameter(help="the folder of results")] = Path("results"),
     against: Annotated[str, Parameter(help="the commit whose numbers are the measure")] = "HEAD",
+    json: Json = False,
 ) -> int:
     """Compare the results that were played here with the committed ones, number by number.
 
@@ -121,7 +134,7 @@ def reproduced(
     """
     from flows.commands.reproducing import say_reproduced
 
-    return 0 if say_reproduced(results, against) else 1
+    return 0 if say_reproduced(results, against, as_json=json) else 1
 
 
 def _cluster() -> Path:

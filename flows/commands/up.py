@@ -87,6 +87,23 @@ def bring_up(places: Places) -> tuple[Up, bool]:
         return up, False
 
 
+def check_up(places: Places) -> tuple[Up | None, str | None]:
+    """Return what is up already, and the server of the user's own that `bring_up` would use.
+
+    Changes nothing; raises ServiceError for what `bring_up` would be refused for.
+    """
+    known = standing(places)
+    if known is not None and known.is_well:
+        _refuse_other_store(places, known)
+        return known, None
+    if known is not None:
+        _refuse_elsewhere(places, known)
+    api = others_api(places)
+    if api is not None and (found := trouble(api)) is not None:
+        raise ServiceError(f"the Prefect server at {api} {found}; nothing was started")
+    return None, api
+
+
 def _refuse_other_store(places: Places, known: Up) -> None:
     if known.store in ("", str(places.store.resolve())):
         return

@@ -1,5 +1,6 @@
 """The command line: quick to answer, and what is wrong is said without a traceback, exit code 2."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,9 @@ def test_doctor_says_what_is_there(tmp_path: Path) -> None:
 
 
 def test_the_ui_command_is_said() -> None:
-    done = afd("ui", "--dry")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    done = afd("ui", "--dry", "--port", str(free))
     assert done.returncode == 0
     assert "mlflow server" in done.stdout

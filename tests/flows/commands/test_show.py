@@ -1,6 +1,7 @@
 """The chain behind an artifact: complete, from the store alone, clear about what is missing."""
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from afd.artifacts import Artifact, ArtifactRef
 from flows.commands.show import ShowError, ancestors, chain, find
+from flows.commands.show_output import print_chains
 from flows.mlflow_runs.run_ids import RunIds
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 
@@ -122,3 +124,19 @@ def test_a_part_that_is_not_here_is_named_with_the_way_to_get_it(campaign: Campa
     shutil.rmtree(rollouts.path)
     text = printed(campaign, last_student(campaign))
     assert rollouts.ref.fingerprint[:16] in text and "not made yet" in text
+
+
+def test_the_short_form_is_one_line_an_earlier_round_and_no_hash(
+    campaign: CampaignOnDisk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = last_student(campaign)
+    places = (campaign.root / "runs", campaign.store.root)
+    print_chains(last.ref.fingerprint[:12], *places, every=False, as_json=False)
+    short = capsys.readouterr().out
+    print_chains(last.ref.fingerprint[:12], *places, every=True, as_json=False)
+    whole = capsys.readouterr().out
+    assert len(short.splitlines()) < len(whole.splitlines())
+    assert sum("round 0" in line for line in short.splitlines()) == 1
+    assert not re.search("[0-9a-f]{64}", short)
+    assert "--all" in short
+    assert not {"\u2026", "..."} & set(short)  # nothing is cut in a pipe

@@ -1,0 +1,183 @@
+"""`--dry-run` of campaign, round and resume: every check of a start, and what it would compute."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from afd.artifacts import ArtifactRef
+from afd.config import Cluster, Params
+from afd.params import ParamsError
+from afd.stages.request import StageRequest
+from afd.store import Store
+from flows import decisions
+from flows.ablations import Cell, is_finished
+from flows.asked import Doing
+from flows.campaign import play_final, play_horizon, refuse_no_round
+from flows.commands.consoles import console
+from flows.hold import held_by, sure_holder_of
+from flows.invocation import near
+from flows.places import (
+    Places,
+    campaign_folder,
+    kept_params,
+    refuse_other_params,
+    refuse_unusable,
+    teacher_name,
+)
+from flows.prefect_runs.reach import configured_api
+from flows.round import play_round, play_start
+from flows.session import read_round
+from flows.standing import Standing
+from flows.tasks import Pending, Plan, UnmadeError
+
+
+class CountedStages(Plan):
+    """Stages by name: those that the store has, and those that would be computed."""
+
+    def __init__(self, store: Store, *, alarms_steer: bool) -> None:
+        super().__init__(store, alarms_steer=alarms_steer)
+        self.there: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
+        self._known, self._seen = store, set[str]()
+
+    def make(self, request: StageRequest) -> ArtifactRef:
+        ref = request.output
+        if ref.fingerprint not in self._seen:
+            self._seen.add(ref.fingerprint)
+            (self.there if self._known.have(ref) else self.missing)[request.stage] += 1
+        return ref
+
+    def begin(self, request: StageRequest) -> Pending:
+        self.make(request)
+        return super().begin(request)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A start that is only looked at."""
+
+    name: str
+    params: Params
+    cluster: Cluster
+    places: Places
+
+    @property
+    def folder(self) -> Path:
+        return campaign_folder(self.name, self.places)
+
+    def show(
+        self,
+        doing: Doing,
+        index: int | None,
+        *,
+        with_prefect: bool,
+        aside: bool = False,
+        acknowledges: bool = False,
+    ) -> None:
+        """Print what would be done.
+
+        Raises what a start would: StoreError, ParamsError, HeldError or RefusedError.
+        """
+        moved = self._check(aside=aside)
+        store = Store(self.places.store.resolve())
+        rounds_done = 0 if moved else self._rounds_done(store)
+        if doing == "round":
+            is_next = index is None
+            index = rounds_done if index is None else index
+            refuse_no_round(self.name, self.params, self.places, index, is_next=is_next)
+        stages = CountedStages(store, alarms_steer=self.params.alarms.steers)
+        beyond = self._play(stages, index if doing == "round" else None, acknowledges=acknowledges)
+        out = console()
+        aim = "campaign" if doing == "campaign" else f"round {index} of campaign"
+        rows = {
+            "dry run": f"{aim} {self.name}: checked; nothing was started or written",
+            "params": _params_line(self.params),
+            "folder": f"{near(self.folder)} ({'new' if not self.folder.exists() else 'is there'})",
+            "aside": f"what {near(self.folder)} holds now would be renamed" if moved else "",
+            "rounds": f"{rounds_done} of {self.params.num_rounds} are finished",
+            "compute": _counts(stages.missing) or "nothing: all of it is in the store",
+            "in store": _counts(stages.there),
+            "later": beyond,
+            "runs on": self._where(with_prefect=with_prefect),
+        }
+        for title, text in rows.items():
+            if text:
+                out.print(f"{title:<9}{text}", markup=False, soft_wrap=True)
+
+    def _check(self, *, aside: bool) -> bool:
+        """Return whether an earlier campaign of this name would be renamed."""
+        refuse_unusable(self.places)
+        if self.folder.exists() and (holder := sure_holder_of(self.folder)) is not None:
+            raise held_by(self.folder, self.name, holder)
+        try:
+            refuse_other_params(self.folder, self.params)
+        except ParamsError:
+            if not aside or kept_params(self.folder) is None:
+                raise
+            return True
+        return False
+
+    def _rounds_done(self, store: Store) -> int:
+        index = 0
+        while True:
+            made = read_round(self.folder / "rounds" / f"{index:03d}.json")
+            if made is None or not all(store.have(ref) for ref in made.values()):
+                return index
+            index += 1
+
+    def _play(self, stages: CountedStages, last: int | None, *, acknowledges: bool) -> str:
+        """Count every stage up to round `last`, or to the report; return what cannot be known."""
+        params = self.params
+        standing = play_start(stages, params)
+        try:
+            while not standing.is_over(params) and (last is None or len(standing.rounds) <= last):
+                self._refuse_alarms(standing, acknowledges=acknowledges)
+                standing = play_round(stages, params, standing)
+            if last is None:
+                self._refuse_alarms(standing, acknowledges=acknowledges)
+                play_final(stages, params, standing)
+                if params.evaluate.horizon is not None:
+                    play_horizon(stages, params, standing)
+        except UnmadeError:
+            return f"alarms choose what follows round {len(standing.rounds) - 1}"
+        return ""
+
+    def _refuse_alarms(self, standing: Standing, *, acknowledges: bool) -> None:
+        index = len(standing.rounds) - 1
+        if not acknowledges:
+            decisions.refuse_paused(self.name, self.places, index, standing.course)
+
+    def _where(self, *, with_prefect: bool) -> str:
+        cluster = self.cluster
+        text = f"{cluster.executor}, a worker a {cluster.allocation}"
+        if cluster.executor != "slurm":
+            text += f", {cluster.num_children} stages side by side, {cluster.num_threads} thread(s)"
+        if not with_prefect:
+            return f"{text}; without Prefect"
+        return f"{text}; Prefect's server: {configured_api() or 'one of its own'}"
+
+
+def _params_line(params: Params) -> str:
+    return (
+        f"{params.num_rounds} rounds, seed {params.seed}, teacher {teacher_name(params)}, student "
+        f"{params.student.family}, objective {params.update.objective}"
+    )
+
+
+def _counts(stages: Counter[str]) -> str:
+    total = sum(stages.values())
+    listed = ", ".join(f"{number} {stage}" for stage, number in stages.items())
+    return f"{total} stages: {listed}" if total else ""
+
+
+def print_cells(cell: Cell, beside: Sequence[Cell], places: Places, jobs: int) -> None:
+    """Print the campaigns that `afd ablation play` would run; raises ParamsError, StoreError."""
+    refuse_unusable(places)
+    cells = [cell, *(other for other in beside if other != cell)]
+    left = [one for one in cells if not is_finished(one, places)]
+    out = console()
+    out.print("dry run  nothing was started or written", markup=False)
+    out.print(f"play     {', '.join(one.campaign for one in left) or 'nothing'}", markup=False)
+    out.print(f"finished {len(cells) - len(left)} of {len(cells)}", markup=False)
+    out.print(f"at once  {min(jobs, len(left))}", markup=False)
