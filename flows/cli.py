@@ -280,22 +280,33 @@ def status(name: MaybeName = None, *, json: Json = False, runs: Runs = RUNS) -> 
     say_status(runs, name, as_json=json)
 
 
-@app.command(help_epilogue=examples("afd logs --name demo", "afd logs update --name demo --follow"))
+@app.command(help_epilogue=examples("afd logs demo", "afd logs demo --stage update -f"))
 def logs(
-    stage: Annotated[
-        str | None, Parameter(help="e.g. update; default: what runs, else failed, else ran last")
+    campaign: Annotated[
+        str | None, Parameter(help="its name; needed where there are several")
     ] = None,
     /,
     *,
     name: MaybeName = None,
+    stage: Annotated[
+        str | None, Parameter(help="e.g. update; default: what runs, else failed, else ran last")
+    ] = None,
     runs: Runs = RUNS,
     lines: Annotated[int, Parameter(help="of its end")] = 40,
-    follow: Annotated[bool, flag("go on printing while it runs")] = False,
+    follow: Annotated[
+        bool,
+        Parameter(
+            name=("--follow", "-f"),
+            negative="",
+            show_default=False,
+            help="go on printing, stage after stage, while the campaign runs",
+        ),
+    ] = False,
 ) -> None:
-    """Print the log of a stage."""
+    """Print the log of a stage: of the one that runs, else failed, else ran last."""
     from flows.commands.operate import say_logs
 
-    say_logs(runs, name, stage, lines, follow)
+    say_logs(runs, campaign, name, stage, lines, follow)
 
 
 @app.command(
@@ -386,7 +397,9 @@ def stage(
 ) -> int:
     """Run one stage's request file in this process (`python -m afd.stages`), for debugging."""
     from afd.stages.__main__ import main as door
+    from afd.stages.stage_log import write_to_stderr
 
+    write_to_stderr()
     arguments = [name, "--request", str(request), "--store", str(store)]
     return door([*arguments, "--threads", str(threads)])
 

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from afd import signals
 from afd.attempts import LostError
+from afd.stages import stage_log
 from afd.stages.door import Asked, answer, follow, limit_threads
 from afd.stages.outcome import EXIT_CODE, RefusedError, explain, invalid, status_of
 from afd.stages.parts import Gather, Part
@@ -108,4 +109,5 @@ def read_request(path: Path) -> StageRequest:
 
 if __name__ == "__main__":
     signals.heed()
+    stage_log.write_to_stderr()
     sys.exit(main())

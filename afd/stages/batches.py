@@ -19,6 +19,7 @@ from afd.attempts import LostError
 from afd.failpoints import failpoint
 from afd.stages.outcome import StoppedError
 from afd.stages.parts import saved, show_progress
+from afd.stages.stage_log import StepLog
 from afd.stages.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ class Batches:
         """
         signals.listen()
         there = saved(self.work)
+        steps = StepLog("batch")
         for number in (number for number in wanted if number not in there):
             self._unsaved[number] = compute(number)
+            steps.reached(number - wanted.start + 1, len(wanted))
             if self._passed(number - wanted.start + 1, len(wanted)):
                 show_progress(self.work, len(saved(self.work)), total)
         self._save()

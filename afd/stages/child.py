@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from afd import signals
 from afd.artifacts import MadeBy
+from afd.stages import stage_log
 from afd.stages.door import answer
 from afd.stages.mailbox import Mailbox
 from afd.stages.outcome import EXIT_CODE, Outcome, Status, explain, status_of
@@ -75,6 +76,7 @@ def _compute(job: Job, request_file: Path, child: Child, made_by: MadeBy, parent
         log = os.open(child.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        stage_log.write_to_stderr()
         signals.limit_silence(job.hang_s)
         status, message = _outcome_of(job, request_file, child.name, made_by)
         code = EXIT_CODE[status]
@@ -99,8 +101,11 @@ def _outcome_of(job: Job, request_file: Path, name: str, made_by: MadeBy) -> tup
         asked = Asked.model_validate_json(request_file.read_bytes())
         answer(asked, Store(job.store), job.num_threads, made_by)
     except Exception as error:  # noqa: BLE001 (the process's border: every error becomes an outcome)
-        traceback.print_exc()
-        return status_of(error), explain(error, name, job.store)
+        status, message = status_of(error), explain(error, name, job.store)
+        if status == "failed":
+            traceback.print_exc()
+        sys.stderr.write(f"{message}\n")
+        return status, message
     return "done", ""
 
 

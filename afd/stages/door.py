@@ -22,6 +22,7 @@ from afd.stages.outcome import RefusedError
 from afd.stages.parts import Asked, Gather, Part, batches_of, max_parts
 from afd.stages.ranks import ALONE, BEGIN, SHARED_STAGES, Ranks
 from afd.stages.request import StageName, StageRequest
+from afd.stages.stage_log import log_end, log_start
 from afd.stages.workspace import Workspace
 from afd.store import Store, told
 from afd.version import commit_of
@@ -83,6 +84,7 @@ def execute(
         with told(store.root):
             work = Workspace(attempt, ranks, gather)
             work.prepare()
+            log_start(request, num_threads, ranks.count)
             inputs = read_inputs(request, store, num_threads)
             ranks.say(BEGIN)
             with ranks.computing():
@@ -103,7 +105,9 @@ def execute(
             cpu_s=round(cpu_s, 3),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        return store.save(ref, manifest, attempt)
+        artifact = store.save(ref, manifest, attempt)
+        log_end(artifact, work.own_wall_s)
+        return artifact
 
 
 def follow(request: StageRequest, store: Store, num_threads: int, ranks: Ranks) -> None:
@@ -129,6 +133,7 @@ def compute_part(request: StageRequest, store: Store, part: Part, num_threads: i
     with store.part(ref, f"{part.index}-of-{part.num_parts}") as path, told(store.root):
         if store.have(ref):  # gathered between the two questions
             return
+        log_start(request, num_threads, 1, f", part {part.index} of {part.num_parts},")
         inputs = read_inputs(request, store, num_threads)
         compute = batches(request.params, inputs, store)
         try:

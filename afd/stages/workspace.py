@@ -29,6 +29,7 @@ from afd.stages.batches import Batch, Batches, Compute
 from afd.stages.parts import show_progress
 from afd.stages.ranks import ALONE, Ranks
 from afd.stages.request import StageRequest
+from afd.stages.stage_log import StepLog
 from afd.stages.tensors import read_tensors, write_tensors
 from afd.store import Store, StoreError, disk_error, write_atomic
 
@@ -60,6 +61,7 @@ class Workspace:
         self.resumed_from: int | None = None
         self._resumed: Path | None = None  # the checkpoint of an earlier attempt
         self._told_at = 0.0
+        self._log = StepLog("step")
         self._period_s = float(os.environ.get("AFD_CHECKPOINT_PERIOD_S", CHECKPOINT_PERIOD_S))
         self._pause_s = FIRST_SHARE * self._period_s
         self._saved_at = time.monotonic()
@@ -70,6 +72,11 @@ class Workspace:
         """Make the attempt's own folders."""
         self.out.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
+
+    @property
+    def own_wall_s(self) -> float:
+        """Seconds of this attempt alone."""
+        return time.monotonic() - self._started[0]
 
     def spent(self) -> tuple[float, float]:
         """Wall and CPU seconds of this attempt and of all it builds on."""
@@ -98,6 +105,7 @@ class Workspace:
 
     def record(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """One line of the learning curve, flushed at once; keys are `<stage>/<quantity>`."""
+        self._log.measured(metrics)
         line = json.dumps({"step": step, **metrics})
         with (self.out / METRICS).open("a") as file:
             file.write(line + "\n")
@@ -105,6 +113,8 @@ class Workspace:
     def progress(self, done: int, total: int) -> None:
         """How far it is, at most twice a second."""
         signals.show_life()
+        if self.ranks.is_first:
+            self._log.reached(done, total)
         now = time.monotonic()
         if now - self._told_at < PROGRESS_PERIOD_S and done < total:
             return

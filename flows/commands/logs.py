@@ -6,12 +6,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from afd.stages.outcome import RefusedError
+from afd.stages.request import StageName
 from flows.commands.status import CampaignState
 from flows.jobs.ledger import WORKER, Ledger
 
 FOLLOW_S = 0.5
+STAGES = (*get_args(StageName), WORKER)
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,66 @@ def show(log: Log, num_lines: int) -> int:
         return file.tell()
 
 
-def follow(log: Log, at: int, goes_on: Callable[[], bool]) -> None:
-    """Print what is appended, for as long as `goes_on` says, and what came last."""
-    with log.path.open("rb") as file:
+def follow(log: Log, at: int, state: Callable[[], CampaignState], *, one: bool) -> None:
+    """Print what is appended while the stage runs; unless `one`, go on with the stages after it."""
+    seen = {log.path}
+    while True:
+        _follow_one(log.path, at, state)
+        upcoming = None if one else _next_log(seen, state)
+        if upcoming is None:
+            return
+        log, at = upcoming, 0
+        seen.add(log.path)
+        sys.stdout.write(f"==> {log.path} (running) <==\n")
+
+
+def campaign_and_stage(
+    runs: Path, first: str | None, name: str | None, stage: str | None
+) -> tuple[str | None, str | None]:
+    """Campaign and stage out of `logs [NAME] [--stage STAGE]`, or `logs STAGE --name NAME` as
+    earlier versions had it."""
+    if first is None:
+        return name, stage
+    is_campaign = (runs / first / "params.yaml").exists()
+    if stage is None and (name is not None or (first in STAGES and not is_campaign)):
+        return name, first
+    if name not in (None, first):
+        raise RefusedError(f"logs {first} --name {name}: two names of a campaign; give one of them")
+    return first, stage
+
+
+def _follow_one(path: Path, at: int, state: Callable[[], CampaignState]) -> None:
+    with path.open("rb") as file:
         file.seek(at)
         while True:
-            lives = goes_on()  # asked first: what is written before an end is not missed
-            sys.stdout.write(file.read().decode(errors="replace"))
+            lives = path in [log.path for log in _running(state())]
+            sys.stdout.write(file.read().decode(errors="replace"))  # after the look: none is missed
             sys.stdout.flush()
             if not lives:
                 return
             time.sleep(FOLLOW_S)
 
 
+def _next_log(seen: set[Path], state: Callable[[], CampaignState]) -> Log | None:
+    """The log of a stage that begins; None once nobody runs the campaign."""
+    while True:
+        now = state()
+        for log in _running(now):
+            if log.path not in seen and log.stage != WORKER and log.path.exists():
+                return log
+        if now.holder is None:
+            return None
+        time.sleep(FOLLOW_S)
+
+
+def _running(state: CampaignState) -> list[Log]:
+    return [Log(one.stage, Path(one.log), "") for one in state.work if one.log]
+
+
 def _candidates(standing: CampaignState) -> list[tuple[str, list[Log]]]:
     """Logs with the reason to look at them, the best reason first, each in order of time."""
     entries = Ledger(standing.folder / "ledger").entries()
-    running = [Log(one.stage, Path(one.log), "") for one in standing.work if one.log]
+    running = _running(standing)
     stages = [log for log in running if log.stage != WORKER]
     failed = [
         Log(entry.stage, path, "") for entry in standing.ended_badly for path in entry.logs[-1:]

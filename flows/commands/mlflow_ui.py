@@ -17,10 +17,11 @@ from flows.invocation import command
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 from flows.mlflow_runs.tracking import without_password
 from flows.places import Places
-from flows.prefect_runs.services import ServiceError
-from flows.quiet import QUIET
+from flows.prefect_runs.services import ServiceError, tail
+from flows.quiet import QUIET, is_verbose
 
 START_PATIENCE_S = 120.0
+LOG = "mlflow-ui.log"  # of the server, since its last start
 
 
 def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> None:
@@ -44,11 +45,21 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
     if dry:
         sys.stdout.write(f"{page}\n{' '.join(serve)}\n")
         return
-    with contextlib.suppress(KeyboardInterrupt):
-        server = subprocess.Popen(serve, env={**os.environ, **QUIET})
+    log = places.runs / ".services" / LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(KeyboardInterrupt), log.open("wb") as out:
+        # A session of its own: Ctrl-C is for this process, which ends the server in order.
+        server = subprocess.Popen(
+            serve,
+            env={**os.environ, **QUIET},
+            stdin=subprocess.DEVNULL,
+            stdout=None if is_verbose() else out,
+            stderr=None if is_verbose() else out,
+            start_new_session=True,
+        )
         try:
-            _wait(server, port)
-            sys.stdout.write(f"{page}\n")
+            _wait(server, port, log)
+            sys.stdout.write(f"MLflow   {page}   Ctrl-C stops\n")
             sys.stdout.flush()
             server.wait()
         finally:
@@ -87,7 +98,7 @@ def _is_taken(port: int) -> bool:
     return False
 
 
-def _wait(server: "subprocess.Popen[bytes]", port: int) -> None:
+def _wait(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     """Until it answers: an address that is said is one that works."""
     deadline = time.monotonic() + START_PATIENCE_S
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -100,6 +111,6 @@ def _wait(server: "subprocess.Popen[bytes]", port: int) -> None:
                 return
         time.sleep(0.2)
     raise ServiceError(
-        f"MLflow's UI did not start on port {port} (its words are above)\n"
+        f"MLflow's UI did not start on port {port}; its log is {log}:\n{tail(log)}\n"
         "  another --port may be free"
     )

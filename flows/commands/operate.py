@@ -1,5 +1,6 @@
 """What the operator's commands say: up, down, status, logs, cancel, resume."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afd.stages.outcome import RefusedError
-from flows.commands.logs import chosen_log, follow, show
+from flows.commands.logs import campaign_and_stage, chosen_log, follow, show
 from flows.commands.status import (
     CampaignState,
     alarm_lines,
@@ -180,19 +181,23 @@ def _say_services(console: Console, places: Places) -> None:
         console.print(f"Prefect   {up.api} {server}; pid {up.serving.pid} {well}", style="dim")
 
 
-def say_logs(runs: Path, name: str | None, stage: str | None, lines: int, follows: bool) -> None:
-    """The log of what runs, failed or ran last."""
+def say_logs(
+    runs: Path,
+    campaign: str | None,
+    name: str | None,
+    stage: str | None,
+    lines: int,
+    follows: bool,
+) -> None:
+    """The log of what runs, failed or ran last; unless a stage is named, of those after it too."""
+    name, stage = campaign_and_stage(runs, campaign, name, stage)
     chosen = _chosen(runs, name)
     log = chosen_log(chosen, stage)
     sys.stdout.write(f"==> {log.path} ({log.why}) <==\n")
     at = show(log, lines)
-
-    def still_runs() -> bool:
-        now = overview(runs, chosen.name).campaigns[0]
-        return any(Path(work.log) == log.path for work in now.work)
-
     if follows:
-        follow(log, at, still_runs)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it early
+            follow(log, at, lambda: overview(runs, chosen.name).campaigns[0], one=stage is not None)
 
 
 def say_cancel(runs: Path, store: Path, name: str | None, *, now: bool) -> None:

@@ -1,6 +1,7 @@
 """Where a campaign computes, and what every way of computing needs: logs, waiting, giving up."""
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from afd.store import Store
 POLL_S = 0.01  # how often a waiting thread looks at first
 MAX_POLL_S = 0.1  # and when it has waited for some seconds: long stages are not looked at often
 TAIL_LINES = 20
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # of afd/stages/stage_log.py
 LATE_S = 65.0  # NFS may hide for that long what another host has written (acdirmax is 60)
 
 
@@ -40,10 +42,12 @@ class Site:
 
 
 def log_tail(log: str | None) -> str:
-    """The last lines of an attempt's log."""
+    """The last words of an attempt's log; lines about its progress where it has no other."""
     if log is None or not Path(log).exists():
         return ""
-    return "\n".join(Path(log).read_text(errors="replace").splitlines()[-TAIL_LINES:])
+    lines = Path(log).read_text(errors="replace").splitlines()
+    words = [line for line in lines if not LOG_LINE.match(line)]
+    return "\n".join((words or lines)[-TAIL_LINES:])
 
 
 def look_anew(folder: Path) -> None:
