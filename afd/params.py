@@ -2,10 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +16,7 @@ from afd.config import Frozen, Params
 from afd.consistency import broken_rules
 
 Model = TypeVar("Model", bound=Frozen)
+OVERLAY_LACKS = 7  # sections of a campaign, of 15: no half-written params lack as many
 TAGS = ("kind", "family")  # the field that chooses among the models of a section
 
 # What a key looks like when it was pasted where the name of an environment variable belongs.
@@ -33,9 +34,11 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 class ParamsError(ValueError):
     """Everything that is wrong with a params file, one line a problem: field, rule, value, cure."""
 
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
+    def __init__(
+        self, source: str, problems: Sequence[str], shown: Sequence[str] | None = None
+    ) -> None:
         self.problems = tuple(problems)
-        lines = "\n".join(f"  - {problem}" for problem in problems)
+        lines = "\n".join(f"  - {problem}" for problem in shown or problems)
         super().__init__(f"{source}: {len(problems)} problem(s), nothing was started\n{lines}")
 
 
@@ -50,10 +53,74 @@ def load_params(
     merged = OmegaConf.create({})
     for file in [path, *overlays]:
         laid = _read(file)
+        if model is Params and file == path:
+            _refuse_overlay(path, laid)
         merged = OmegaConf.merge(_without_replaced(merged, laid), laid)
     if overrides:
         merged = OmegaConf.merge(merged, _dotlist(overrides))
-    return validate(model, OmegaConf.to_container(merged, resolve=False), source)
+    try:
+        return validate(model, OmegaConf.to_container(merged, resolve=False), source)
+    except ParamsError as error:
+        raise _as_typed(error.problems, source, overrides) from None
+
+
+def sources(
+    path: Path, overlays: Sequence[Path] = (), overrides: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return the last source of every dotted field that a file, an overlay or a --set writes."""
+    found: dict[str, str] = {}
+    for file in [path, *overlays]:
+        found |= dict.fromkeys(_leaves(OmegaConf.to_container(_read(file))), str(file))
+    if overrides:
+        found |= dict.fromkeys(_leaves(OmegaConf.to_container(_dotlist(overrides))), "--set")
+    return found
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[str]:
+    """Yield the dotted fields of everything that is no section."""
+    if isinstance(values, dict) and values:
+        for key, value in cast("dict[str, Any]", values).items():
+            yield from _leaves(value, f"{path}.{key}".lstrip("."))
+    elif path:
+        yield path
+
+
+def _refuse_overlay(path: Path, values: DictConfig) -> None:
+    """Raise ParamsError for a file with some of a campaign's sections alone: an overlay."""
+    names = {str(name) for name in values}
+    required = {name for name, field in Params.model_fields.items() if field.is_required()}
+    if names and names <= Params.model_fields.keys() and len(required - names) > OVERLAY_LACKS:
+        problem = (
+            f"this looks like an overlay, it has {', '.join(sorted(names))} alone: lay it over "
+            f"whole params, e.g. --params params/pocket.yaml --overlay {path}"
+        )
+        raise ParamsError(str(path), [problem])
+
+
+def _as_typed(problems: Sequence[str], source: str, overrides: Sequence[str]) -> "ParamsError":
+    """Return the error with every problem of a --set under its own text."""
+    typed = {item.partition("=")[0].strip(): item for item in overrides}
+    named: list[str] = []
+    num_typed = 0
+    for problem in problems:
+        field = problem.partition(":")[0]
+        item = next((typed[key] for key in typed if f"{field}.".startswith(f"{key}.")), None)
+        if item is None:
+            named.append(problem)
+            continue
+        num_typed += 1
+        shown = item.partition("=")[0] if _refuse_text(_pair(item)) else item
+        named.append(f"--set {shown}: {problem}")
+    if num_typed == len(problems):
+        source = "--set"
+    elif num_typed:
+        source = f"{source} + --set"
+    return ParamsError(source, problems, named)
+
+
+def _pair(item: str) -> dict[str, str]:
+    key, _, value = item.partition("=")
+    return {key: value}
 
 
 def validate(model: type[Model], values: Any, source: str) -> Model:

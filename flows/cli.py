@@ -60,6 +60,11 @@ app.command(
     name="harvest",
     help="Clips of a paid or distant teacher: their cost, orders and imports.",
 )
+app.command(
+    "flows.commands.params:app",
+    name="params",
+    help="Params files: values in force with their sources, schema, reference.",
+)
 
 
 @app.command(
@@ -402,6 +407,18 @@ def stage(
     write_to_stderr()
     arguments = [name, "--request", str(request), "--store", str(store)]
     return door([*arguments, "--threads", str(threads)])
+
+
+@app.command(help_epilogue=examples("afd init mine", "afd init mine --template self_forcing"))
+def init(
+    folder: Annotated[Path, Parameter(help="a new folder, or one without params.yaml")],
+    *,
+    template: Annotated[str, Parameter(help="a file of params/, without .yaml")] = "pocket",
+) -> None:
+    """Write commented params and a cluster's file for a campaign of your own."""
+    from flows.commands.params_files import make_own
+
+    make_own(folder, template)
 
 
 @app.command(

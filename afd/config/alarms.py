@@ -8,19 +8,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from afd.config.values import Frozen, Listed, NonNegative, Positive, Share
+from afd.config.values import Listed, NonNegative, Positive, Section, Share
 
 Action = Literal["warn", "pause", "more_fit_steps", "fewer_fit_steps", "roll_back", "stop"]
 STEERING: frozenset[Action] = frozenset({"more_fit_steps", "fewer_fit_steps", "roll_back", "stop"})
 
 
-class PanelMetric(Frozen):
+class PanelMetric(Section):
     """An independent measure of the rounds' evaluations, and how far it may leave the best one."""
 
-    metric: str  # of the evaluation, without "evaluate/"
+    metric: str
+    """A metric of the rounds' evaluations, without "evaluate/": trajectory_error_px."""
     better: Literal["low", "high"]
+    """The better direction."""
     band: NonNegative
-    is_share: bool = False  # the band is a share of the best round's value
+    """Distance from the best round that is still healthy, in the metric's unit; 0 or more."""
+    is_share: bool = False
+    """The band is a share of the best round's value."""
 
 
 PANEL = (
@@ -30,56 +34,80 @@ PANEL = (
 )
 
 
-class SaturationAlarm(Frozen):
+class SaturationAlarm(Section):
     """The discriminator tells the sides apart and no longer the members of a group."""
 
     action: Action = "warn"
-    max_margin_to_spread: Positive = 30.0  # 4 to 13 over a healthy pocket campaign
+    """The action on this alarm."""
+    max_margin_to_spread: Positive = 30.0
+    """Largest margin between the sides, in standard deviations of a group's scores; a healthy
+    pocket campaign shows 4 to 13."""
     max_zero_spread_share: Share = 0.5
+    """Largest share of groups whose members score alike, 0 to 1."""
 
 
-class CollapseAlarm(Frozen):
+class CollapseAlarm(Section):
     """The discriminator cannot tell the sides apart after its fit."""
 
     action: Action = "warn"
-    min_pair_accuracy: Share = 0.6  # chance is 1/2
+    """The action on this alarm."""
+    min_pair_accuracy: Share = 0.6
+    """Least share of pairs that the discriminator tells apart after its fit, 0 to 1; chance is
+    0.5."""
 
 
-class RewardHackingAlarm(Frozen):
+class RewardHackingAlarm(Section):
     """The score rises while the panel that it never saw leaves its band around the best round."""
 
     action: Action = "warn"
-    min_rank_correlation: Annotated[float, Field(ge=-1, le=1)] = -0.2  # chance is 0
+    """The action on this alarm."""
+    min_rank_correlation: Annotated[float, Field(ge=-1, le=1)] = -0.2
+    """Least rank correlation between score and panel over the rounds, -1 to 1; chance is 0."""
 
 
-class StillnessAlarm(Frozen):
+class StillnessAlarm(Section):
     """Rollouts in which nothing moves, or which repeat each other inside a group."""
 
     action: Action = "warn"
+    """The action on this alarm."""
     max_static_share: Share = 0.2
+    """Largest share of rollouts in which nothing moves, 0 to 1."""
     max_duplicate_share: Share = 0.2
+    """Largest share of rollouts that repeat another of their group, 0 to 1."""
 
 
-class NoProgressAlarm(Frozen):
+class NoProgressAlarm(Section):
     """The last rounds have brought nothing that the ones before had not."""
 
     action: Action = "warn"
+    """The action on this alarm."""
     num_rounds: Annotated[int, Field(ge=1)] = 6
-    min_gain: Share = 0.02  # of the panel's first metric, as a share
+    """Rounds without a gain before the alarm, 1 or more."""
+    min_gain: Share = 0.02
+    """Least gain of the panel's first metric over those rounds, as a share, 0 to 1."""
 
 
-class AlarmsParams(Frozen):
+class AlarmsParams(Section):
     """The five alarms, the panel that two of them judge by, and the bounds of what they may do."""
 
     saturation: SaturationAlarm = SaturationAlarm()
+    """The discriminator separates the sides and no longer the members of a group."""
     collapse: CollapseAlarm = CollapseAlarm()
+    """The discriminator cannot separate the sides after its fit."""
     reward_hacking: RewardHackingAlarm = RewardHackingAlarm()
+    """The score rises while the panel leaves its band."""
     stillness: StillnessAlarm = StillnessAlarm()
+    """Rollouts stand still or repeat each other."""
     no_progress: NoProgressAlarm = NoProgressAlarm()
-    panel: Listed[tuple[PanelMetric, ...]] = PANEL  # the first one names the best round
-    fit_steps_factor: Annotated[float, Field(gt=1)] = 2.0  # of more_fit_steps; fewer divides by it
-    max_fit_steps_changes: Annotated[int, Field(ge=1)] = 2  # in either direction from fit.num_steps
-    max_roll_backs: Annotated[int, Field(ge=1)] = 2  # then a campaign pauses
+    """The last rounds brought nothing."""
+    panel: Listed[tuple[PanelMetric, ...]] = PANEL
+    """Metrics that reward_hacking and no_progress use; the first names the best round."""
+    fit_steps_factor: Annotated[float, Field(gt=1)] = 2.0
+    """Factor of more_fit_steps on fit.num_steps, above 1; fewer_fit_steps divides by it."""
+    max_fit_steps_changes: Annotated[int, Field(ge=1)] = 2
+    """Changes of fit.num_steps in either direction, 1 or more."""
+    max_roll_backs: Annotated[int, Field(ge=1)] = 2
+    """Roll-backs before a campaign pauses, 1 or more."""
 
     @model_validator(mode="after")
     def _has_panel(self) -> "AlarmsParams":

@@ -12,33 +12,52 @@ from afd.config.prompts import Prompts
 from afd.config.rounds import EvaluateParams, FitParams, RolloutParams, UpdateParams
 from afd.config.students import Student, WarmstartParams
 from afd.config.teachers import Teacher
-from afd.config.values import Count, FrameSize, Frozen
+from afd.config.values import Count, FrameSize, Section
 from afd.consistency import broken_rules
 
 
-class Params(Frozen):
+class Params(Section):
     """One campaign: everything that changes its result, and nothing else."""
 
     schema_version: Literal[1]
+    """Version of this schema."""
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """Seed of every draw of the campaign, 0 to 2^31 - 1."""
     num_rounds: Count
-    num_frames: Count  # pixel frames of a clip
-    frame_size: FrameSize  # px, as the student sees it
+    """Rounds of the campaign, 1 or more."""
+    num_frames: Count
+    """Pixel frames of a clip, 1 or more."""
+    frame_size: FrameSize
+    """Frame as the student sees it: the side of a square in px, 8 to 4096, or [rows, columns]."""
     fps: Count
+    """Frames a second of a clip, 1 or more."""
     canonical: CanonicalParams
+    """Path of both sides' clips to the discriminator."""
     prompts: Prompts
+    """Sentences of the campaign."""
     teacher: Teacher
+    """Source of finished videos."""
     student: Student
-    warmstart: WarmstartParams | None = None  # of a fresh student; a published one has none
+    """Network that learns."""
+    warmstart: WarmstartParams | None = None
+    """Training of a fresh student before any round; null for a published one."""
     discriminator: Discriminator
+    """Network that tells teacher clips from rollouts."""
     rollout: RolloutParams
+    """Videos that the student makes in a round."""
     fit: FitParams
+    """Training of the discriminator in a round."""
     update: UpdateParams
+    """Training of the student in a round."""
     evaluate: EvaluateParams
-    # Left out of dumps where nothing is set, so that campaigns without it stay what they are.
+    """Measurement on held-out prompts."""
     alarms: AlarmsParams = Field(
         default=AlarmsParams(), exclude_if=lambda value: value == AlarmsParams()
     )
+    """Limits of a healthy campaign, and the action beyond them; default: warnings alone.
+
+    Left out of dumps where nothing is set, so that campaigns without it stay what they are.
+    """
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":

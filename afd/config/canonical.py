@@ -4,22 +4,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from afd.config.values import Frozen
+from afd.config.values import Section
 
 Quantiser = Annotated[int, Field(ge=0, le=51)]  # of H.264
 
 
-class CanonicalParams(Frozen):
+class CanonicalParams(Section):
     """What nobody must be able to tell the sides apart by: rate, length, shape, size, codec.
 
     A rollout is first filmed: magnified and encoded as the teacher's videos are delivered. From
     there on both sides are finished videos and take the same steps (afd/data/canonical.py).
     """
 
-    magnify: Annotated[int, Field(ge=1, le=16)]  # of a rollout, to the size of the teacher's clips
-    crf: Quantiser  # as the teacher's clips are encoded
-    qp: Quantiser  # of the last encoding of both sides, at the student's size
-    chroma: Literal["420", "444"]  # of that encoding; small pictures need 444
-    longer: Literal["refuse", "first", "middle"]  # a clip longer than the student's
-    shorter: Literal["refuse", "hold", "loop"]  # and a shorter one
-    aspect: Literal["refuse", "crop"]  # a clip of another shape
+    magnify: Annotated[int, Field(ge=1, le=16)]
+    """Factor from a rollout's frame to the size of the teacher's clips, 1 to 16."""
+    crf: Quantiser
+    """H.264 rate factor of a rollout's first encoding, as the teacher's clips are encoded, 0 to
+    51."""
+    qp: Quantiser
+    """H.264 quantiser of the last encoding of both sides, at the student's size, 0 to 51."""
+    chroma: Literal["420", "444"]
+    """Chroma sampling of that encoding; small pictures need 444."""
+    longer: Literal["refuse", "first", "middle"]
+    """Treatment of a clip longer than the student's: refused, its first or its middle frames."""
+    shorter: Literal["refuse", "hold", "loop"]
+    """Treatment of a shorter clip: refused, its last frame held, or repeated."""
+    aspect: Literal["refuse", "crop"]
+    """Treatment of a clip of another shape: refused, or its middle cut out."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from afd.config.values import Frozen, Listed, Positive
+from afd.config.values import Listed, Positive, Section
 
 
 def _allowed(pattern: str, rule: str) -> AfterValidator:
@@ -75,32 +75,46 @@ Few = Annotated[int, Field(ge=1, le=1_000)]
 Minutes = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class Resources(Frozen):
+class Resources(Section):
     """What one job of a stage is given."""
 
-    num_parts: Annotated[int, Field(ge=1, le=100_000)]  # jobs of one array that share the stage
+    num_parts: Annotated[int, Field(ge=1, le=100_000)]
+    """Jobs of one array that share the stage, 1 to 100000; above 1: rollout, evaluate, harvest."""
     nodes: Few
-    tasks_per_node: Few  # ranks: fit and update compute with nodes * tasks_per_node of them
+    """Nodes of a job, 1 to 1000."""
+    tasks_per_node: Few
+    """Ranks on a node, 1 to 1000: fit and update compute with nodes * tasks_per_node of them."""
     gpus_per_task: Annotated[int, Field(ge=0, le=64)]
+    """GPUs of a rank, 0 to 64."""
     cpus_per_task: Few
-    mem_gb: Annotated[float, Field(gt=0, le=100_000)]  # a node
+    """CPU cores of a rank, 1 to 1000."""
+    mem_gb: Annotated[float, Field(gt=0, le=100_000)]
+    """Memory of a node in GB, above 0."""
     minutes: Minutes
+    """Time limit in minutes, 1 to 100000."""
 
     @property
     def num_ranks(self) -> int:
         return self.nodes * self.tasks_per_node
 
 
-class ResourcesOfStage(Frozen):
+class ResourcesOfStage(Section):
     """What differs for one stage from `every_stage`."""
 
     num_parts: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Jobs of one array that share the stage, 1 to 100000; null: as every_stage."""
     nodes: Few | None = None
+    """Nodes of a job, 1 to 1000; null: as every_stage."""
     tasks_per_node: Few | None = None
+    """Ranks on a node, 1 to 1000; null: as every_stage."""
     gpus_per_task: Annotated[int, Field(ge=0, le=64)] | None = None
+    """GPUs of a rank, 0 to 64; null: as every_stage."""
     cpus_per_task: Few | None = None
+    """CPU cores of a rank, 1 to 1000; null: as every_stage."""
     mem_gb: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Memory of a node in GB, above 0; null: as every_stage."""
     minutes: Minutes | None = None
+    """Time limit in minutes, 1 to 100000; null: as every_stage."""
 
 
 Resourced = Literal[
@@ -111,20 +125,31 @@ SHARED: tuple[Resourced, ...] = ("fit", "update")  # what several ranks can comp
 NOTHING_ELSE = ResourcesOfStage()
 
 
-class ResourcesTable(Frozen):
+class ResourcesTable(Section):
     """Resources by stage; `worker` is the job that computes many (allocation round, campaign)."""
 
     every_stage: Resources
+    """Resources of a job of any stage: one part, one task."""
     prompts: ResourcesOfStage = NOTHING_ELSE
+    """Differences for prompts."""
     harvest: ResourcesOfStage = NOTHING_ELSE
+    """Differences for harvest."""
     warmstart: ResourcesOfStage = NOTHING_ELSE
+    """Differences for warmstart."""
     rollout: ResourcesOfStage = NOTHING_ELSE
+    """Differences for rollout."""
     fit: ResourcesOfStage = NOTHING_ELSE
+    """Differences for fit."""
     critic: ResourcesOfStage = NOTHING_ELSE
+    """Differences for critic."""
     update: ResourcesOfStage = NOTHING_ELSE
+    """Differences for update."""
     evaluate: ResourcesOfStage = NOTHING_ELSE
+    """Differences for evaluate."""
     report: ResourcesOfStage = NOTHING_ELSE
+    """Differences for report."""
     worker: ResourcesOfStage = NOTHING_ELSE
+    """Differences for the job of a worker (allocation round or campaign)."""
 
     def of(self, stage: Resourced) -> Resources:
         """`every_stage`, and over it what is said of this one."""
@@ -156,41 +181,68 @@ class ResourcesTable(Frozen):
         return self
 
 
-class SlurmParams(Frozen):
+class SlurmParams(Section):
     """How jobs reach a SLURM cluster; every value is matched against what sbatch may be given."""
 
     partition: Names | None
+    """Partition (sbatch -p); null: the cluster's default. `sinfo -s` lists them."""
     account: Name | None
+    """Account (sbatch -A); null: your default. `sacctmgr show assoc user=$USER` lists yours."""
     qos: Name | None
+    """Quality of service; null: the default."""
     reservation: Name | None
+    """Reservation; null: none."""
     constraint: Constraint | None
-    exclude: Nodes | None  # nodes that shall not be used
+    """Features of nodes, e.g. a100&nvlink; null: any."""
+    exclude: Nodes | None
+    """Nodes that are not used, e.g. n[3-4]; null: none."""
     gpu_type: Name | None
-    python: Listed[tuple[Argument, ...]]  # the command that is Python on a node; [] the head's own
-    setup: Listed[tuple[SetupLine, ...]]  # shell lines before it
-    scratch: Folder | None  # TMPDIR of the jobs
-    environment: Listed[tuple[Variable, ...]]  # the head's variables that jobs see, by name
-    max_jobs: Annotated[int, Field(ge=1, le=10_000)]  # jobs of one array that run at once
-    poll_s: Annotated[float, Field(ge=0.1, le=600)]  # between two questions to the scheduler
-    warn_s: Seconds  # before its time limit, and at preemption, a job is told to save and end
-    silent_s: Seconds  # a worker that says nothing for that long is dead
-    max_idle_attempts: Few  # attempts at a stage that end early without a newer checkpoint or part
+    """GPU type as in gres, e.g. a100; null: any."""
+    python: Listed[tuple[Argument, ...]]
+    """Command that is Python on a node; []: the head's own, on a shared disk."""
+    setup: Listed[tuple[SetupLine, ...]]
+    """Shell lines before it, e.g. "module load cuda/12.4"."""
+    scratch: Folder | None
+    """TMPDIR of the jobs, e.g. /scratch/$USER; null: the node's own."""
+    environment: Listed[tuple[Variable, ...]]
+    """Names of the head's variables that jobs see; names of secrets are refused."""
+    max_jobs: Annotated[int, Field(ge=1, le=10_000)]
+    """Jobs of one array that run at once, 1 to 10000."""
+    poll_s: Annotated[float, Field(ge=0.1, le=600)]
+    """Seconds between two queries of the scheduler, 0.1 to 600; one query is about all jobs."""
+    warn_s: Seconds
+    """Seconds before its time limit at which a job saves and ends, 1 to 86400."""
+    silent_s: Seconds
+    """Seconds without a sign after which a worker counts as lost, 1 to 86400."""
+    max_idle_attempts: Few
+    """Attempts at a stage that end early without a newer checkpoint or part, 1 to 1000."""
 
 
-class Cluster(Frozen):
+class Cluster(Section):
     """Where stages run. Nothing here enters a fingerprint."""
 
     executor: Literal["local", "in_process", "slurm"]
-    allocation: Literal["stage", "round", "campaign"]  # how long one worker lives
-    # Circumstance, as the device is: sums in another order differ in the last bits, so manifests
-    # record it. A second thread gives 0.7-1.25x on a busy two-core machine for 3-7x the CPU time.
+    """Place of the stages: a worker process here, this very process, or SLURM jobs."""
+    allocation: Literal["stage", "round", "campaign"]
+    """Lifetime of one worker; stage: every stage is a process or job of its own."""
     num_threads: Annotated[int, Field(ge=1, le=256)]
-    num_children: Annotated[int, Field(ge=1, le=64)]  # stages computed side by side
+    """Compute threads of a stage, 1 to 256.
+
+    Circumstance, as the device is: sums in another order differ in the last bits, so manifests
+    record it. A second thread gives 0.7-1.25x on a busy two-core machine for 3-7x the CPU time.
+    """
+    num_children: Annotated[int, Field(ge=1, le=64)]
+    """Stages that a worker computes side by side, 1 to 64."""
     timeout_min: Annotated[int, Field(ge=1)]
-    hang_min: Positive | None = None  # a stage without progress for that long is ended; None: never
-    mlflow: Address | None = None  # None: MLFLOW_TRACKING_URI, else a database beside the runs
+    """Minutes to wait for a stage that another process makes, 1 or more."""
+    hang_min: Positive | None = None
+    """Minutes without progress after which a stage is ended, above 0; null: never."""
+    mlflow: Address | None = None
+    """MLflow's server: http://host:5000; null: MLFLOW_TRACKING_URI, else a database in runs/."""
     slurm: SlurmParams | None = None
+    """Access to a SLURM cluster; needed where executor is slurm."""
     resources: ResourcesTable | None = None
+    """Resources of jobs; needed where executor is slurm."""
 
     @property
     def hang_s(self) -> float | None:

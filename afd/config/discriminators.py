@@ -4,44 +4,64 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from afd.config.values import Count, Frozen, Listed, NonNegative, NonNegativeRange, Positive, Range
+from afd.config.values import Count, Listed, NonNegative, NonNegativeRange, Positive, Range, Section
 
 
-class ConvDiscriminator(Frozen):
+class ConvDiscriminator(Section):
     """A small prompt-conditioned convolutional scorer for the pocket world."""
 
     kind: Literal["conv"]
+    """A small convolutional network for the pocket world."""
     width: Count
-    noise: NonNegative  # standard deviation added to both sides
-    contrast: NonNegativeRange  # random factor on both sides
-    brightness: Range  # random offset on both sides
-    normalise: bool  # per-clip standardisation of both sides
-    num_passes: Count  # noisy passes averaged into one score
+    """Channels of its widest layer, 1 or more."""
+    noise: NonNegative
+    """Standard deviation of the noise added to both sides (pixels are -1 to 1), 0 or more."""
+    contrast: NonNegativeRange
+    """Random factor on both sides' contrast, 0 or more."""
+    brightness: Range
+    """Random offset on both sides' pixels."""
+    normalise: bool
+    """Standardise each clip of both sides."""
+    num_passes: Count
+    """Noisy passes that are averaged into one score, 1 or more."""
 
 
-class LargeBackbone(Frozen):
+class LargeBackbone(Section):
     """What discriminators on a large pretrained network share."""
 
-    backbone: Annotated[str, Field(min_length=1)]  # a folder on this disk; its content is identity
-    dtype: Literal["float32", "bfloat16"]  # of the frozen weights; what trains is float32
-    penalty_step: Positive | None  # of finite-difference R1 (null: exact, by double backward)
-    micro_batch: Count  # pairs in memory at once; fit.batch_size stays what is averaged over
+    backbone: Annotated[str, Field(min_length=1)]
+    """Folder of the pretrained network on this disk; its content is identity, its path is not."""
+    dtype: Literal["float32", "bfloat16"]
+    """Precision of the frozen weights; what trains is float32."""
+    penalty_step: Positive | None
+    """Step of the finite-difference R1 penalty, above 0; null: exact, by double backward."""
+    micro_batch: Count
+    """Pairs in memory at once, 1 or more; fit.batch_size stays what is averaged over."""
     gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, more time."""
 
 
 class VlmDiscriminator(LargeBackbone):
     """Qwen2-VL with LoRA and a score head, in pixel space: the paper's choice."""
 
     kind: Literal["vlm"]
-    reward: str | None  # VideoReward's checkpoint to start from (folder or file); null: Qwen2-VL
-    # What it is asked: {prompt} is the caption; scores are read at the reward tokens.
+    """Qwen2-VL with LoRA and a score head."""
+    reward: str | None
+    """VideoReward's checkpoint to start from (folder or file); null: Qwen2-VL alone."""
     question: Annotated[str, Field(min_length=1, max_length=20_000)]
+    """Question to the network; {prompt} is the caption, scores are read at the reward tokens."""
     reward_tokens: Listed[tuple[Annotated[str, Field(pattern=r"^<\|\w+\|>$")], ...]]
-    num_text_tokens: Count  # room for question and caption; a longer caption is refused
-    num_frames: Annotated[int, Field(ge=2, multiple_of=2)]  # evenly over the clip; read in twos
-    frame_pixels: Count  # most of a frame; sides are rounded to whole patches
+    """Tokens of the question at which scores are read, e.g. <|VQ_reward|>; distinct."""
+    num_text_tokens: Count
+    """Tokens for question and caption, 1 or more; a longer caption is refused."""
+    num_frames: Annotated[int, Field(ge=2, multiple_of=2)]
+    """Frames that are read, evenly over the clip; even, 2 or more."""
+    frame_pixels: Count
+    """Largest number of px of a frame, 1 or more; sides are rounded to whole patches."""
     lora_rank: Count
+    """Rank of the adapter, 1 or more."""
     lora_alpha: Positive
+    """Scale of the adapter, above 0: W + alpha / rank B A."""
 
     @model_validator(mode="after")
     def _asks(self) -> "VlmDiscriminator":
@@ -59,9 +79,13 @@ class DitFeaturesDiscriminator(LargeBackbone):
     """Small heads on chosen blocks of a frozen Wan; latents of both sides come from pixels."""
 
     kind: Literal["dit_features"]
-    layers: Listed[tuple[Annotated[int, Field(ge=0)], ...]]  # blocks of the transformer, from 0
-    times: Listed[tuple[Annotated[float, Field(ge=0, lt=1)], ...]]  # t at which features are read
+    """Small heads on a frozen Wan."""
+    layers: Listed[tuple[Annotated[int, Field(ge=0)], ...]]
+    """Blocks of the transformer whose features are read, from 0; rising."""
+    times: Listed[tuple[Annotated[float, Field(ge=0, lt=1)], ...]]
+    """Noise levels t at which features are read, 0 to below 1; rising."""
     head_width: Count
+    """Channels of a head, 1 or more."""
 
     @field_validator("layers", "times")
     @classmethod

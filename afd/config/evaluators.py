@@ -4,21 +4,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from afd.config.values import Frozen, Listed
+from afd.config.values import Listed, Section
 
 NAME = r"^[a-z][a-z0-9_]{0,39}$"
 VARIABLE = r"^[A-Z][A-Z0-9_]{1,63}$"
 CIRCUMSTANCE = ("command", "weights", "timeout_min", "variables")  # how it is run, not what it says
 
 
-class OutsideMetric(Frozen):
+class OutsideMetric(Section):
     """One number a video. A value outside [low, high] is nonsense and counts as a failure."""
 
     name: Annotated[str, Field(pattern=NAME)]
+    """Name of the number: lower-case letters, digits and _, at most 40."""
     goal: Literal["high", "low", "none"]
+    """The better direction; none: neither."""
     low: float
+    """Least possible value."""
     high: float
-    independent: bool  # false: the discriminator started from it, or learns by it
+    """Largest possible value; above low."""
+    independent: bool
+    """The discriminator neither started from this metric nor learns by it."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "OutsideMetric":
@@ -27,21 +32,29 @@ class OutsideMetric(Frozen):
         return self
 
 
-class OutsideEvaluator(Frozen):
+class OutsideEvaluator(Section):
     """A command that reads videos.json in a folder of mp4 and writes one JSON answer.
 
     Its version is identity: raise it when the command, its environment or its settings change.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
+    """Name of the evaluator: lower-case letters, digits and _, at most 40."""
     version: Annotated[str, Field(min_length=1, max_length=100)]
-    # {videos} is the folder, {answer} the file to write, {weights} the place of the weights.
+    """Version of command, environment and settings: raise it when any of them changes."""
     command: Listed[tuple[Annotated[str, Field(min_length=1)], ...]]
-    weights: str | None  # file or folder; its content is identity
+    """Command and arguments; {videos} is the folder, {answer} the file to write, {weights} the
+    place of the weights."""
+    weights: str | None
+    """File or folder of its weights, whose content is identity; null: none."""
     metrics: Listed[tuple[OutsideMetric, ...]]
+    """Numbers of its answer, at least one."""
     when: Literal["final", "every_round"]
+    """Evaluations that run it."""
     timeout_min: Annotated[float, Field(gt=0, le=7 * 24 * 60)]
-    variables: Listed[tuple[Annotated[str, Field(pattern=VARIABLE)], ...]]  # of the environment
+    """Time limit in minutes, above 0 and at most a week."""
+    variables: Listed[tuple[Annotated[str, Field(pattern=VARIABLE)], ...]]
+    """Names of environment variables that it sees."""
 
     @field_validator("command")
     @classmethod

@@ -8,42 +8,57 @@ from afd.config.evaluators import OutsideEvaluator
 from afd.config.students import MemoryParams
 from afd.config.values import (
     Count,
-    Frozen,
     Listed,
     NonNegative,
     NonNegativeRange,
     Positive,
+    Section,
     Share,
     ShareBelowOne,
 )
 
 
-class RolloutParams(Frozen):
-    num_prompts: Count  # a round
-    group_size: Annotated[int, Field(ge=2)]  # rollouts a prompt
-    refresh: Literal["every_round", "never"]  # never: off-policy ablation
-    # Whose weights roll out, and so are v_old: the student's, or their average, which moves by
-    # update.ema_decay a step (DiffusionNFT's decayed old policy).
+class RolloutParams(Section):
+    num_prompts: Count
+    """Prompts of a round, 1 or more."""
+    group_size: Annotated[int, Field(ge=2)]
+    """Rollouts of a prompt, 2 or more."""
+    refresh: Literal["every_round", "never"]
+    """Rounds in which the student rolls out anew; never: off-policy ablation."""
     behaviour: Literal["student", "average"]
+    """Weights that roll out, and so are v_old: the student's, or their average, which moves by
+    update.ema_decay a step (DiffusionNFT's decayed old policy)."""
     batch_size: Count
+    """Rollouts computed at once, 1 or more."""
 
 
-class FitParams(Frozen):
+class FitParams(Section):
     """Bradley-Terry on same-prompt pairs, with R1 and a replay of the last rounds."""
 
     loss: Literal["bradley_terry", "binary_cross_entropy"]
-    warmup_steps: Annotated[int, Field(ge=0)]  # extra steps in the first round
+    """Loss on pairs of the same prompt; binary_cross_entropy: an ablation."""
+    warmup_steps: Annotated[int, Field(ge=0)]
+    """Extra steps in the first round, 0 or more."""
     num_steps: Annotated[int, Field(ge=0)]
+    """Steps of a round, 0 or more."""
     batch_size: Count
+    """Pairs of a step, 1 or more."""
     learning_rate: NonNegative
+    """Learning rate of AdamW, 0 or more."""
     betas: Listed[tuple[ShareBelowOne, ShareBelowOne]]
+    """AdamW's two decay rates, 0 to below 1."""
     weight_decay: NonNegative
+    """AdamW's weight decay, 0 or more."""
     r1: NonNegative
-    mismatch: NonNegative  # weight of teacher clips under a wrong prompt; 0 is the paper's loss
+    """Weight of the R1 gradient penalty, 0 or more."""
+    mismatch: NonNegative
+    """Weight of teacher clips under a wrong prompt, 0 or more; 0 is the paper's loss."""
     replay_rounds: Annotated[int, Field(ge=0)]
+    """Earlier rounds whose clips are replayed, 0 or more."""
     replay_share: Share
-    # Non-finite steps before the stage stops: circumstance, a fit that skips none is what it is.
+    """Share of a batch that is replayed, 0 to 1."""
     max_skipped_steps: Annotated[int, Field(ge=0)] = 0
+    """Non-finite steps before the stage stops, 0 or more. Circumstance: changes no result."""
 
 
 Objective = Literal[
@@ -55,67 +70,111 @@ Objective = Literal[
 ]
 
 
-class CriticParams(Frozen):
+class CriticParams(Section):
     """Distribution matching's other network: kept fitted to the student's own rollouts."""
 
-    warmup_steps: Annotated[int, Field(ge=0)]  # extra steps in the first round
+    warmup_steps: Annotated[int, Field(ge=0)]
+    """Extra steps in the first round, 0 or more."""
     num_steps: Count
+    """Steps of a round, 1 or more."""
     batch_size: Count
+    """Rollouts of a step, 1 or more."""
     learning_rate: Positive
+    """Learning rate of AdamW, above 0."""
 
 
-class UpdateParams(Frozen):
+class UpdateParams(Section):
     """How the student learns from its rollouts' scores; `objective` is the arm."""
 
     objective: Objective
-    context: Literal["clean", "noisy"]  # noisy: an ablation; a public relative trains with it
-    ratio_clip: ShareBelowOne  # of reverse_chain
+    """The arm: AFD is forward_process, the others are rivals."""
+    context: Literal["clean", "noisy"]
+    """Context frames of a training pass; noisy: an ablation."""
+    ratio_clip: ShareBelowOne
+    """Clip of the probability ratio, 0 to below 1; used by reverse_chain alone."""
     advantage_scope: Literal["group", "batch"]
+    """Rollouts over which scores are standardised: those of a prompt, or all."""
     advantage_clip: Positive
-    shuffle_advantages: bool  # control: must not improve
-    num_best: Count  # of a group
+    """Largest absolute advantage, above 0."""
+    shuffle_advantages: bool
+    """Control: advantages are permuted and must not improve the student."""
+    num_best: Count
+    """Best rollouts of a group that are trained on, 1 or more."""
     num_worst: Count
+    """Worst rollouts of a group that are trained on, 1 or more."""
     scaling: Literal["adaptive_clean", "velocity"]
+    """Scale of the flow-matching loss."""
     beta: Positive
-    prior: NonNegative  # lambda_prior, on latents of unit variance
+    """Strength of the contrast between the new and the old velocity, above 0."""
+    prior: NonNegative
+    """Weight of the pull to the reference student (lambda_prior), 0 or more, on latents of unit
+    variance."""
     times: Literal["steps", "uniform", "shifted_uniform"]
+    """Distribution of the noise level t: the sampler's steps, uniform, or uniform and shifted."""
     num_steps: Count
+    """Steps of a round, 1 or more."""
     batch_size: Count
-    learning_rate: NonNegativeRange  # high at the first round, low at the last, cosine between
+    """Rollouts of a step, 1 or more."""
+    learning_rate: NonNegativeRange
+    """Learning rate, 0 or more: high at the first round, low at the last, cosine between."""
     betas: Listed[tuple[ShareBelowOne, ShareBelowOne]]
+    """AdamW's two decay rates, 0 to below 1."""
     weight_decay: NonNegative
+    """AdamW's weight decay, 0 or more."""
     gradient_clip: Positive
+    """Largest norm of the gradient, above 0."""
     ema_decay: Share
-    max_skipped_steps: Annotated[int, Field(ge=0)]  # non-finite losses before the stage stops
+    """Decay of the average of the weights, a step, 0 to 1."""
+    max_skipped_steps: Annotated[int, Field(ge=0)]
+    """Non-finite losses before the stage stops, 0 or more."""
     memory: MemoryParams = MemoryParams()
-    # Only for distribution_matching. Left out of dumps when null.
+    """Use of memory. Circumstance: the result is the same up to the order of sums."""
     critic: CriticParams | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The other network of objective distribution_matching; null for every other.
+
+    Left out of dumps when null.
+    """
 
 
-class EvaluateParams(Frozen):
+class EvaluateParams(Section):
     """Held-out measurement: the same prompts, scenes and noise seeds for every student."""
 
-    split: Literal["held_out", "tuning"]  # tuning: to choose settings, not to make claims
+    split: Literal["held_out", "tuning"]
+    """Prompts that are measured on; tuning: to choose settings, not to make claims."""
     num_prompts: Annotated[int, Field(ge=2)]
+    """Prompts of the final evaluation, 2 or more."""
     noise_seeds: Listed[tuple[int, ...]]
-    round_num_prompts: Annotated[int, Field(ge=2)]  # the cheaper look after each round
+    """Noise seeds of the final evaluation; distinct, at least one."""
+    round_num_prompts: Annotated[int, Field(ge=2)]
+    """Prompts of the cheaper evaluation after each round, 2 or more."""
     round_noise_seeds: Listed[tuple[int, ...]]
+    """Noise seeds of that evaluation; distinct, at least one."""
     num_resamples: Annotated[int, Field(ge=999)]
+    """Bootstrap resamples, 999 or more."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
-    frechet_margin: Positive  # how far the look may move; fixed before the run
+    """Confidence of the intervals, above 0 and below 1."""
+    frechet_margin: Positive
+    """Largest change of the look's Fréchet distance that passes, above 0; fixed before the run."""
     num_filmstrips: Count
-    evaluators: Listed[tuple[OutsideEvaluator, ...]] = ()  # programs of their own environment
-    # Classifier-free guidance of student and base when they are judged (afd/flow/guidance.py).
-    # Left out of dumps when null, so that campaigns without it stay what they are.
+    """Prompts of the report's filmstrips, 1 or more."""
+    evaluators: Listed[tuple[OutsideEvaluator, ...]] = ()
+    """Programs of their own environment that measure as well."""
     guidance: Annotated[float, Field(gt=1, le=30)] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
+    """Scale of classifier-free guidance of student and base, above 1 and at most 30; null: none.
 
-    # After the last round, base and student once more on clips so many times as long as trained:
-    # metrics a block (afd/evaluation/drift.py). Left out of dumps when null.
+    Left out of dumps when null, so that campaigns without it stay what they are.
+    """
+
     horizon: Annotated[int, Field(ge=2, le=16)] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
+    """After the last round, base and student once more on clips so many times as long as trained,
+    2 to 16: metrics a block (afd/evaluation/drift.py); null: not.
+
+    Left out of dumps when null.
+    """
 
     @field_validator("evaluators")
     @classmethod

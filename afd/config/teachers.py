@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from afd.config.students import WhiteBoxParams
-from afd.config.values import Count, Frozen, Listed, NonNegative, Positive, Share
+from afd.config.values import Count, Listed, NonNegative, Positive, Section, Share
 from afd.config.world import LawsParams, LookParams
 
 
@@ -73,44 +73,62 @@ Url = Annotated[str, AfterValidator(_reachable)]
 Host = Annotated[str, AfterValidator(_host)]
 
 
-class SimulatorTeacher(Frozen):
+class SimulatorTeacher(Section):
     """The embedded teacher: a rigid-body simulator that answers with a finished mp4."""
 
     kind: Literal["simulator"]
+    """The embedded rigid-body simulator."""
     laws: LawsParams
+    """Motion in the teacher's world."""
     look: LookParams
-    size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]  # px of the mp4, a side
-    clips_per_prompt: Count  # paid once each; rounds reuse them
-    training_permitted: Permission  # by the teacher's terms
-    # Only for update.objective distribution_matching. Left out of dumps when null.
+    """Look of the teacher's world."""
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
+    """Side of the mp4 in px, 16 to 512, a multiple of 16."""
+    clips_per_prompt: Count
+    """Clips of a prompt, 1 or more: paid once each, rounds reuse them."""
+    training_permitted: Permission
+    """The teacher's terms permit training on its clips; anything but "yes" is refused."""
     white_box: WhiteBoxParams | None = Field(default=None, exclude_if=lambda value: value is None)
+    """A network that learned the teacher's films; for objective distribution_matching alone.
+
+    Left out of dumps when null.
+    """
 
 
-class Terms(Frozen):
+class Terms(Section):
     """Where the teacher's terms of use were read, and when."""
 
     url: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=500)]
+    """Address of the terms of use, http(s), at most 500 characters."""
     date: Day
+    """Day on which they were read: 2026-11-23."""
 
 
-class Statement(Frozen):
+class Statement(Section):
     """What a person says of the terms of clips that are there."""
 
     training_permitted: Permission
+    """The terms permit training on the clips."""
     terms: Terms
+    """Terms that say so."""
 
 
-class Price(Frozen):
+class Price(Section):
     """What a clip costs, by exactly one measure, and the day the price was looked up.
 
     An estimate before anything is sent; what the vendor bills (its usage) replaces it afterwards.
     """
 
     usd_per_clip: NonNegative | None = None
-    usd_per_second: NonNegative | None = None  # of the clip as asked for
+    """USD of a clip, 0 or more."""
+    usd_per_second: NonNegative | None = None
+    """USD of a second of the clip as ordered, 0 or more."""
     usd_per_million_tokens: NonNegative | None = None
-    tokens_per_clip: Count | None = None  # no clip takes more: what a task reserves of the budget
+    """USD of a million tokens, 0 or more; goes with tokens_per_clip."""
+    tokens_per_clip: Count | None = None
+    """Most tokens of a clip, 1 or more: what a task reserves of the budget."""
     date: Day
+    """Day on which the price was looked up: 2026-11-23."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> "Price":
@@ -125,77 +143,122 @@ class Price(Frozen):
         return self
 
 
-class Access(Frozen):
+class Access(Section):
     """How a remote teacher is reached and paid. Circumstance: nothing here is a clip's identity."""
 
     base_url: Url
-    key_variable: Annotated[str, Field(pattern=VARIABLE)]  # NAME of the environment variable
+    """Address of the API: https anywhere, http on this machine alone."""
+    key_variable: Annotated[str, Field(pattern=VARIABLE)]
+    """NAME of the environment variable that holds the key."""
     price: Price
-    budget_usd: NonNegative  # spent + reserved never exceed it, over the whole store and provider
-    in_flight: Annotated[int, Field(ge=1, le=1000)]  # tasks at the vendor at a time
-    requests_per_minute: Annotated[float, Field(gt=0, le=60_000)]  # of any kind but downloads
-    deadline_min: Annotated[float, Field(gt=0, le=7 * 24 * 60)]  # of one task, from its creation
-    video_hosts: Listed[tuple[Host, ...]]  # videos may come from here; [] is the host of base_url
-    min_clip_share: Share  # a round with fewer of its prompts answered stops and says why
+    """Price of a clip."""
+    budget_usd: NonNegative
+    """Most USD spent and reserved, over the whole store and provider, 0 or more."""
+    in_flight: Annotated[int, Field(ge=1, le=1000)]
+    """Tasks at the vendor at a time, 1 to 1000."""
+    requests_per_minute: Annotated[float, Field(gt=0, le=60_000)]
+    """Requests a minute of any kind but downloads, above 0 and at most 60000."""
+    deadline_min: Annotated[float, Field(gt=0, le=7 * 24 * 60)]
+    """Minutes of one task from its creation, above 0 and at most a week."""
+    video_hosts: Listed[tuple[Host, ...]]
+    """Hosts that videos may come from, *.domain allowed; []: the host of base_url."""
+    min_clip_share: Share
+    """Least share of a round's prompts with a clip, 0 to 1; with fewer the round stops."""
 
 
-class Size(Frozen):
+class Size(Section):
     """Pixels."""
 
     width: Annotated[int, Field(ge=16, le=8192)]
+    """Width in px, 16 to 8192."""
     height: Annotated[int, Field(ge=16, le=8192)]
+    """Height in px, 16 to 8192."""
 
 
-class RemoteTeacher(Frozen):
+class RemoteTeacher(Section):
     """A paid API or a server of one's own: create, poll, fetch (afd/teachers/remote.py)."""
 
     kind: Literal["remote"]
+    """A paid API, or a server of your own."""
     provider: Provider
-    model: Annotated[str, Field(pattern=MODEL)]  # exact, dated where the vendor dates it
-    parameters: dict[str, JsonValue]  # sent as they are, in the vendor's own words
+    """Protocol of the API."""
+    model: Annotated[str, Field(pattern=MODEL)]
+    """Exact model, dated where the vendor dates it."""
+    parameters: dict[str, JsonValue]
+    """Values that are sent as they are, in the vendor's own words."""
     duration_s: Positive
+    """Length of a clip in seconds, above 0."""
     fps: Positive
+    """Frames a second of a clip, above 0."""
     size: Size
-    seeded: bool  # whether a seed is sent: some vendors refuse one
+    """Frame of a clip."""
+    seeded: bool
+    """A seed is sent; some vendors refuse one."""
     clips_per_prompt: Count
-    # Another rate, size, length or model than asked: the canonical path makes it fit, as everything
-    # (and it is recorded), or it is put aside.
+    """Clips of a prompt, 1 or more: paid once each, rounds reuse them."""
     on_mismatch: Literal["resample", "quarantine"]
-    num_retries: Annotated[int, Field(ge=0, le=10)]  # of a refused output, each with a new seed
+    """Treatment of a clip of another rate, size, length or model: made to fit by the canonical
+    path (and recorded), or put into quarantine."""
+    num_retries: Annotated[int, Field(ge=0, le=10)]
+    """New orders of a refused output, each with a new seed, 0 to 10."""
     training_permitted: Permission
+    """The provider's terms permit training on its clips; anything but "yes" is refused."""
     terms: Terms
-    laws: LawsParams | None = None  # of the world it films, where evaluate can know them
+    """Terms that say so."""
+    laws: LawsParams | None = None
+    """Motion in the teacher's world where it is known; null: unknown."""
     access: Access
+    """Address, key, price and budget. Circumstance: may change in the middle of a campaign."""
 
 
-class FolderTeacher(Frozen):
+class FolderTeacher(Section):
     """Finished videos with captions, imported once into the store under a name."""
 
     kind: Literal["folder"]
+    """Finished videos with captions."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    path: str | None  # imported from here where a clip is missing; circumstance
+    """Name under which they were imported: letters, digits, '.', '_', '-', at most 64."""
+    path: str | None
+    """Folder from which a missing clip is imported; null: none. Circumstance."""
     clips_per_prompt: Count
+    """Clips of a prompt, 1 or more."""
     training_permitted: Permission
+    """The terms permit training on the clips; anything but "yes" is refused."""
     terms: Terms
+    """Terms that say so."""
     laws: LawsParams | None = None
-    min_clip_share: Share  # circumstance, as for a remote teacher
+    """Motion in the clips' world where it is known; null: unknown."""
+    min_clip_share: Share
+    """Least share of a round's prompts that must have a clip, 0 to 1. Circumstance."""
 
 
-class DiffusersTeacher(Frozen):
+class DiffusersTeacher(Section):
     """Any text-to-video pipeline of diffusers on this disk: computed here, a clip a part."""
 
     kind: Literal["diffusers"]
-    pipeline: Annotated[str, Field(min_length=1)]  # a folder, or a name in the local hub cache
-    parameters: dict[str, JsonValue]  # handed to the pipeline's call, in its own words
+    """A text-to-video pipeline of diffusers on this disk."""
+    pipeline: Annotated[str, Field(min_length=1)]
+    """Folder of the pipeline, or a name in the local hub cache. Content is identity."""
+    parameters: dict[str, JsonValue]
+    """Values of the pipeline's call, in its own words."""
     dtype: Literal["float32", "bfloat16"]
+    """Precision of the pipeline."""
     size: Size
+    """Frame of a clip."""
     num_frames: Count
+    """Frames of a clip, 1 or more."""
     fps: Count
-    max_prompt_tokens: Count  # by the pipeline's own tokenizer; a longer prompt is refused
+    """Frames a second of a clip, 1 or more."""
+    max_prompt_tokens: Count
+    """Most tokens of a prompt by the pipeline's tokenizer, 1 or more; a longer one is refused."""
     clips_per_prompt: Count
+    """Clips of a prompt, 1 or more."""
     training_permitted: Permission
+    """The model's licence permits training on its clips; anything but "yes" is refused."""
     terms: Terms
+    """Terms that say so."""
     laws: LawsParams | None = None
+    """Motion in the teacher's world where it is known; null: unknown."""
 
     @field_validator("parameters")
     @classmethod

@@ -42,7 +42,7 @@ def _as_json(frame_size: int | tuple[int, int]) -> int | list[int]:
 
 FrameSize = Annotated[
     int | tuple[int, int],
-    PlainValidator(_frame_size),
+    PlainValidator(_frame_size, json_schema_input_type=int | tuple[int, int]),
     PlainSerializer(_as_json, when_used="json"),
 ]
 """Pixels: one side of a square, or [rows, columns]."""
@@ -67,11 +67,19 @@ class Frozen(BaseModel):
     )
 
 
-class Range(Frozen):
+class Section(Frozen):
+    """A section of params: the docstring under a field is its description, with unit and bounds."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Range(Section):
     """A closed interval to draw from uniformly."""
 
     low: float
+    """Least value, in the unit of the field."""
     high: float
+    """Largest value, in the unit of the field; not below low."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
@@ -84,11 +92,15 @@ class NonNegativeRange(Range):
     """A range without negative values."""
 
     low: NonNegative
+    """Least value, in the unit of the field; 0 or more."""
     high: NonNegative
+    """Largest value, in the unit of the field; not below low."""
 
 
 class ShareRange(Range):
     """A range within [0, 1]."""
 
     low: Share
+    """Least value, 0 to 1."""
     high: Share
+    """Largest value, 0 to 1; not below low."""

@@ -1,20 +1,27 @@
 """How bodies of the pocket world move and look: the teacher's world and the warm start's."""
 
-from afd.config.values import Frozen, NonNegative, NonNegativeRange, Range, Share, ShareRange
+from afd.config.values import NonNegative, NonNegativeRange, Range, Section, Share, ShareRange
 
 
-class LawsParams(Frozen):
+class LawsParams(Section):
     """How bodies move. Units: px of the 16x16 grid and frames."""
 
-    gravity: Range  # px / frame^2, drawn once a clip
-    restitution: ShareRange  # drawn once a clip
-    velocity_jitter: NonNegative  # px / frame, standard deviation
-    collide: Share  # share of clips in which two bodies collide instead of passing through
+    gravity: Range
+    """Downward acceleration in px / frame^2 of the 16x16 grid, drawn once a clip."""
+    restitution: ShareRange
+    """Share of speed that a bounce keeps, 0 to 1, drawn once a clip."""
+    velocity_jitter: NonNegative
+    """Standard deviation of the noise on velocities in px / frame, 0 or more."""
+    collide: Share
+    """Share of clips in which two bodies collide instead of passing through, 0 to 1."""
 
 
-class LookParams(Frozen):
+class LookParams(Section):
     """How bodies are drawn."""
 
-    contrast: NonNegativeRange  # factor on the bodies' colour
-    background: ShareRange  # grey level
-    grain: NonNegative  # standard deviation of sensor grain, after canonicalisation
+    contrast: NonNegativeRange
+    """Factor on the bodies' colour, 0 or more."""
+    background: ShareRange
+    """Grey level of the background, 0 (black) to 1 (white)."""
+    grain: NonNegative
+    """Standard deviation of the sensor's grain, after canonicalisation, 0 or more."""
