@@ -50,6 +50,7 @@ def load_params(
     Raises ParamsError naming every bad field at once.
     """
     source = " + ".join(map(str, [path, *overlays]))
+    option = "--set" if model is Params else "--set-cluster"
     merged = OmegaConf.create({})
     for file in [path, *overlays]:
         laid = _read(file)
@@ -57,11 +58,11 @@ def load_params(
             _refuse_overlay(path, laid)
         merged = OmegaConf.merge(_without_replaced(merged, laid), laid)
     if overrides:
-        merged = OmegaConf.merge(merged, _dotlist(overrides))
+        merged = OmegaConf.merge(merged, _dotlist(overrides, option))
     try:
         return validate(model, OmegaConf.to_container(merged, resolve=False), source)
     except ParamsError as error:
-        raise _as_typed(error.problems, source, overrides) from None
+        raise _as_typed(error.problems, source, overrides, option) from None
 
 
 def sources(
@@ -72,7 +73,9 @@ def sources(
     for file in [path, *overlays]:
         found |= dict.fromkeys(_leaves(OmegaConf.to_container(_read(file))), str(file))
     if overrides:
-        found |= dict.fromkeys(_leaves(OmegaConf.to_container(_dotlist(overrides))), "--set")
+        found |= dict.fromkeys(
+            _leaves(OmegaConf.to_container(_dotlist(overrides, "--set"))), "--set"
+        )
     return found
 
 
@@ -97,7 +100,9 @@ def _refuse_overlay(path: Path, values: DictConfig) -> None:
         raise ParamsError(str(path), [problem])
 
 
-def _as_typed(problems: Sequence[str], source: str, overrides: Sequence[str]) -> "ParamsError":
+def _as_typed(
+    problems: Sequence[str], source: str, overrides: Sequence[str], option: str
+) -> "ParamsError":
     """Return the error with every problem of a --set under its own text."""
     typed = {item.partition("=")[0].strip(): item for item in overrides}
     named: list[str] = []
@@ -110,11 +115,11 @@ def _as_typed(problems: Sequence[str], source: str, overrides: Sequence[str]) ->
             continue
         num_typed += 1
         shown = item.partition("=")[0] if _refuse_text(_pair(item)) else item
-        named.append(f"--set {shown}: {problem}")
+        named.append(f"{option} {shown}: {problem}")
     if num_typed == len(problems):
-        source = "--set"
+        source = option
     elif num_typed:
-        source = f"{source} + --set"
+        source = f"{source} + {option}"
     return ParamsError(source, problems, named)
 
 
@@ -183,15 +188,15 @@ def _has_alias(path: Path) -> bool:
         return any(isinstance(event, AliasEvent) for event in parse(file))
 
 
-def _dotlist(overrides: Sequence[str]) -> DictConfig:
+def _dotlist(overrides: Sequence[str], option: str) -> DictConfig:
     wrong = [item for item in overrides if "=" not in item]
     if wrong:
         problems = [f"{item!r}: write it as dotted.field=value" for item in wrong]
-        raise ParamsError("overrides", problems)
+        raise ParamsError(option, problems)
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except (YAMLError, OmegaConfBaseException) as error:
-        raise ParamsError("overrides", [str(error)]) from None
+        raise ParamsError(option, [str(error)]) from None
 
 
 def _refuse_text(values: Any, path: str = "") -> list[str]:

@@ -21,6 +21,7 @@ from flows.choices import chosen_cluster
 from flows.commands.doctor_cluster import Finding, slurm_findings
 from flows.commands.doctor_disk import disk_findings
 from flows.commands.doctor_versions import dvc_findings, git_findings
+from flows.commands.exit_codes import ExitCode
 from flows.commands.json_output import Document, print_document
 from flows.mlflow_runs.tracking import without_password
 from flows.places import MLFLOW_SERVER, Places
@@ -44,12 +45,16 @@ def examine(runs: Path, store: Path, cluster: Path, *, as_json: bool = False) ->
     found = findings(runs, store, cluster)
     if as_json:
         print_document(doctor_document(found))
-        return 2 if any(one.verdict == "missing" for one in found) else 0
+        return ExitCode.REFUSED if _lacks(found) else ExitCode.DONE
     signs = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "missing": "[red]missing[/]"}
     for one in found:
         table.add_row(signs[one.verdict], Text(one.what), Text(one.told))
     Console().print(table)
-    return 2 if any(one.verdict == "missing" for one in found) else 0
+    return ExitCode.REFUSED if _lacks(found) else ExitCode.DONE
+
+
+def _lacks(found: Sequence[Finding]) -> bool:
+    return any(one.verdict == "missing" for one in found)
 
 
 def findings(runs: Path, store: Path, cluster: Path) -> list[Finding]:
@@ -220,5 +225,5 @@ def doctor_document(findings: Sequence[Finding]) -> Document:
         "findings": [
             {"what": one.what, "verdict": one.verdict, "text": one.told} for one in findings
         ],
-        "is_ready": all(one.verdict != "missing" for one in findings),
+        "is_ready": not _lacks(findings),
     }

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from afd.attempts import StoreError
+from flows.commands.exit_codes import ExitCode
 from flows.told import ToldError
 
 STOPPED = "stopped: everything finished is kept; run the same command again to go on"
-REFUSED, INTERRUPTED = 2, 130
 AGAIN_S = 0.05
 _terminals: list[int] = []  # of the standard streams; a closed one is no terminal any more
 _said: list[str] = []  # once asked to stop: what a person is told
@@ -28,14 +28,14 @@ def until_end(run: Callable[[], Any]) -> NoReturn:
     try:
         code = run()
     except KeyboardInterrupt as stopped:
-        _leave(INTERRUPTED, str(stopped) or "".join(_said) or STOPPED)
+        _leave(ExitCode.INTERRUPTED, str(stopped) or "".join(_said) or STOPPED)
     except Exception as error:
         if _said:  # what computed beside the interrupted one gave up first
-            _leave(INTERRUPTED, "".join(_said) or STOPPED)
+            _leave(ExitCode.INTERRUPTED, "".join(_said) or STOPPED)
         if not _is_told(error):
             raise
-        _leave(REFUSED, str(error))
-    _leave(code if isinstance(code, int) else 0)
+        _leave(ExitCode.REFUSED, str(error))
+    _leave(code if isinstance(code, int) else ExitCode.DONE)
 
 
 def _asked_to_stop(*_: object) -> None:

@@ -24,10 +24,10 @@ from afd.harvest.vault import kept_keys
 from afd.params import ParamsError, validate
 from afd.store import Store, StoreError, write_atomic
 from afd.world.sentences import is_sentence
+from flows.commands.exit_codes import ExitCode
 from flows.invocation import command
 
 MAX_LISTED = 50
-DAMAGED = 3  # the exit code of a store that is not whole
 
 
 def _existing(root: Path) -> Store:
@@ -50,7 +50,7 @@ def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
     console.print(f"{size} read; {found.num_aside} in quarantine")
     if found.is_whole:
         console.print("the store is whole")
-        return 0
+        return ExitCode.DONE
     table = Table("", "file", "what is wrong")
     for finding in found.findings[:MAX_LISTED]:
         path = Text(_quoted(str(finding.path)), overflow="fold")
@@ -66,7 +66,7 @@ def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
     )
     for line in _ways_back(store, found, root):
         console.print(line, soft_wrap=True, highlight=False)
-    return DAMAGED
+    return ExitCode.DAMAGED
 
 
 def _ways_back(store: Store, found: integrity.Integrity, root: Path) -> Iterator[str]:

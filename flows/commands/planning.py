@@ -11,6 +11,7 @@ from afd.planning.plan import CampaignPlan, StagePlan, plan
 from afd.store import Store
 from flows.choices import prompts_of
 from flows.commands.consoles import console
+from flows.commands.exit_codes import ExitCode
 from flows.commands.json_output import Document, print_document
 from flows.invocation import STORE
 
@@ -34,7 +35,7 @@ def print_plan(
     planned = plan(params, machine(chosen, memory_gb, usd_per_hour), num_ranks)
     if as_json:
         print_document(plan_document(planned))
-        return 2 if planned.problems else 0
+        return ExitCode.REFUSED if planned.problems else ExitCode.DONE
     out = console()
     out.print(_sizes(planned))
     out.print(_stages(planned))
@@ -42,7 +43,7 @@ def print_plan(
         out.print(line)
     for problem in planned.problems:
         out.print(f"[red]cannot fit[/]  {problem}", soft_wrap=True)
-    return 2 if planned.problems else 0
+    return ExitCode.REFUSED if planned.problems else ExitCode.DONE
 
 
 def refuse_unusable_prompts(params: Params) -> None:

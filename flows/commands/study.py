@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from flows.commands.exit_codes import ExitCode
 from flows.commands.options import DryRun, Json, Runs, StoreFolder, examples
 from flows.invocation import CLUSTER, RUNS, STORE
 
@@ -134,7 +135,8 @@ def reproduced(
     """
     from flows.commands.reproducing import say_reproduced
 
-    return 0 if say_reproduced(results, against, as_json=json) else 1
+    is_same = say_reproduced(results, against, as_json=json)
+    return ExitCode.DONE if is_same else ExitCode.NO
 
 
 def _cluster() -> Path:

@@ -1,5 +1,7 @@
 """The command line: quick to answer, and what is wrong is said without a traceback, exit code 2."""
 
+import ast
+import re
 import socket
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.commands.exit_codes import ExitCode
 from tests.flows.conftest import PARAMS, PROJECT
 
 HEAVY = ("torch", "prefect", "mlflow", "dvc", "submitit", "pydantic", "numpy", "yaml")
@@ -111,3 +114,20 @@ def test_the_ui_command_is_said() -> None:
     done = afd("ui", "--dry", "--port", str(free))
     assert done.returncode == 0
     assert "mlflow server" in done.stdout
+
+
+def test_the_page_lists_every_exit_code() -> None:
+    lines = (PROJECT / "docs" / "cli.md").read_text().partition("## Exit codes")[2].splitlines()
+    codes = [re.match(r"\| (\d+) \|", line) for line in lines]
+    assert {int(code[1]) for code in codes if code} == {*ExitCode}
+
+
+def test_no_command_has_an_exit_code_of_its_own() -> None:
+    """A command's function, which is annotated `-> int`, returns members of ExitCode."""
+    for file in (PROJECT / "flows").glob("commands/*.py"):
+        for found in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(found, ast.FunctionDef) or found.name.startswith("_"):
+                continue
+            if isinstance(found.returns, ast.Name) and found.returns.id == "int":
+                returned = [n.value for n in ast.walk(found) if isinstance(n, ast.Return)]
+                assert not [v for v in returned if isinstance(v, ast.Constant)], file.name
