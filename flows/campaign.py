@@ -52,12 +52,11 @@ def run_round(session: Session, standing: Standing) -> Standing:
     index = len(standing.rounds)
     decisions.refuse_stopped(standing.course, index)
     refuse_paused(session, standing)
-    session.lineage.start_round(index)
     after = play_round(Played(session, index), session.params, standing)
     decision = decisions.keep(session.site.folder, index, after.course)
     session.close_round(f"{index:03d}", after.rounds[-1])
     session.tell(decision)
-    session.lineage.finish_round(index, decision)
+    session.recorder.sync_soon()
     session.dispatch.end_round()
     return after
 

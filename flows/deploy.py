@@ -180,7 +180,7 @@ def _sub_round(campaign: str, round_index: int, runs: str, store: str) -> str:
 
 def _leave(session: Session, rows: list[dict[str, Any]], said: str) -> None:
     if session.with_prefect:
-        leave_results(session.site.folder, session.lineage.tracking_uri, rows, said)
+        leave_results(session.site.folder, session.recorder.tracking_uri, rows, said)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One process's hold on one campaign: its lock, params, dispatch, lineage and records.
+"""One process's hold on one campaign: its lock, params, dispatch, recorder and records.
 
 runs/<name>/params.yaml            the resolved params; only circumstance may change
 runs/<name>/rounds/<NNN>.json      what each round made, by role; start and final beside them
@@ -11,14 +11,13 @@ import contextlib
 import json
 import logging
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from afd.artifacts import Artifact, ArtifactRef
+from afd.artifacts import ArtifactRef
 from afd.config import Cluster, Params
 from afd.failpoints import failpoint
 from afd.stages.outcome import RefusedError
@@ -31,9 +30,9 @@ from flows.decisions import PausedError, is_stopped, lines
 from flows.dispatch import Dispatch, build
 from flows.hold import hold
 from flows.jobs.site import Site
-from flows.lineage import Lineage
-from flows.mlflow_runs.events import CampaignStatus
-from flows.mlflow_runs.run_ids import stage_key
+from flows.mlflow_runs.facts import status_of
+from flows.mlflow_runs.recorder import RunRecorder
+from flows.mlflow_runs.run_ids import CampaignStatus
 from flows.places import Places, campaign_folder, keep_params, refuse_unusable
 
 
@@ -45,12 +44,10 @@ class Session:
     params: Params
     site: Site
     dispatch: Dispatch
-    lineage: Lineage
+    recorder: RunRecorder
     board: Board = field(default_factory=Board)
     with_prefect: bool = False
     is_interrupted: bool = False  # Ctrl-C, SIGTERM or a closed terminal: an error is its echo
-    _digests: dict[str, str] = field(default_factory=dict[str, str])
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def go_on_without_prefect(self, error: Exception) -> None:
         """Prefect's server has gone away: everything it would show is in the store and on disk."""
@@ -80,16 +77,11 @@ class Session:
         made = read_round(self.site.folder / "rounds" / f"{name}.json")
         return made is not None and all(self.site.store.have(ref) for ref in made.values())
 
-    def record(self, round_index: int | None, request: StageRequest, artifact: Artifact) -> None:
-        """Tell lineage about a finished stage, once."""
-        with self._lock:
-            if self.lineage.ids.is_finished(stage_key(artifact.ref)):
-                return
-            failpoint("flow.before_lineage")
-            refs = [artifact.ref, *request.inputs.values()]
-            digests = {ref.fingerprint: self._digest(ref) for ref in refs}
-            self.lineage.record_stage(round_index, request, artifact, digests)
-            failpoint("flow.after_lineage")
+    def record(self, round_index: int | None, request: StageRequest) -> None:
+        """Have MLflow show a finished stage; again costs a look at the disk."""
+        failpoint("flow.before_lineage")
+        self.recorder.record(round_index, request)
+        failpoint("flow.after_lineage")
 
     def close_round(self, name: str, made: Mapping[str, ArtifactRef]) -> None:
         """Keep what a round made: by role on disk, by content in DVC."""
@@ -112,11 +104,6 @@ class Session:
         """What alarms said and did after a round, to whoever looks on."""
         for line in lines(decision, self.params.num_rounds):
             self.board.say(line)
-
-    def _digest(self, ref: ArtifactRef) -> str:
-        if ref.fingerprint not in self._digests:
-            self._digests[ref.fingerprint] = versions.digest(self.site.store.load(ref))
-        return self._digests[ref.fingerprint]
 
 
 _held: dict[Path, Session] = {}
@@ -150,8 +137,8 @@ def opened(
         site = Site(Store(places.store.resolve()), folder, cluster)
         with told(site.store.root):
             site.store.tidy()
-        lineage = Lineage(places.tracking_uri(cluster.mlflow), folder)
-        session = Session(name, params, site, build(site), lineage, with_prefect=with_prefect)
+        recorder = RunRecorder(places.tracking_uri(cluster.mlflow), folder, site.store)
+        session = Session(name, params, site, build(site), recorder, with_prefect=with_prefect)
         asked = Asked(
             doing=doing,
             round_index=round_index,
@@ -164,15 +151,14 @@ def opened(
         ending = _Ending()
         try:
             with _asked(session, asked, ending):
-                lineage.sweep()
-                lineage.start_campaign(params.model_dump(mode="json"))
+                recorder.open()
                 yield session
                 ending.status = "finished" if session.is_complete else "paused"
         finally:
             try:
                 session.dispatch.close()
             finally:
-                lineage.finish_campaign(ending.status)
+                recorder.close(ending.status)
                 del _held[folder]
 
 
@@ -188,7 +174,7 @@ def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
     """What is asked for is on disk while it runs, and how it ended afterwards."""
     folder, said = session.site.folder, ""
     state: State | None = None
-    before = read_asked(folder)
+    before, ended = read_asked(folder), status_of(folder)
     write_asked(folder, asked)
     try:
         yield
@@ -196,7 +182,7 @@ def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
         ending.status, said = "paused", str(error)
         raise
     except RefusedError:
-        ending.status = "paused"  # nothing was tried
+        ending.status = ended if before is not None else "paused"  # nothing was tried
         asked = before or asked
         raise
     except Exception as error:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import get_args
 
 from afd.stages.mailbox import Mailbox
+from afd.store import Store
 from flows.asked import State, read_asked, write_asked
 from flows.hold import HeldError, hold
 from flows.jobs import scheduler
 from flows.jobs.ledger import WORKER, JobEntry, Ledger
 from flows.jobs.scheduler import SLURM, is_live
-from flows.lineage import Lineage
+from flows.mlflow_runs.facts import status_of
+from flows.mlflow_runs.recorder import RunRecorder
 from flows.places import Places, campaign_folder
 from flows.prefect_runs import flow_runs
 from flows.prefect_runs.flow_runs import Ended
@@ -46,8 +48,8 @@ def settle(name: str, places: Places, verdict: Ended, *, end_jobs: bool = False)
         ended = _end_jobs(folder) if end_jobs else ()
         asked = read_asked(folder)
         chosen = asked.cluster.mlflow if asked is not None else None
-        with Lineage(places.tracking_uri(chosen), folder) as lineage:
-            lineage.sweep()
+        recorder = RunRecorder(places.tracking_uri(chosen), folder, Store(places.store))
+        recorder.close(status_of(folder))
         if asked is not None and (asked.state == "running" or (ended and verdict == "cancelled")):
             state: State = "cancelled" if verdict == "cancelled" else "killed"
             write_asked(folder, asked.model_copy(update={"state": state}))

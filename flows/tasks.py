@@ -51,23 +51,32 @@ def make(session: Session, request: StageRequest, round_index: int | None) -> Ar
     was_there = store.have(ref)
     wall_s = 0.0
     if not was_there:
-        session.lineage.start_stage(round_index, request)
-        with session.board.running(request, round_index), _ending(session):
+        with (
+            session.recorder.computing(round_index, request),
+            session.board.running(request, round_index),
+            _ending(session),
+        ):
             outcome = compute(session.dispatch, session.site, request)
         wall_s = outcome.wall_s
         if outcome.status != "done":
             tail = log_tail(outcome.log)
-            session.lineage.fail_stage(round_index, request, outcome.status, tail)
+            session.recorder.fail(request, outcome.status, tail)
             session.dispatch.close()  # what computes beside it would be waited for in vain
             raise StageFailedError(request, outcome)
         failpoint("flow.stage_done")
     artifact = store.load(ref)
+<<<<<<< HEAD
     with session.board.busy("recording it", round_index):
         session.record(round_index, request, artifact)
     made = artifact.manifest
     session.board.finish(
         Done(request, round_index, wall_s, made.summary, was_there, spent_s=made.wall_s)
     )
+=======
+    session.record(round_index, request)
+    summary = artifact.manifest.summary
+    session.board.finish(Done(request, round_index, wall_s, summary, was_there))
+>>>>>>> f1a300b (mlflow: record a campaign as a projection of its folder and store)
     return ref
 
 

@@ -23,7 +23,7 @@ from flows.commands.doctor_disk import disk_findings
 from flows.commands.doctor_versions import dvc_findings, git_findings
 from flows.commands.exit_codes import ExitCode
 from flows.commands.json_output import Document, print_document
-from flows.mlflow_runs.tracking import without_password
+from flows.mlflow_runs.client import without_password
 from flows.places import MLFLOW_SERVER, Places
 from flows.prefect_runs.reach import configured_api, trouble
 from flows.quiet import QUIET

@@ -14,8 +14,8 @@ from afd.stages.outcome import RefusedError
 from flows.asked import read_asked
 from flows.commands.status import campaigns_in, known_campaign
 from flows.invocation import command
+from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
-from flows.mlflow_runs.tracking import without_password
 from flows.places import Places
 from flows.prefect_runs.services import ServiceError, tail
 from flows.quiet import QUIET, is_verbose

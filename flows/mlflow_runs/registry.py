@@ -10,9 +10,10 @@ from pathlib import Path
 import yaml
 
 from afd.artifacts import ArtifactRef, Manifest
+from flows.invocation import command
 from flows.mlflow_runs.champion import choose_champion
+from flows.mlflow_runs.client import Tracking
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds, stage_key
-from flows.mlflow_runs.tracking import Tracking
 
 CHAMPION = "champion"
 
@@ -22,6 +23,7 @@ class Registry:
 
     def __init__(self, tracking: Tracking, campaign: str, ids: RunIds) -> None:
         self.name = f"{campaign}-student"
+        self._campaign = campaign
         self._tracking = tracking
         self._ids = ids
 
@@ -80,6 +82,19 @@ class Registry:
             self._tracking.client.set_registered_model_alias(self.name, CHAMPION, str(best))
             self._ids.write(CAMPAIGN, champion=best)
 
+    @property
+    def _about(self) -> str:
+        return (
+            f"The students of campaign {self._campaign}, one version a round, version 1 the start. "
+            "`champion` has the lowest held-out trajectory error. MLflow holds pointers; the "
+            f"weights stand in the store: `{command('show', self._campaign)}`."
+        )
+
+    def _about_version(self, tags: Mapping[str, str]) -> str:
+        at = tags["afd.round"]
+        made = "before any round" if at == "warmstart" else f"after round {at}"
+        return f"The student of {self._campaign} {made}; its weights: `{tags['afd.store']}`."
+
     def _made(self, run_id: str, student: ArtifactRef) -> str | None:
         """The model of an attempt that was killed before its id was on disk."""
         made = self._tracking.client.search_logged_models(
@@ -108,7 +123,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            client.create_registered_model(self.name)
+            client.create_registered_model(self.name, description=self._about)
         # MLflow 3 looks a source models:/<id> up through its global address, not this client's.
         mlflow.set_tracking_uri(self._tracking.uri)
         version = client.create_model_version(
@@ -116,6 +131,7 @@ class Registry:
             source=f"models:/{model_id}",
             run_id=run_id,
             tags=dict(tags),
+            description=self._about_version(tags),
             model_id=model_id,
             await_creation_for=0,
         )

@@ -1,9 +1,10 @@
-"""Which MLflow run belongs to what, on disk: <campaign>/lineage/<fp16>.json and its companions.
+"""Ids of a campaign's MLflow runs on disk: <campaign>/lineage/<fp16>.json and its companions.
 
 identity.json      {"campaign_id", "params"}: tells this campaign from an earlier one of its name
-campaign.json      {"run_id", "state"}
+campaign.json      {"run_id", "state", "experiment_id", "champion", "final"}
 round_003.json     {"run_id", "state"}
-<fp16>.json        {"run_id", "state", "model_id", "version", "score"}; one a stage's artifact
+<fp16>.json        {"run_id", "state", "start_ms", "step", "model_id", "version", "score",
+                   "refused"}; one a stage's artifact
 """
 
 import json
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afd.artifacts import ArtifactRef
+from afd.evaluation.readings import flatten
+from afd.stages.identity import semantic
 from afd.store import write_json
 
+CampaignStatus = Literal["finished", "paused", "failed", "killed"]  # paused: rounds are left
 State = Literal["running", "scheduled", "finished", "failed", "killed"]
 CAMPAIGN = "campaign"
 
@@ -49,18 +53,14 @@ class RunIds:
         return self.read(key).get("state") == "finished"
 
     def any_unfinished(self) -> bool:
-        """Whether a kill may have left something: a run that runs, or a campaign without one."""
+        """Return whether a kill may have left a run RUNNING, or one whose id is not on disk."""
         if (self.folder / "identity.json").exists() and not self.read(CAMPAIGN):
             return True
-        return any(self.read(file.stem).get("state") == "running" for file in self._files())
+        return any(entry.get("state") == "running" for entry in self.entries().values())
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """Every run that is known: key -> entry."""
         return {file.stem: self.read(file.stem) for file in self._files()}
-
-    def params(self) -> dict[str, Any] | None:
-        """The params of the campaign that these runs belong to."""
-        return self.read("identity").get("params")
 
     def campaign_id(self, params: dict[str, Any] | None) -> str:
         """The identity of this campaign; other params under the same name are another campaign.
@@ -68,7 +68,7 @@ class RunIds:
         The runs of the earlier one stay in MLflow; their ids are set aside.
         """
         known = self.read("identity")
-        if known and params in (None, known["params"]):
+        if known and (params is None or not _differ(known["params"], params)):
             return str(known["campaign_id"])
         if known:
             self.set_aside()
@@ -88,3 +88,9 @@ class RunIds:
         if not self.folder.is_dir():
             return []
         return sorted(f for f in self.folder.glob("*.json") if f.stem != "identity")
+
+
+def _differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether two campaigns differ in what both name; a later version names more."""
+    one, other = (dict(flatten(semantic(params))) for params in (before, now))
+    return any(one[name] != other[name] for name in one.keys() & other.keys())

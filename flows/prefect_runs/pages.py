@@ -19,8 +19,8 @@ from afd.store import Store
 from flows import decisions
 from flows.board import progress
 from flows.invocation import command
+from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
-from flows.mlflow_runs.tracking import without_password
 
 log = logging.getLogger(__name__)
 LONG_S = 10.0  # a stage that takes longer shows its progress

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -24,7 +25,7 @@ from afd.seeds import numpy_generator
 from afd.stages import outside
 from afd.stages import request as ask
 from afd.stages.request import StageRequest
-from afd.store import Store
+from afd.store import Store, write_json
 
 SENTENCES = (
     "a small red ball falls from the left",
@@ -63,6 +64,20 @@ class CampaignOnDisk:
 
     def of_round(self, index: int | None) -> list[Artifact]:
         return [artifact for at, _, artifact in self.made if at == index]
+
+    def write_folder(self) -> None:
+        """Write what a campaign's own process leaves: params and the record of every round."""
+        of_campaign = {one.manifest.stage: one.ref for one in self.of_round(None)}
+        final = {"evaluation": of_campaign.pop("evaluate")}
+        if "report" in of_campaign:
+            final["report"] = of_campaign.pop("report")
+        rounds = {f"{index:03d}": made for index, made in enumerate(self.rounds)}
+        (self.folder / "rounds").mkdir(parents=True, exist_ok=True)
+        for name, record in {"start": of_campaign, **rounds, "final": final}.items():
+            content = {role: ref.model_dump() for role, ref in record.items()}
+            write_json(self.folder / "rounds" / f"{name}.json", content)
+        values = self.params.model_dump(mode="json")
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
     def save(self, index: int | None, request: StageRequest, seed: int = 0) -> Artifact:
         """Publish an artifact with plausible files for `request`."""
@@ -138,7 +153,8 @@ def _fill(request: StageRequest, out: Path, seed: int) -> dict[str, float | int 
             return {f"num_{'clips' if request.stage == 'harvest' else 'rollouts'}": 4}
         case "fit":
             save_file({"w": draw.normal(size=(8, 8))}, out / "weights.safetensors")
-            _curve(out, {"fit/loss": 0.7, "fit/mismatch_pair_accuracy": 0.6 + 0.02 * seed})
+            ends = {"fit/loss": 0.7, "fit/mismatch_pair_accuracy": 0.6 + 0.02 * seed}
+            _curve(out, ends | {"fit/pair_accuracy": 0.9})
             after = {"pair_accuracy": 0.7 + 0.02 * seed, "margin": 0.4, "group_spread": 0.5}
             after |= {"calibration_error": 0.1}
             before = {f"{name}_before": value / 2 for name, value in after.items()}

@@ -20,8 +20,8 @@ import pytest
 from afd.stages import request as ask
 from afd.stages.door import execute
 from flows import versions
-from flows.lineage import Lineage
-from flows.mlflow_runs.run_ids import CAMPAIGN
+from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
+from flows.mlflow_runs.runs import CampaignRuns
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 
 if TYPE_CHECKING:
@@ -57,13 +57,12 @@ class Shown:
     campaign: CampaignOnDisk
     report: Path
     address: str
-    lineage: Lineage
+    ids: RunIds
 
     def run_page(self, key: str, tab: str = "") -> str:
         """The address of a run's page, in the model-training view."""
-        ids = self.lineage.ids
-        experiment = ids.read(CAMPAIGN)["experiment_id"]
-        run_id = ids.read(key)["run_id"]
+        experiment = self.ids.read(CAMPAIGN)["experiment_id"]
+        run_id = self.ids.read(key)["run_id"]
         where = f"#/experiments/{experiment}/runs/{run_id}{tab}"
         return f"{self.address}/{where}?workflowType=machine_learning"
 
@@ -89,14 +88,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory, browser: "Browser") -> Itera
     report = execute(request, campaign.store)
     campaign.made.append((None, request, report))
     database = root / "runs" / ".services" / "mlflow" / "mlflow.db"
-    lineage = Lineage(f"sqlite:///{database}", campaign.folder)
-    lineage.start_campaign(campaign.params.model_dump(mode="json"))
-    digests = {a.ref.fingerprint: versions.digest(a) for _, _, a in campaign.made}
-    for index, made, artifact in campaign.made:
-        lineage.record_stage(index, made, artifact, digests)
-    lineage.finish_campaign("finished")
+    campaign.write_folder()
+    runs = CampaignRuns(f"sqlite:///{database}", campaign.folder, campaign.store)
+    runs.sync(status="finished")
     with Served(database, root / "server.log") as address:
-        yield Shown(campaign, report.file("report.html"), address, lineage)
+        yield Shown(campaign, report.file("report.html"), address, runs.ids)
 
 
 class Served:
@@ -261,7 +257,7 @@ def test_the_report_opens_in_mlflows_artifact_view(shown: Shown, page: "Page") -
 def test_the_registry_shows_the_champion(shown: Shown, page: "Page") -> None:
     visit(page, f"{shown.address}/#/models/demo-student")
     page.get_by_text("champion").first.wait_for()
-    champion = shown.lineage.ids.read(CAMPAIGN)["champion"]
+    champion = shown.ids.read(CAMPAIGN)["champion"]
     visit(page, f"{shown.address}/#/models/demo-student/versions/{champion}")
     page.get_by_text("afd.fingerprint").first.wait_for()
     best = [a for _, r, a in shown.campaign.made if r.stage == "update"][-1]

@@ -1,4 +1,4 @@
-"""Lineage against a real MLflow server that fails in every way: told later, each thing once."""
+"""The recorder against a real MLflow server that fails: recorded later, each once."""
 
 import os
 import signal
@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flows import lineage as telling
-from flows.lineage import Lineage
+from flows.mlflow_runs import recorder
+from flows.mlflow_runs.recorder import RunRecorder
 from flows.mlflow_runs.run_ids import RunIds
 from flows.quiet import QUIET
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
-from tests.flows.test_lineage import digests
 from tests.flows.unwell import Door, Mood
 
 
@@ -77,23 +76,23 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's own patience is minutes; ours is set for a campaign of hours."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(telling, "RETRY_AFTER_S", 0.5)
-    monkeypatch.setattr(telling, "IDLE_TIMEOUT_S", 4.0)
+    monkeypatch.setattr(recorder, "RETRY_AFTER_S", 0.5)
+    monkeypatch.setattr(recorder, "SERVER_PATIENCE_S", 120.0)  # a loaded machine
 
 
 def campaign(folder: Path, name: str) -> CampaignOnDisk:
     return make_campaign(folder / name, small_params(), num_rounds=1)
 
 
-def play(made: CampaignOnDisk, lineage: Lineage) -> None:
-    lineage.sweep()
-    lineage.start_campaign(made.params.model_dump(mode="json"))
-    lineage.start_round(0)
-    for index, request, artifact in made.made:
-        lineage.start_stage(index, request)
-        lineage.record_stage(index, request, artifact, digests(request, artifact))
-    lineage.finish_round(0)
-    lineage.finish_campaign("finished")
+def play(made: CampaignOnDisk, url: str) -> None:
+    made.write_folder()
+    own = RunRecorder(url, made.folder, made.store)
+    own.open()
+    for index, request, _ in made.made:
+        with own.computing(index, request):
+            pass
+        own.record(index, request)
+    own.close("finished")
 
 
 def rows(url: str, folder: Path) -> dict[str, object]:
@@ -126,7 +125,7 @@ def expected(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """What a server that is well is told."""
     made = campaign(tmp_path_factory.mktemp("well"), "well")
     url = f"http://127.0.0.1:{server.port}"
-    play(made, Lineage(url, made.folder))
+    play(made, url)
     found = rows(url, made.folder)
     assert {status for status, *_ in found.values()} == {"FINISHED"}  # type: ignore[misc]
     return found
@@ -138,11 +137,10 @@ def test_a_server_in_trouble_is_told_everything_once_when_it_is_well(
 ) -> None:
     made = campaign(tmp_path, mood)
     door.mood = mood
-    play(made, Lineage(door.url, made.folder))  # returns
-    assert (made.folder / "lineage" / "spool.jsonl").exists()
+    play(made, door.url)  # returns
+    assert not RunIds(made.folder).is_finished("campaign")
     door.mood = "well"
-    play(made, Lineage(door.url, made.folder))
-    assert not (made.folder / "lineage" / "spool.jsonl").exists()
+    play(made, door.url)
     assert rows(door.url, made.folder) == expected
 
 
@@ -151,10 +149,9 @@ def test_a_slow_server_is_told_everything_once(
 ) -> None:
     made = campaign(tmp_path, "slow")
     door.mood = "slow"
-    play(made, Lineage(door.url, made.folder))
+    play(made, door.url)
     door.mood = "well"
-    play(made, Lineage(door.url, made.folder))  # what it was too slow for
-    assert not (made.folder / "lineage" / "spool.jsonl").exists()
+    play(made, door.url)  # what it was too slow for
     assert rows(door.url, made.folder) == expected
 
 
@@ -163,10 +160,10 @@ def test_trouble_in_the_middle_when_the_server_has_written_but_said_500(
 ) -> None:
     made = campaign(tmp_path, "middle")
     door.fails_after = 40
-    play(made, Lineage(door.url, made.folder))
+    play(made, door.url)
     assert door.mood == "500"
     door.mood = "well"
-    play(made, Lineage(door.url, made.folder))
+    play(made, door.url)
     assert rows(door.url, made.folder) == expected
 
 
@@ -175,19 +172,19 @@ def test_the_real_server_killed_and_started_again(
 ) -> None:
     made = campaign(tmp_path, "killed")
     url = f"http://127.0.0.1:{server.port}"
-    lineage = Lineage(url, made.folder)
-    lineage.start_campaign(made.params.model_dump(mode="json"))
-    lineage.start_round(0)
-    index, request, artifact = made.made[0]
-    lineage.record_stage(index, request, artifact, digests(request, artifact))
-    deadline = time.monotonic() + 30
-    while not lineage.ids.is_finished(artifact.ref.fingerprint[:16]):
+    made.write_folder()
+    own = RunRecorder(url, made.folder, made.store)
+    own.open()
+    _, request, artifact = made.made[0]
+    own.record(None, request)
+    deadline = time.monotonic() + 60
+    while not own.ids.is_finished(artifact.ref.fingerprint[:16]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     server.kill()
-    for at, other, left in made.made[1:3]:
-        lineage.record_stage(at, other, left, digests(other, left))
-    lineage.finish_campaign("killed")
+    for at, other, _ in made.made[1:3]:
+        own.record(at, other)
+    own.close("killed")
     server.start()
-    play(made, Lineage(url, made.folder))
+    play(made, url)
     assert rows(url, made.folder) == expected

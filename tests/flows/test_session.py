@@ -56,11 +56,11 @@ def test_a_campaign_keeps_its_params(places: Places) -> None:
 def test_mlflow_is_where_the_clusters_params_say_for_who_settles_a_killed_campaign_too(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked(uri: str, folder: Path) -> None:
+    def asked(uri: str, folder: Path, _: object) -> None:
         raise ConnectionError(f"asked {uri} about {folder.name}")
 
     for module in (session, settle):
-        monkeypatch.setattr(module, "Lineage", asked)
+        monkeypatch.setattr(module, "RunRecorder", asked)
     monkeypatch.setattr("flows.places.MLFLOW_SERVER", "http://of-the-environment:5000")
     chosen = cluster().model_copy(update={"mlflow": "http://chosen:5000"})
     with (
@@ -117,11 +117,10 @@ def test_only_a_complete_campaign_ends_finished_and_a_refusal_touches_nothing(
     def ends(refuse: bool = False) -> str:
         with (
             contextlib.suppress(RefusedError),
-            opened("demo", places, params(), cluster()) as session,
+            opened("demo", places, params(), cluster()),
         ):
             if refuse:
                 raise RefusedError("round 9")
-            session.lineage.start_round(0)
         return str(ids.read(CAMPAIGN)["state"])
 
     assert ends() == "scheduled"

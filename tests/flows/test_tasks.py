@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,19 +29,18 @@ HANG = StageRequest(stage="prompts", params={"prompts": {}, "seed": 1}, inputs={
 FAIL = StageRequest(stage="prompts", params={"prompts": {}, "seed": 2}, inputs={})
 
 
-class Untold:
-    """Lineage that nobody reads."""
+class Unrecorded:
+    """A recorder that records nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        del name
-        return lambda *_: None
+        return lambda *_: nullcontext() if name == "computing" else None
 
 
 def session(folder: Path, allocation: str) -> Session:
     cluster = load_params(Cluster, CLUSTER, (), [f"allocation={allocation}"])
     site = Site(Store(folder / "store"), folder / "runs" / "demo", cluster)
     params = load_params(Params, PARAMS, (), ())
-    return Session("demo", params, site, dispatch.build(site), cast("Any", Untold()))
+    return Session("demo", params, site, dispatch.build(site), cast("Any", Unrecorded()))
 
 
 def pids(folder: Path, num: int) -> set[int]:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from flows.mlflow_runs.client import Tracking
 from flows.mlflow_runs.registry import Registry
 from flows.mlflow_runs.run_ids import RunIds, stage_key
-from flows.mlflow_runs.tracking import Tracking
 from tests.flows.campaign_on_disk import make_campaign, small_params
 
 

@@ -1,7 +1,8 @@
-"""What of an artifact MLflow shows: params, curves, pictures and films, inputs, tags."""
+"""Views of an artifact in MLflow: metrics, curves, pictures and films, inputs, tags."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
@@ -14,16 +15,28 @@ if TYPE_CHECKING:
 CURVES = "metrics.jsonl"
 SUMMARY = "summary.json"
 SHOWN = (".png", ".mp4", ".html")  # what MLflow's artifact view can show
+Row = tuple[str, float, int]  # of a curve: key, value, step
 MAX_SHOWN, MAX_SHOWN_BYTES = 24, 32 << 20  # a stage; these are samples, the store has them all
 
 
-def summary(manifest: Manifest) -> dict[str, float]:
-    """The numbers of the summary under <stage>/<quantity>."""
-    return {
-        f"{manifest.stage}/{name}": float(value)
-        for name, value in manifest.summary.items()
-        if isinstance(value, int | float)
-    }
+def summary(
+    manifest: Manifest, curve_names: frozenset[str] = frozenset()
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the numbers of the summary under <stage>/<quantity>, and those that were renamed.
+
+    A quantity of which there is a curve too is `<stage>/final_<quantity>`: no key means two things.
+    The second dict has the names of 0.1, which rounds and campaigns carry for one release more.
+    """
+    found: dict[str, float] = {}
+    renamed: dict[str, float] = {}
+    for name, value in manifest.summary.items():
+        if isinstance(value, int | float):
+            key = f"{manifest.stage}/{name}"
+            has_curve = key in curve_names
+            found[f"{manifest.stage}/final_{name}" if has_curve else key] = float(value)
+            if has_curve:
+                renamed[key] = float(value)
+    return found, renamed
 
 
 class Outside(NamedTuple):
@@ -54,10 +67,14 @@ def outside(artifact: Artifact) -> Outside:
 
 
 def decision(record: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
-    """What alarms decided after a round: `alarm/<name>` is 1 where it was raised, and tags."""
+    """Return the metrics and tags of what alarms decided after a round.
+
+    `z_alarm/<name>` is 1 where it was raised, absent where it had nothing to watch; the prefix puts
+    these charts behind all others.
+    """
     raised = {one["name"] for one in record["alarms"]}
     metrics = {
-        f"alarm/{name}": float(name in raised)
+        f"z_alarm/{name}": float(name in raised)
         for name in get_args(Name)
         if name not in record["unwatched"]
     }
@@ -69,17 +86,56 @@ def decision(record: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str
     return metrics, tags
 
 
-def curves(artifact: Artifact) -> list[tuple[str, float, int]]:
-    """metrics.jsonl, whose keys are <stage>/<quantity>, as (key, value, step)."""
+def curves(artifact: Artifact) -> list[Row]:
+    """Return metrics.jsonl, whose keys are <stage>/<quantity>, as (key, value, step)."""
     if CURVES not in artifact.manifest.files:
         return []
-    rows = map(json.loads, artifact.file(CURVES).read_text().splitlines())
+    return rows_of(artifact.file(CURVES).read_bytes().splitlines(keepends=True))
+
+
+def rows_of(lines: Iterable[bytes]) -> list[Row]:
+    """Return whole lines of a metrics.jsonl as (key, value, step)."""
+    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
     return [
         (str(name), float(value), int(row["step"]))
         for row in rows
         for name, value in row.items()
         if name != "step" and isinstance(value, int | float)
     ]
+
+
+class GrowingCurve:
+    """The metrics.jsonl of a stage that runs, in the folder of its latest attempt."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._file: Path | None = None
+        self._end = 0  # of what was read
+
+    def has_grown(self) -> bool:
+        """Return whether there is something that `read` has not given yet."""
+        found = sorted(self._work.glob(f"attempts/[0-9]*/out/{CURVES}"))
+        if not found:
+            return False
+        if found[-1] != self._file:
+            self._file, self._end = found[-1], 0
+        try:
+            return self._file.stat().st_size > self._end
+        except FileNotFoundError:  # published, or overtaken by another attempt
+            return False
+
+    def read(self) -> list[Row]:
+        """Return the rows that came since; a line that is being written comes the next time."""
+        if self._file is None:
+            return []
+        try:
+            with self._file.open("rb") as file:
+                file.seek(self._end)
+                lines = [line for line in file if line.endswith(b"\n")]
+        except FileNotFoundError:
+            return []
+        self._end += sum(map(len, lines))
+        return rows_of(lines)
 
 
 def files(artifact: Artifact) -> list[str]:

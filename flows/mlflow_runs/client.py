@@ -1,6 +1,7 @@
-"""MLflow itself: one client, one experiment, batches; never the fluent API and its global state."""
+"""MLflow client: one experiment, batches; never the fluent API and its global state."""
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -8,13 +9,30 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "afd"
+NOTE = "mlflow.note.content"  # the tag that MLflow's UI renders as a description, in Markdown
+ABOUT = """\
+On-Policy Adversarial Flow Distillation. A run is a campaign; its children are rounds, and theirs
+stages.
+
+| metrics of a campaign | |
+|---|---|
+| `final/`, `base/`, `teacher/` | held-out result of the student, of the student before any round, \
+of the teacher |
+| `difference/`, `difference_low/`, `difference_high/` | student minus base, and its interval |
+| `target/` | 1 where a target is met, 0 where not |
+| `evaluate/`, `fit/`, `update/` | one value a round; `evaluate/` on fewer prompts than `final/` |
+| `z_alarm/` | 1 in the rounds in which that alarm was raised |
+
+What the metrics mean, and what to do about an alarm: docs/alarms.md in the project's folder.
+"""
 DISK = ("disk is full", "disk I/O error", "readonly database", "unable to open database file")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAX_VALUE = 6000  # MLflow's limit of a param's value
 BATCH = 100  # MLflow's limit of params, and of tags, in one call
 METRICS_BATCH = 1000  # of everything together
@@ -22,6 +40,15 @@ METRICS_BATCH = 1000  # of everything together
 
 class Unavailable(RuntimeError):
     """MLflow itself does not answer; nothing is wrong with what was to be written."""
+
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    value: float
+    step: int
+    at_ms: int
 
 
 class Tracking:
@@ -58,6 +85,8 @@ class Tracking:
             return True
         if any(words in str(error) for words in DISK):
             return True
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
         if not self.is_remote:
             return False
         try:
@@ -70,24 +99,20 @@ class Tracking:
         self,
         run_id: str,
         *,
-        metrics: Iterable[tuple[str, float, int]] = (),
+        metrics: Iterable[Point] = (),
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
-        at_ms: int = 0,
-        span_ms: int = 0,
+        model_id: str | None = None,
     ) -> None:
-        """Metrics (name, value, step), params and tags, in as few calls as MLflow allows.
+        """Write metrics, params and tags in as few calls as MLflow allows.
 
-        A metric's time is `at_ms` at the last step and up to `span_ms` earlier before it: a
-        function of the artifact, so a row that is written again is the same row.
+        A row that is written again is the same row: its time must not depend on the clock.
+        `model_id`: the logged model that the metrics are of.
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        rows = list(metrics)
-        last = max((step for _, _, step in rows), default=0) or 1
-        points: list[Metric] = [
-            Metric(name, value, at_ms - round(span_ms * (1 - step / last)), step)
-            for name, value, step in rows
+        points = [
+            Metric(name, value, at_ms, step, model_id) for name, value, step, at_ms in metrics
         ]
         values = [Param(name, value[:MAX_VALUE]) for name, value in (params or {}).items()]
         marks = [RunTag(name, value[:MAX_VALUE]) for name, value in (tags or {}).items()]
@@ -161,9 +186,11 @@ def _connect(uri: str) -> tuple["MlflowClient", str]:
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
+        if NOTE not in found.tags:  # made by an earlier version; a person's own words stay
+            client.set_experiment_tag(found.experiment_id, NOTE, ABOUT)
         return client, str(found.experiment_id)
     # The kind opens the UI on its model-training view; without it MLflow 3 guesses "GenAI".
-    tags = {"mlflow.experimentKind": "custom_model_development"}
+    tags = {"mlflow.experimentKind": "custom_model_development", NOTE: ABOUT}
     return client, str(client.create_experiment(EXPERIMENT, location, tags))
 
 

@@ -1,4 +1,4 @@
-"""Lineage against a real MLflow on sqlite: written twice, after kills, and while it is down."""
+"""The recorder against a real MLflow on sqlite: written twice, after kills, while it is away."""
 
 import json
 import signal
@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -17,10 +18,12 @@ from afd.artifacts import Artifact
 from afd.stages.request import StageRequest
 from afd.store import Store
 from flows import versions
-from flows.lineage import Lineage
 from flows.mlflow_runs.champion import choose_champion
+from flows.mlflow_runs.facts import note_begun
+from flows.mlflow_runs.recorder import RunRecorder
 from flows.mlflow_runs.run_ids import RunIds
-from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
+from flows.mlflow_runs.runs import CampaignRuns
+from tests.flows.campaign_on_disk import METRICS, CampaignOnDisk, make_campaign, small_params
 from tests.flows.conftest import Forge
 
 ROOT = Path(__file__).parents[2]
@@ -46,26 +49,33 @@ def uri(campaign: CampaignOnDisk) -> str:
     return f"sqlite:///{campaign.root / 'runs' / '.services' / 'mlflow' / 'mlflow.db'}"
 
 
-def digests(request: StageRequest, artifact: Artifact) -> dict[str, str]:
-    own = {artifact.ref.fingerprint: versions.digest(artifact)}
-    return own | {ref.fingerprint: f"{ref.fingerprint[:32]}.dir" for ref in request.inputs.values()}
+def digests(made: CampaignOnDisk, request: StageRequest) -> dict[str, str]:
+    """Role -> DVC's digest of what a stage was made from."""
+    return {role: versions.digest(made.store.load(ref)) for role, ref in request.inputs.items()}
 
 
-def play(campaign: CampaignOnDisk, lineage: Lineage, *, starts: bool = True) -> None:
-    """What a campaign's process tells lineage."""
-    lineage.sweep()
-    lineage.start_campaign(campaign.params.model_dump(mode="json"))
-    for index in (None, 0, 1):
-        if index is not None:
-            lineage.start_round(index)
-        for at, request, artifact in campaign.made:
-            if at == index:
-                if starts and not lineage.ids.is_finished(artifact.ref.fingerprint[:16]):
-                    lineage.start_stage(index, request)
-                lineage.record_stage(index, request, artifact, digests(request, artifact))
-        if index is not None:
-            lineage.finish_round(index)
-    lineage.finish_campaign("finished")
+def recorder(made: CampaignOnDisk, address: str | None = None) -> RunRecorder:
+    made.write_folder()
+    return RunRecorder(address or uri(made), made.folder, made.store)
+
+
+def play(made: CampaignOnDisk, address: str | None = None) -> RunRecorder:
+    """What a campaign's process does, its stages computed."""
+    own = recorder(made, address)
+    own.open()
+    for index, request, artifact in made.made:
+        if not own.ids.is_finished(artifact.ref.fingerprint[:16]):
+            with own.computing(index, request):
+                pass
+        own.record(index, request)
+    own.close("finished")
+    return own
+
+
+def sync(made: CampaignOnDisk, **chosen: Any) -> int:
+    """What `afd sync` does."""
+    made.write_folder()
+    return CampaignRuns(uri(made), made.folder, made.store).sync(**chosen)
 
 
 def all_runs(campaign: CampaignOnDisk) -> list[Run]:
@@ -95,7 +105,7 @@ def snapshot(campaign: CampaignOnDisk) -> dict[str, object]:
 
 
 def test_runs_are_nested_and_say_what_was_made_from_what(campaign: CampaignOnDisk) -> None:
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     runs = all_runs(campaign)
     by_id = {run.info.run_id: run for run in runs}
     assert Counter(run.data.tags["afd.level"] for run in runs) == {
@@ -115,8 +125,7 @@ def test_runs_are_nested_and_say_what_was_made_from_what(campaign: CampaignOnDis
             for d in run.inputs.dataset_inputs
             for role in next(t.value for t in d.tags if t.key == "mlflow.data.context").split(", ")
         }
-        expected = digests(request, artifact)
-        assert shown == {role: expected[r.fingerprint] for role, r in request.inputs.items()}
+        assert shown == digests(campaign, request)
         assert run.data.tags["afd.dvc"] == versions.digest(artifact)
         assert run.data.tags["mlflow.source.git.commit"] == artifact.manifest.made_by.revision
     top = next(run for run in runs if run.data.tags["afd.level"] == "campaign")
@@ -125,7 +134,7 @@ def test_runs_are_nested_and_say_what_was_made_from_what(campaign: CampaignOnDis
 
 
 def test_curves_pictures_films_are_there(campaign: CampaignOnDisk) -> None:
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     client = MlflowClient(uri(campaign), uri(campaign))
     runs = {r.data.tags["afd.key"]: r for r in all_runs(campaign)}
     evaluation = next(a for i, r, a in campaign.made if i == 1 and r.stage == "evaluate")
@@ -167,7 +176,7 @@ def test_what_programs_outside_say_is_marked(tmp_path: Path, empty_database: byt
     values = params.model_dump(mode="json")
     values["evaluate"]["evaluators"] = asked
     campaign = make_campaign(tmp_path, type(params).model_validate(values), num_rounds=2)
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     runs = {r.data.tags["afd.key"]: r for r in all_runs(campaign)}
     made = next(a for i, r, a in campaign.made if i == 1 and r.stage == "evaluate")
     for run in (runs[made.ref.fingerprint[:16]], runs["campaign"]):
@@ -180,7 +189,7 @@ def test_what_programs_outside_say_is_marked(tmp_path: Path, empty_database: byt
 
 
 def test_the_best_student_is_the_champion(campaign: CampaignOnDisk) -> None:
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     client = MlflowClient(uri(campaign), uri(campaign))
     best = client.get_model_version_by_alias("demo-student", "champion")
     student = next(a for i, r, a in campaign.made if i == 1 and r.stage == "update")
@@ -195,22 +204,33 @@ def test_the_best_student_is_the_champion(campaign: CampaignOnDisk) -> None:
 def test_playing_a_finished_campaign_again_changes_nothing_and_imports_nothing(
     campaign: CampaignOnDisk,
 ) -> None:
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     before = snapshot(campaign)
-    again = Lineage(uri(campaign), campaign.folder)
-    play(campaign, again)
-    assert again._thread is None  # nothing to write: MLflow was not even opened
+    script = f"""
+import sys
+from pathlib import Path
+from afd.store import Store
+from flows.mlflow_runs.recorder import RunRecorder
+folder, store = Path({str(campaign.folder)!r}), Store({str(campaign.store.root)!r})
+own = RunRecorder({uri(campaign)!r}, folder, store)
+own.open()
+own.close("finished")
+assert not {{"mlflow", "sqlalchemy", "dvc", "pandas"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+    assert play(campaign).ids.is_finished("campaign")
     assert snapshot(campaign) == before
+    assert sync(campaign, status="finished", again=True) == 0
 
 
 def test_writing_everything_twice_leaves_the_same_rows(campaign: CampaignOnDisk) -> None:
     """As after a kill between the last row in MLflow and the note on disk that it is done."""
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     before = snapshot(campaign)
     ids = RunIds(campaign.folder)
     for _, _, artifact in campaign.made:
         ids.write(artifact.ref.fingerprint[:16], state="running", version=None)
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     assert snapshot(campaign) == before
     versions_now = MlflowClient(uri(campaign), uri(campaign)).search_model_versions(
         "name = 'demo-student'"
@@ -221,38 +241,42 @@ def test_writing_everything_twice_leaves_the_same_rows(campaign: CampaignOnDisk)
 CAMPAIGN = """
 import os, signal, sys, time
 from pathlib import Path
-from flows.lineage import Lineage
-from tests.flows.campaign_on_disk import small_params
-import json
+from flows.mlflow_runs.recorder import RunRecorder
 from afd.stages.request import StageRequest
 from afd.store import Store
 root, uri, request = Path(sys.argv[1]), sys.argv[2], StageRequest.model_validate_json(sys.argv[3])
-lineage = Lineage(uri, root / "runs" / "demo")
-lineage.start_campaign(small_params().model_dump(mode="json"))
-lineage.start_round(0)
-lineage.start_stage(0, request)
-while lineage.run_id(request.output) is None:
-    time.sleep(0.05)
-os.kill(os.getpid(), signal.SIGKILL)
+own = RunRecorder(uri, root / "runs" / "demo", Store(root / "nothing-made"))
+own.open()
+with own.computing(0, request):
+    while own.run_id(request.output) is None:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+def kill_inside(made: CampaignOnDisk) -> Artifact:
+    """A campaign's process, killed while it computes the first stage of round 0."""
+    _, request, artifact = next(one for one in made.made if one[0] == 0)
+    made.folder.mkdir(parents=True, exist_ok=True)
+    arguments = [str(made.root), uri(made), request.model_dump_json()]
+    done = subprocess.run([sys.executable, "-c", CAMPAIGN, *arguments], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = [run.info.status for run in all_runs(made)]
+    assert left == ["RUNNING"] * 3  # else this kills nothing
+    return artifact
 
 
 def test_a_killed_campaign_leaves_nothing_running_and_goes_on_in_its_own_runs(
     campaign: CampaignOnDisk,
 ) -> None:
-    _, request, artifact = next(m for m in campaign.made if m[0] == 0)
-    arguments = [str(campaign.root), uri(campaign), request.model_dump_json()]
-    done = subprocess.run([sys.executable, "-c", CAMPAIGN, *arguments], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
-    left = {run.info.run_id: run.info.status for run in all_runs(campaign)}
-    assert list(left.values()) == ["RUNNING"] * 3  # else this test kills nothing
-    swept = Lineage(uri(campaign), campaign.folder)
-    swept.sweep()
-    swept.close()
+    artifact = kill_inside(campaign)
+    left = {run.info.run_id for run in all_runs(campaign)}
+    nothing = Store(campaign.root / "nothing-made")
+    RunRecorder(uri(campaign), campaign.folder, nothing).close("killed")
     assert {run.info.status for run in all_runs(campaign)} == {"KILLED"}
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     after = {run.info.run_id: run for run in all_runs(campaign)}
-    assert left.keys() <= after.keys()
+    assert left <= after.keys()
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert RunIds(campaign.folder).read(artifact.ref.fingerprint[:16])["run_id"] in left
     assert len(after) == 3 + len(campaign.made)
@@ -261,26 +285,20 @@ def test_a_killed_campaign_leaves_nothing_running_and_goes_on_in_its_own_runs(
 def test_a_run_made_in_the_instant_before_the_kill_is_found_again(
     campaign: CampaignOnDisk,
 ) -> None:
-    first = Lineage(uri(campaign), campaign.folder)
-    first.start_campaign(campaign.params.model_dump(mode="json"))
-    first.start_round(0)
-    first.close()
+    kill_inside(campaign)
     (campaign.folder / "lineage" / "round_000.json").unlink()  # made in MLflow, not noted
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     runs = all_runs(campaign)
     assert Counter(run.data.tags["afd.level"] for run in runs)["round"] == 2
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_sweeping_leaves_other_campaigns_alone(campaign: CampaignOnDisk) -> None:
-    params = campaign.params.model_dump(mode="json")
+def test_ending_one_campaign_leaves_others_alone(campaign: CampaignOnDisk) -> None:
     for name in ("demo", "other"):
-        lineage = Lineage(uri(campaign), campaign.root / "runs" / name)
-        lineage.start_campaign(params)
-        lineage.close()
-    mine = Lineage(uri(campaign), campaign.folder)
-    mine.sweep()
-    mine.close()
+        runs = CampaignRuns(uri(campaign), campaign.root / "runs" / name, campaign.store)
+        (campaign.root / "runs" / name).mkdir(exist_ok=True, parents=True)
+        assert runs.sync() == 0  # made by opening it
+    CampaignRuns(uri(campaign), campaign.folder, campaign.store).sync(status="killed")
     assert {r.info.run_name: r.info.status for r in all_runs(campaign)} == {
         "demo": "KILLED",
         "other": "RUNNING",
@@ -291,89 +309,220 @@ def test_a_stage_that_failed_says_why_and_the_next_try_is_the_same_run(
     campaign: CampaignOnDisk,
 ) -> None:
     index, request, artifact = campaign.made[3]
-    lineage = Lineage(uri(campaign), campaign.folder)
-    lineage.start_campaign(campaign.params.model_dump(mode="json"))
-    lineage.start_stage(index, request)
-    lineage.fail_stage(index, request, "lost", "killed by signal 9")
-    lineage.finish_campaign("failed")
+    campaign.folder.mkdir(parents=True)
+    own = RunRecorder(uri(campaign), campaign.folder, Store(campaign.root / "nothing-made"))
+    own.open()
+    with own.computing(index, request):
+        pass
+    own.fail(request, "lost", "killed by signal 9")
+    own.close("failed")
     runs = {run.data.tags["afd.key"]: run for run in all_runs(campaign)}
     failed = runs[artifact.ref.fingerprint[:16]]
     assert failed.info.status == runs["campaign"].info.status == "FAILED"
+    assert runs["campaign"].data.tags["afd.state"] == "failed"
     assert failed.data.tags["mlflow.note.content"] == "killed by signal 9"
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     after = {run.data.tags["afd.key"]: run for run in all_runs(campaign)}
     assert after[artifact.ref.fingerprint[:16]].info.run_id == failed.info.run_id
     assert {run.info.status for run in after.values()} == {"FINISHED"}
 
 
-def test_while_mlflow_is_down_events_wait_on_disk_and_are_written_later(
-    campaign: CampaignOnDisk,
+def test_what_a_campaign_did_while_mlflow_was_away_is_recorded_by_the_next_sync(
+    campaign: CampaignOnDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = campaign.root / "blocked"
     blocked.write_text("a file where MLflow wants a folder")
-    down = Lineage(f"sqlite:///{blocked}/mlflow.db", campaign.folder)
-    play(campaign, down)  # returns: a campaign never fails by this
-    spool = campaign.folder / "lineage" / "spool.jsonl"
-    kinds = Counter(json.loads(line)["kind"] for line in spool.read_text().splitlines())
-    assert kinds["stage_done"] == len(campaign.made)
-    with spool.open("a") as stream:
-        stream.write('{"kind": "stage_do')  # cut short by a kill
-    later = Lineage(uri(campaign), campaign.folder)
-    later.close()
-    assert not spool.exists()
+    play(campaign, f"sqlite:///{blocked}/mlflow.db")  # returns: a campaign never fails by this
+    assert "sync demo" in caplog.text
+    assert sync(campaign, status="finished") > 0
     assert {run.info.status for run in all_runs(campaign)} == {"FINISHED"}
     assert len(all_runs(campaign)) == 3 + len(campaign.made)
+    assert sync(campaign, status="finished") == 0
 
 
-def test_one_event_that_mlflow_refuses_does_not_hold_back_the_others(
-    campaign: CampaignOnDisk,
+def test_a_stage_that_cannot_be_read_does_not_hold_back_the_others(
+    campaign: CampaignOnDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index, request, artifact = campaign.made[0]
-    broken = campaign.root / "gone"
-    lineage = Lineage(uri(campaign), campaign.folder)
-    lineage.start_campaign(campaign.params.model_dump(mode="json"))
-    object_gone = Artifact(broken, artifact.manifest)
-    lineage.record_stage(index, request, object_gone, {})
-    for at, other, made in campaign.made[1:3]:
-        lineage.record_stage(at, other, made, {})
-    lineage.finish_campaign("finished")
+    _, _, broken = campaign.made[0]
+    (broken.path / "manifest.json").write_text("{}")
+    play(campaign)
     keys = {r.data.tags["afd.key"]: r.info.status for r in all_runs(campaign)}
-    for _, _, made in campaign.made[1:3]:
+    assert broken.ref.short in caplog.text
+    for _, _, made in campaign.made[1:]:
         assert keys[made.ref.fingerprint[:16]] == "FINISHED"
+
+
+def test_a_part_that_mlflow_refuses_is_reported_and_the_rest_is_recorded(
+    campaign: CampaignOnDisk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A param whose name is over the limit, and a film that cannot be stored."""
+    long = "x" * 300
+    _, _, artifact = campaign.made[0]
+    file = artifact.path / "manifest.json"
+    content = json.loads(file.read_bytes())
+    file.write_text(json.dumps(content | {"params": content["params"] | {long: 1}}))
+    log_artifact = MlflowClient.log_artifact
+
+    def refuse(client: MlflowClient, run_id: str, path: str, place: str | None = None) -> None:
+        if path.endswith("samples.mp4"):
+            raise PermissionError("no films here")
+        log_artifact(client, run_id, path, place)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    play(campaign)
+    assert "param xxx" in caplog.text and "samples.mp4" in caplog.text
+    runs = {run.data.tags["afd.key"]: run for run in all_runs(campaign)}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    shown = runs[artifact.ref.fingerprint[:16]].data
+    assert "seed" in shown.params and long not in shown.params
+    assert shown.metrics["prompts/num_prompts"] == 3
+    monkeypatch.undo()
+    assert sync(campaign, status="finished") == 0  # not again and again
+    assert sync(campaign, status="finished", again=True) > 0
+    client = MlflowClient(uri(campaign), uri(campaign))
+    clips = next(a for i, r, a in campaign.made if i == 0 and r.stage == "rollout")
+    run_id = runs[clips.ref.fingerprint[:16]].info.run_id
+    assert "samples.mp4" in {one.path for one in client.list_artifacts(run_id)}
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(
     campaign: CampaignOnDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     campaign.folder.mkdir(parents=True, exist_ok=True)
-    (campaign.folder / "lineage").write_text("a file where lineage wants a folder")
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    (campaign.folder / "lineage").write_text("a file where ids want a folder")
+    play(campaign)
     assert any("is not written" in record.message for record in caplog.records)
     (campaign.folder / "lineage").unlink()
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     done = {k for k, e in RunIds(campaign.folder).entries().items() if e["state"] == "finished"}
     assert len(done) == 3 + len(campaign.made)
 
 
 def test_a_damaged_id_is_found_again_in_mlflow(campaign: CampaignOnDisk) -> None:
-    lineage = Lineage(uri(campaign), campaign.folder)
-    lineage.start_campaign(campaign.params.model_dump(mode="json"))
-    lineage.start_stage(None, campaign.made[0][1])
-    lineage.close()
-    file = lineage.ids.folder / f"{campaign.made[0][2].ref.fingerprint[:16]}.json"
-    before = lineage.run_id(campaign.made[0][2].ref)
+    artifact = kill_inside(campaign)
+    file = campaign.folder / "lineage" / f"{artifact.ref.fingerprint[:16]}.json"
+    before = json.loads(file.read_bytes())["run_id"]
     file.write_text('{"run_i')
-    play(campaign, Lineage(uri(campaign), campaign.folder))
-    assert lineage.run_id(campaign.made[0][2].ref) == before
+    assert play(campaign).run_id(artifact.ref) == before
     assert {run.info.status for run in all_runs(campaign)} == {"FINISHED"}
+
+
+def test_a_curve_grows_while_its_stage_computes_and_no_row_is_written_twice(
+    campaign: CampaignOnDisk,
+) -> None:
+    index, request, artifact = next(m for m in campaign.made if m[1].stage == "fit")
+    curve = artifact.file("metrics.jsonl").read_bytes().splitlines(keepends=True)
+    key, elsewhere = artifact.ref.fingerprint[:16], Store(campaign.root / "being-made")
+    work = elsewhere.work_path(artifact.ref) / "attempts"
+    campaign.folder.mkdir(parents=True)
+    own = RunRecorder(uri(campaign), campaign.folder, elsewhere)
+    runs = CampaignRuns(uri(campaign), campaign.folder, elsewhere)
+
+    def steps() -> list[int]:
+        runs.sync({key})
+        client = MlflowClient(uri(campaign), uri(campaign))
+        history = client.get_metric_history(str(own.run_id(artifact.ref)), "fit/loss")
+        return sorted(one.step for one in history)
+
+    def write(attempt: str, lines: list[bytes]) -> None:
+        (work / attempt / "out").mkdir(parents=True, exist_ok=True)
+        (work / attempt / "out" / "metrics.jsonl").write_bytes(b"".join(lines))
+
+    note_begun(campaign.folder, request, index, 1_000)
+    assert steps() == []
+    write("0001", [*curve[:2], curve[2][:9]])  # the third line is being written
+    assert steps() == [0, 1]
+    write("0001", curve[:4])
+    assert steps() == [0, 1, 2, 3]
+    write("0002", curve[:3])  # killed; the next attempt goes on from a checkpoint
+    assert steps() == [0, 1, 2, 3]
+    play(campaign)
+    assert steps() == [0, 1, 2, 3, 4]
+    shown = snapshot(campaign)[str(own.run_id(artifact.ref))]
+    assert Counter(len(history) for history in shown[3].values())[5] == 3  # type: ignore[index]
+
+
+def test_no_key_means_two_things(campaign: CampaignOnDisk) -> None:
+    play(campaign)
+    runs = {run.data.tags["afd.key"]: run for run in all_runs(campaign)}
+    client = MlflowClient(uri(campaign), uri(campaign))
+    for index, request, artifact in campaign.made:
+        if request.stage in ("fit", "update"):
+            run = runs[artifact.ref.fingerprint[:16]]
+            for name in run.data.metrics:
+                history = client.get_metric_history(run.info.run_id, name)
+                assert len({one.step for one in history}) == len(history), name
+            name = "pair_accuracy" if request.stage == "fit" else "loss"
+            value = artifact.manifest.summary[name]
+            for shown in (run, runs[f"round_{index:03d}"]):
+                assert shown.data.metrics[f"{request.stage}/final_{name}"] == value
+            # As 0.1 named it, on pages without the curve.
+            assert runs[f"round_{index:03d}"].data.metrics[f"{request.stage}/{name}"] == value
+
+
+def test_the_campaigns_run_and_its_students_version_hold_the_held_out_result(
+    campaign: CampaignOnDisk,
+) -> None:
+    play(campaign)
+    client = MlflowClient(uri(campaign), uri(campaign))
+    run = next(run for run in all_runs(campaign) if run.data.tags["afd.key"] == "campaign")
+    for name, (teacher, base, student) in METRICS.items():
+        expected = {
+            "teacher": teacher,
+            "base": base,
+            "final": student,
+            "difference": student - base,
+        }
+        expected |= {
+            "difference_low": student - base - 0.1,
+            "difference_high": student - base + 0.1,
+        }
+        shown = {side: run.data.metrics[f"{side}/{name}"] for side in expected}
+        assert shown == pytest.approx(expected)
+    assert run.data.metrics["target/trajectory_error_px"] == 1.0
+    assert run.data.tags["afd.target.trajectory_error_px"] == "pass"
+    assert run.data.tags["afd.state"] == "finished"
+    assert run.data.tags["mlflow.source.git.commit"] == "c0ffee" * 6
+    assert client.get_metric_history(run.info.run_id, "evaluate/gravity")[1].step == 1
+    words = run.data.tags["mlflow.note.content"]
+    student = [a for _, r, a in campaign.made if r.stage == "update"][-1]
+    entry = RunIds(campaign.folder).read(student.ref.fingerprint[:16])
+    assert "83 % lower than the base, better" in words
+    assert f"#/models/demo-student/versions/{entry['version']}" in words
+    model = client.get_logged_model(entry["model_id"])
+    measured = {one.key: one.value for one in model.metrics or ()}
+    assert measured["final/trajectory_error_px"] == METRICS["trajectory_error_px"][2]
+    assert measured["evaluate/gravity"] != measured["final/gravity"]  # the round's look, the result
+    assert client.get_registered_model("demo-student").description
+    assert client.get_model_version("demo-student", str(entry["version"])).description
+    found = client.get_experiment_by_name("afd")
+    assert found is not None and "docs/alarms.md" in found.tags["mlflow.note.content"]
+
+
+def test_a_campaign_of_an_earlier_version_goes_on_in_its_own_runs(
+    campaign: CampaignOnDisk,
+) -> None:
+    """Ids of 0.1 have no start and no step; its spool is no longer read."""
+    play(campaign)
+    ids = RunIds(campaign.folder)
+    for key, entry in ids.entries().items():
+        old = {name: entry[name] for name in entry if name not in ("start_ms", "step", "final")}
+        (ids.folder / f"{key}.json").write_text(json.dumps(old))
+    (ids.folder / "spool.jsonl").write_text('{"kind": "stage_done"}')
+    last = campaign.made[-1][2].ref.fingerprint[:16]
+    ids.write(last, state="running")
+    before = {run.info.run_id for run in all_runs(campaign)}
+    assert sync(campaign, status="finished") > 0
+    assert {run.info.run_id for run in all_runs(campaign)} == before
+    assert ids.is_finished(last) and ids.read("campaign")["final"]
 
 
 def test_a_new_database_is_filled_from_the_store(campaign: CampaignOnDisk) -> None:
     """As after somebody deleted the old one: MLflow shows, it holds nothing of its own."""
-    play(campaign, Lineage(uri(campaign), campaign.folder))
+    play(campaign)
     before = Counter(run.data.tags["afd.key"] for run in all_runs(campaign))
     elsewhere = campaign.root / "elsewhere" / "mlflow.db"
-    play(campaign, Lineage(f"sqlite:///{elsewhere}", campaign.folder))
+    play(campaign, f"sqlite:///{elsewhere}")
     client = MlflowClient(f"sqlite:///{elsewhere}")
     found = client.get_experiment_by_name("afd")
     assert found is not None
@@ -435,10 +584,10 @@ def test_stages_side_by_side_start_one_thread(
             started.append(self)
             time.sleep(0.05)
 
-    lineage = Lineage("sqlite:///nowhere", tmp_path)
-    tellers = [threading.Thread(target=lineage.finish_round, args=[index]) for index in range(4)]
+    own = RunRecorder("sqlite:///nowhere", tmp_path, Store(tmp_path))
+    tellers = [threading.Thread(target=own.sync_soon) for _ in range(4)]
     with monkeypatch.context() as patched:
-        patched.setattr("flows.lineage.threading.Thread", Slow)
+        patched.setattr("flows.mlflow_runs.recorder.threading.Thread", Slow)
         for teller in tellers:
             teller.start()
         for teller in tellers:

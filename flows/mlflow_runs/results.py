@@ -1,0 +1,88 @@
+"""Held-out result of a campaign, as its MLflow run shows it: metrics, tags, a description."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from afd.artifacts import Artifact
+from afd.evaluation import readings, targets
+from flows.mlflow_runs.views import SUMMARY
+
+SIDES = {"final": "student", "base": "base", "teacher": "teacher", "difference": "difference"}
+
+
+class Results(NamedTuple):
+    """What `Tracking.log` takes."""
+
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+def results(evaluation: Artifact) -> Results:
+    """Return every metric of a final evaluation, and the verdict of every target.
+
+    A value that is not defined is absent; a target that is not estimable has a tag alone.
+    """
+    summary = _summary(evaluation)
+    metrics: dict[str, float] = {}
+    for name, row in summary["metrics"].items():
+        low, high = row.get("interval") or (None, None)
+        values = {side: row.get(key) for side, key in SIDES.items()}
+        values |= {"difference_low": low, "difference_high": high}
+        metrics |= {
+            f"{side}/{name}": float(value)
+            for side, value in values.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
+    tags: dict[str, str] = {}
+    for target in targets.judge(summary):
+        tags[f"afd.target.{target.name}"] = target.verdict
+        if target.verdict != "not estimable":
+            metrics[f"target/{target.name}"] = float(target.verdict == "pass")
+    return Results(metrics, tags)
+
+
+def description(name: str, num_rounds: int, evaluation: Artifact, version: int | None) -> str:
+    """Return the campaign in words, as Markdown: the report's sentence, the table, the links."""
+    from afd.evaluation.page import lead_sentence
+
+    summary = _summary(evaluation)
+    margins = {"frechet_distance": summary.get("frechet_margin")}
+    rows = [readings.row(n, values, margins.get(n)) for n, values in summary["metrics"].items()]
+    lines = [
+        lead_sentence(rows, int(summary["num_prompts"]), num_rounds),
+        "",
+        "| held-out metric | teacher | base | student | in words |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        meaning = readings.meaning(row.name)
+        sides = [readings.show(value) for value in (row.teacher, row.base, row.student)]
+        unit = f" ({meaning.unit})" if meaning.unit else ""
+        cells = [f"{meaning.title}{unit}", *sides, readings.read(row)]
+        lines.append(f"| {' | '.join(cells)} |")
+    verdicts = ", ".join(f"{t.name}: {t.verdict}" for t in targets.judge(summary))
+    lines += ["", f"Targets: {verdicts}", ""]
+    if version is not None:
+        model = f"{name}-student"
+        page = f"#/models/{model}/versions/{version}"
+        lines.append(f"Model: [{model}, version {version}]({page}).")
+    lines.append(
+        f"Films, sentences and curves: report.html among the artifacts, `afd show {name}`."
+    )
+    return "\n".join(lines)
+
+
+def opening(name: str, params: Mapping[str, Any]) -> str:
+    """Return the description of a campaign that has no result yet."""
+    teacher = params.get("teacher", {}).get("kind", "its")
+    rounds = params.get("num_rounds", "?")
+    return (
+        f"{rounds} rounds against the {teacher} teacher. The held-out result comes with the end; "
+        f"until then `afd status --name {name}` tells how far it is."
+    )
+
+
+def _summary(evaluation: Artifact) -> Mapping[str, Any]:
+    return json.loads(evaluation.file(SUMMARY).read_bytes())
