@@ -183,6 +183,7 @@ def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
         raise
     except RefusedError:
         ending.status = ended if before is not None else "paused"  # nothing was tried
+        state = before.state if before is not None else None
         asked = before or asked
         raise
     except Exception as error:

@@ -65,18 +65,11 @@ def make(session: Session, request: StageRequest, round_index: int | None) -> Ar
             raise StageFailedError(request, outcome)
         failpoint("flow.stage_done")
     artifact = store.load(ref)
-<<<<<<< HEAD
-    with session.board.busy("recording it", round_index):
-        session.record(round_index, request, artifact)
+    session.record(round_index, request)
     made = artifact.manifest
     session.board.finish(
         Done(request, round_index, wall_s, made.summary, was_there, spent_s=made.wall_s)
     )
-=======
-    session.record(round_index, request)
-    summary = artifact.manifest.summary
-    session.board.finish(Done(request, round_index, wall_s, summary, was_there))
->>>>>>> f1a300b (mlflow: record a campaign as a projection of its folder and store)
     return ref
 
 
