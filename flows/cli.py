@@ -255,6 +255,21 @@ def ui(
     serve_mlflow(runs, name, port, dry=dry)
 
 
+@app.command(
+    help_epilogue=examples(
+        "afd sync                          every campaign",
+        "afd sync demo",
+    )
+)
+def sync(name: MaybeName = None, *, runs: Runs = RUNS, store: StoreFolder = STORE) -> None:
+    """Record in MLflow what it lacks: after it was away, or for a new database."""
+    from flows.commands.sync import synced
+    from flows.places import Places
+
+    for line in synced(name, Places(runs, store)):
+        sys.stdout.write(f"{line}\n")
+
+
 @app.command(help_epilogue=examples("afd up", "afd down                          stops it"))
 def up(*, runs: Runs = RUNS, store: StoreFolder = STORE, dry_run: DryRun = False) -> None:
     """Start a Prefect server and serve `afd/round` and `afd-campaign/campaign`."""

@@ -150,7 +150,7 @@ def _mlflow(places: Places, chosen: str | None) -> Iterator[Finding]:
         with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5) as database:
             (num_runs,) = database.execute("select count(*) from runs").fetchone()
     except sqlite3.Error as error:
-        told = f"{file}: {error}; move it away, the lineage is written again from the store"
+        told = f"{file}: {error}; move it away; `afd sync` fills a new one from the store"
         yield Finding("mlflow", "warning", told)
         return
     yield Finding("mlflow", "ok", f"{file}: {num_runs} runs")
@@ -166,7 +166,7 @@ def _mlflow_server(uri: str) -> Finding:
             theirs = response.read(100).decode(errors="replace")
     except (OSError, ValueError) as error:
         told = (
-            f"{shown} does not answer ({error}): metrics wait on disk and are told later; start "
+            f"{shown} does not answer ({error}): campaigns run without it and `afd sync` records them later; start "
             "it, or change `mlflow` in the cluster's params (or MLFLOW_TRACKING_URI)"
         )
         return Finding("mlflow", "warning", told)

@@ -49,6 +49,7 @@ class CampaignRuns:
         self.folder, self.name, self.store = folder, folder.name, store
         self.ids = RunIds(folder)
         self.num_calls = 0  # grows for as long as MLflow answers
+        self.num_refused = 0  # parts of runs
         self.is_abandoned = False  # set by whoever cannot wait: nothing more is begun
         self._tracking = Tracking(tracking_uri)
         self._registry = Registry(self._tracking, self.name, self.ids)
@@ -175,6 +176,7 @@ class CampaignRuns:
                 raise  # of the campaign's own folder
             log.warning("MLflow has not taken %s of %s: %s", what, self.name, brief(error))
             self._refused.add(what)
+            self.num_refused += 1
             return False
         self.num_calls += 1
         return True
@@ -189,6 +191,7 @@ class CampaignRuns:
                 "MLflow refuses %s of %s/%s, the rest is recorded: %s",
                 what, self.name, key, brief(error),
             )  # fmt: skip
+            self.num_refused += 1
             self.ids.write(key, refused=[*self.ids.read(key).get("refused", ()), what])
         self.num_calls += 1
 
