@@ -166,8 +166,8 @@ def _mlflow_server(uri: str) -> Finding:
             theirs = response.read(100).decode(errors="replace")
     except (OSError, ValueError) as error:
         told = (
-            f"{shown} does not answer ({error}): campaigns run without it and `afd sync` records them later; start "
-            "it, or change `mlflow` in the cluster's params (or MLFLOW_TRACKING_URI)"
+            f"{shown} does not answer ({error}): campaigns run without it and "
+            "`afd sync` records them later; start it, or change `mlflow` in the cluster's params (or MLFLOW_TRACKING_URI)"
         )
         return Finding("mlflow", "warning", told)
     fits = theirs.split(".")[0] == version("mlflow").split(".")[0]
