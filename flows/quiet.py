@@ -13,7 +13,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # What an MLflow server that is down lacks is recorded later: seven retries of 120 s wait in vain.
+    # What a server of MLflow lacks is recorded later: seven retries of 120 s wait in vain.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     # So is Prefect's, without which a campaign goes on.

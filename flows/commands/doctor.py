@@ -167,7 +167,8 @@ def _mlflow_server(uri: str) -> Finding:
     except (OSError, ValueError) as error:
         told = (
             f"{shown} does not answer ({error}): campaigns run without it and "
-            "`afd sync` records them later; start it, or change `mlflow` in the cluster's params (or MLFLOW_TRACKING_URI)"
+            "`afd sync` records them later; start it, or "
+            "change `mlflow` in the cluster's params (or MLFLOW_TRACKING_URI)"
         )
         return Finding("mlflow", "warning", told)
     fits = theirs.split(".")[0] == version("mlflow").split(".")[0]
