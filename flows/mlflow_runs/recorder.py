@@ -19,7 +19,8 @@ from flows.invocation import command
 from flows.mlflow_runs.client import Unavailable, brief
 from flows.mlflow_runs.facts import note_begun, note_outcome
 from flows.mlflow_runs.run_ids import CampaignStatus, RunIds, stage_key
-from flows.mlflow_runs.runs import CampaignRuns, ended_ms
+from flows.mlflow_runs.runs import CampaignRuns
+from flows.mlflow_runs.stage_pages import ended_ms
 
 log = logging.getLogger(__name__)
 LIVE_S = 5.0  # between two looks at the curve of a stage that computes
@@ -110,12 +111,12 @@ class RunRecorder:
         patience = SERVER_PATIENCE_S if is_server else FILE_PATIENCE_S
         silence = SERVER_SILENCE_S if is_server else FILE_PATIENCE_S
         started = moved = time.monotonic()
-        num_calls = self._runs.num_calls
+        num_calls = self._runs.tree.num_calls
         while thread.is_alive():
             thread.join(0.05)
             now = time.monotonic()
-            if self._runs.num_calls != num_calls:
-                num_calls, moved = self._runs.num_calls, now
+            if self._runs.tree.num_calls != num_calls:
+                num_calls, moved = self._runs.tree.num_calls, now
             if now - started > patience or now - moved > silence:
                 return not thread.is_alive()
         return True
