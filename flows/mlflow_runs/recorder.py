@@ -27,7 +27,7 @@ LIVE_S = 5.0  # between two looks at the curve of a stage that computes
 RETRY_AFTER_S = 30.0  # how long a server is left alone after it failed
 # How long a campaign's end waits: at most, and for how long without an answer.
 SERVER_PATIENCE_S, SERVER_SILENCE_S = 20.0, 5.0
-FILE_PATIENCE_S = 60.0  # a database file does not hang; a new one takes 6 s
+FILE_PATIENCE_S, FILE_SILENCE_S = 180.0, 60.0  # a database file is slow at worst; a new one: 6 s
 
 
 class RunRecorder:
@@ -109,7 +109,7 @@ class RunRecorder:
         """Return whether the thread ends in the time that its MLflow is given."""
         is_server = self.tracking_uri.startswith("http")
         patience = SERVER_PATIENCE_S if is_server else FILE_PATIENCE_S
-        silence = SERVER_SILENCE_S if is_server else FILE_PATIENCE_S
+        silence = SERVER_SILENCE_S if is_server else FILE_SILENCE_S
         started = moved = time.monotonic()
         num_calls = self._runs.tree.num_calls
         while thread.is_alive():

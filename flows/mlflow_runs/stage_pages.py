@@ -42,7 +42,8 @@ class StagePages:
     def extend(self, key: str, curve: GrowingCurve) -> None:
         """Write the steps that a running stage has made since the last sync."""
         rows = curve.read()
-        self._tree.log(key, self._points(key, rows), {}, {})
+        if points := self._points(key, rows):
+            self._tree.log(key, points, {}, {})
         self._note_steps(key, rows)
 
     def _points(self, key: str, rows: Sequence[Row]) -> list[Point]:
