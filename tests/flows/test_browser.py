@@ -204,6 +204,8 @@ def test_the_campaigns_page_shows_params_curves_sheets_and_the_way_down(
     page.get_by_role("heading", name="demo").wait_for()
     page.get_by_role("link", name="round 2").wait_for()
     page.get_by_text("student.codec.frames", exact=True).first.wait_for()
+    page.get_by_text("held-out prompts, after 3 rounds").first.wait_for()  # in words
+    page.get_by_text("final/trajectory_error_px", exact=True).first.wait_for()
     visit(page, shown.run_page(CAMPAIGN, "/model-metrics"))
     page.get_by_text("trajectory_error_px").first.wait_for()
     page.locator("svg.main-svg").first.wait_for()
@@ -257,6 +259,7 @@ def test_the_report_opens_in_mlflows_artifact_view(shown: Shown, page: "Page") -
 def test_the_registry_shows_the_champion(shown: Shown, page: "Page") -> None:
     visit(page, f"{shown.address}/#/models/demo-student")
     page.get_by_text("champion").first.wait_for()
+    page.get_by_text("The students of campaign demo").first.wait_for()
     champion = shown.ids.read(CAMPAIGN)["champion"]
     visit(page, f"{shown.address}/#/models/demo-student/versions/{champion}")
     page.get_by_text("afd.fingerprint").first.wait_for()
