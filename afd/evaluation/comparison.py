@@ -101,7 +101,8 @@ def compare(
             for a, b in zip(first, second, strict=True)
         )
         ids = both.index.get_level_values("prompt_id").tolist()
-        levels = [mean_of(by_prompt(ids, both[side].tolist())) for side in ("first", "second")]
+        shared = both.where(both.notna().all(axis="columns"))  # levels differ by the difference
+        levels = [mean_of(by_prompt(ids, shared[side].tolist())) for side in ("first", "second")]
         differences = by_prompt(ids, (both["second"] - both["first"]).tolist())
         draw = (seeds.derive(0, "compare", name), num_resamples, confidence)
         found[name] = (levels[0], levels[1], mean_over_prompts(differences, *draw))

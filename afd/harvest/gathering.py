@@ -24,7 +24,7 @@ NEXT: dict[Why, str] = {
     "unauthorised": "put a valid key into the environment variable {key}",
     "out_of_credit": "add credit to the account at the provider",
     "budget": "raise teacher.access.budget_usd (it is no part of a clip's identity)",
-    "no_connection": "look at the network and the provider's status page",
+    "no_connection": "look at the network, at {url} and at the provider's status page",
     "busy_vendor": "wait, or lower teacher.access.in_flight and requests_per_minute",
     "lost_replies": "look at the network, then at `afd harvest status`: replies were lost",
     "rejected": "correct teacher.model and teacher.parameters: the provider rejects every order",
@@ -121,7 +121,7 @@ def paused(
 
 def explained(stop: Stop, teacher: RemoteTeacher) -> str:
     """A stop for a person: what happened, what is kept, what to do."""
-    cure = NEXT[stop.why].format(key=teacher.access.key_variable)
+    cure = NEXT[stop.why].format(key=teacher.access.key_variable, url=teacher.access.base_url)
     return (
         f"{stop.told}. Every finished clip and every open task is kept in the ledger, nothing is "
         f"paid twice; {cure}, then run the same command again"

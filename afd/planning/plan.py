@@ -8,6 +8,7 @@ Time is work over the device's peak at a stated utilisation: right within a fact
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
+from pathlib import Path
 
 from afd.config import Params
 from afd.harvest.money import MICRO, reservation
@@ -145,6 +146,8 @@ def _teacher(params: Params) -> tuple[int, float | None]:
     if params.prompts.num_train is not None:  # then rounds begin to reuse clips
         in_rounds = min(in_rounds, params.prompts.num_train * params.teacher.clips_per_prompt)
     num_clips = in_rounds + params.evaluate.num_prompts
+    if teacher.kind == "folder" and teacher.path is not None and Path(teacher.path).is_dir():
+        num_clips = min(num_clips, sum(1 for _ in Path(teacher.path).rglob("*.mp4")))
     if teacher.kind != "remote":
         return num_clips, None
     return num_clips, reservation(teacher.access.price, teacher.duration_s) / MICRO

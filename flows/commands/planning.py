@@ -78,11 +78,12 @@ def _sizes(planned: CampaignPlan) -> Table:
 def _stages(planned: CampaignPlan) -> Table:
     used = planned.machine
     memory = f"of {used.memory_gb:.0f} GB"
-    table = Table("stage", "runs", "work a run", "time a run", memory, "most of it")
-    for stage in planned.stages:
-        hours = used.hours(stage.flops)
+    each = [used.hours(stage.flops) for stage in planned.stages]
+    unit, per_hour = _time_unit(max(each))
+    table = Table("stage", "runs", "work a run", f"{unit} a run", memory, "most of it")
+    for stage, hours in zip(planned.stages, each, strict=True):
         table.add_row(
-            stage.stage, str(stage.runs), _flops(stage.flops), _hours(hours),
+            stage.stage, str(stage.runs), _flops(stage.flops), _three_digits(hours * per_hour),
             _bytes(stage.peak_bytes), _parts(stage),
         )  # fmt: skip
     return table
@@ -97,7 +98,7 @@ def _parts(stage: StagePlan) -> str:
 def _totals(planned: CampaignPlan) -> list[str]:
     used, hours = planned.machine, planned.device_hours
     unit = "core-hours" if used.device == "cpu" else f"GPU-hours ({used.device})"
-    time = f"{hours:,.2f} {unit} at {used.peak_tflops * used.utilisation:,.3g} TFLOP/s"
+    time = f"{_three_digits(hours)} {unit} at {used.peak_tflops * used.utilisation:,.3g} TFLOP/s"
     if used.usd_per_hour is not None:
         time += f", {hours * used.usd_per_hour:,.2f} USD"
     teacher = f"{planned.num_clips:,} clips at most"
@@ -132,8 +133,18 @@ def _bytes(size: float) -> str:
     return f"{size / 1e3:,.1f} kB"
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.2f} h" if hours >= 0.1 else f"{hours * 3600:,.1f} s"
+def _time_unit(hours: float) -> tuple[str, float]:
+    """Return the unit of a column whose largest value this is, and how many an hour has."""
+    if hours >= 1:
+        return "hours", 1.0
+    return ("minutes", 60.0) if hours * 60 >= 1 else ("seconds", 3600.0)
+
+
+def _three_digits(number: float) -> str:
+    """Return a number as people read it: no 0.0 for what takes time."""
+    if number >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.3g}" if number >= 0.001 else "< 0.001"
 
 
 def plan_document(planned: CampaignPlan) -> Document:

@@ -97,3 +97,13 @@ def test_compare() -> None:
     assert row["metric"] == "gravity"
     assert row["difference"] == pytest.approx(0.05)
     assert row["num_prompts"] == 2
+
+
+def test_levels_and_differences_are_of_the_same_prompts() -> None:
+    """A level over more prompts than the difference may have another sign."""
+    rows = pd.DataFrame({"prompt_id": [*"abc"], "noise_seed": 1, "gravity": [0.1, 0.3, 0.9]})
+    other = rows.assign(gravity=[0.2, 0.3, float("nan")])
+    (row,) = compare([Judged("one", {}, rows)], [Judged("two", {}, other)], num_resamples=999)
+    assert row.first is not None and row.second is not None
+    assert row.second - row.first == pytest.approx(row.paired.mean)
+    assert row.paired.num_dropped == 1
