@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from afd.config.schema import SchemaName, schema
+from afd.config.schema import SchemaName, properties, schema
 
 HEAD = """# Params, field by field
 
@@ -36,13 +36,13 @@ def reference() -> str:
 
 def _in_order(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the sections as a reader meets them, each once."""
-    waiting, seen = [*_references(found.get("properties", {}))], set[str]()
+    waiting, seen = [*_references(properties(found))], set[str]()
     while waiting:
         name = waiting.pop(0)
         if name not in seen:
             seen.add(name)
             yield name
-            waiting = [*_references(found["$defs"][name].get("properties", {})), *waiting]
+            waiting = [*_references(properties(found["$defs"][name])), *waiting]
 
 
 def _references(part: Any) -> Iterator[str]:
@@ -59,14 +59,14 @@ def _references(part: Any) -> Iterator[str]:
 
 
 def _section(owner: str, part: Mapping[str, Any]) -> str:
-    text = _cell(part.get("description", "")) if owner else ""
+    text = _cell(str(part.get("description", ""))) if owner else ""
     lines = [f"### {owner}\n"] if owner else []
     lines += [f"{text}\n"] if text else []
     lines += ["| field | values | default | meaning |", "|---|---|---|---|"]
-    required = part.get("required", [])
-    for field, value in part.get("properties", {}).items():
+    required: list[str] = part.get("required") or []
+    for field, value in properties(part).items():
         default = "" if field in required else _default(value)
-        about = _cell(value.get("description", ""))
+        about = _cell(str(value.get("description", "")))
         lines.append(f"| `{field}` | {_values(value)} | {default} | {about} |")
     return "\n".join(lines) + "\n"
 
@@ -85,14 +85,16 @@ def _values(value: Mapping[str, Any]) -> str:
         return f"[{name}](#{name.lower()})"
     for key in ("anyOf", "oneOf"):
         if key in value:
-            return ", ".join(dict.fromkeys(_values(each) for each in value[key]))
+            kinds: list[dict[str, Any]] = value[key]
+            return ", ".join(dict.fromkeys(_values(each) for each in kinds))
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:
-        return ", ".join(f"`{each}`" for each in value["enum"])
+        choices: list[Any] = value["enum"]
+        return ", ".join(f"`{each}`" for each in choices)
     kind = str(value.get("type", "any"))
     if kind == "array":
-        items = value.get("items") or (value.get("prefixItems") or [{}])[0]
+        items: dict[str, Any] = value["items"] if "items" in value else value["prefixItems"][0]
         count = f"{value['maxItems']} of " if "maxItems" in value else ""
         return f"list: {count}{_values(items)}"
     bounds = [text.format(value[key]) for key, text in BOUNDS if key in value]

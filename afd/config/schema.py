@@ -36,10 +36,17 @@ def schema_text(name: SchemaName) -> str:
 def undescribed(model: type[BaseModel]) -> Iterator[str]:
     """Yield `Model.field` for every field at any depth without a description."""
     found = model.model_json_schema()
-    for owner, part in {model.__name__: found, **found["$defs"]}.items():
-        for field, value in part.get("properties", {}).items():
-            if not value.get("description", "").strip():
+    parts: dict[str, dict[str, Any]] = {model.__name__: found, **found["$defs"]}
+    for owner, part in parts.items():
+        for field, value in properties(part).items():
+            if not str(value.get("description", "")).strip():
                 yield f"{owner}.{field}"
+
+
+def properties(part: Mapping[str, Any]) -> Mapping[str, dict[str, Any]]:
+    """Return the fields of a section of a schema, by name."""
+    found: Mapping[str, dict[str, Any]] | None = part.get("properties")
+    return found or {}
 
 
 def _partial(part: Any) -> Any:
