@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from afd.stages.request import StageRequest
@@ -31,6 +32,11 @@ class Done:
     summary: dict[str, float | int | str | None]
     was_there: bool
     spent_s: float = 0.0  # on computing it, by its manifest
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the artifact; a hash over the whole request, asked for at every draw."""
+        return self.request.output.fingerprint
 
 
 @dataclass(frozen=True)

@@ -254,5 +254,5 @@ def _inside(root: Path, path: Path) -> Path | None:
     resolved = path.resolve()
     if resolved.is_relative_to(root):
         return resolved
-    log.warning("%s lies outside %s: dvc does not track it", path, root)
+    _tell_once(f"{resolved.parents[1]} lies outside {root}: dvc tracks nothing in it")
     return None

@@ -145,8 +145,9 @@ def _reward_hacking(rounds: Sequence[Gauges], limits: AlarmsParams) -> list[Alar
             found.append(
                 Alarm(
                     "reward_hacking", own.action, gauge, last[gauge], limit,
-                    f"the score rises (margin {then['fit/margin']:.3g} in the best round, now "
-                    f"{last['fit/margin']:.3g}) while an independent measure leaves its band: "
+                    "the discriminator takes the student for the teacher more often (its margin "
+                    f"fell from {then['fit/margin']:.3g} in the best round to "
+                    f"{last['fit/margin']:.3g}), but an independent measure has left its band: "
                     f"{cure}",
                 )
             )  # fmt: skip

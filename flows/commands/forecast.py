@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from afd.artifacts import ArtifactRef
 from afd.config import Params
@@ -24,6 +25,11 @@ class Planned:
 
     request: StageRequest
     round_index: int | None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the artifact; a hash over the whole request, asked for at every draw."""
+        return self.request.output.fingerprint
 
 
 class Listing(Plan):
@@ -79,8 +85,8 @@ def seconds_left(
     `began`: time.monotonic() when the first stage of this session was asked for.
     """
     seconds = _seconds_by_size(done)
-    finished = {one.request.output for one in done}
-    left = [one.request for one in planned if one.request.output not in finished]
+    finished = {one.fingerprint for one in done}
+    left = [one.request for one in planned if one.fingerprint not in finished]
     if any(request.stage not in seconds and request.stage != "report" for request in left):
         return None
     ahead = sum(seconds.get(request.stage, 0.0) * _size(request) for request in left)

@@ -49,8 +49,8 @@ class Progress:
 
     def stages(self) -> tuple[int, int]:
         """Stages done, of all."""
-        num_done = len({one.request.output for one in self.session.board.done})
-        return num_done, max(len({one.request.output for one in self.planned}), num_done)
+        num_done = len({one.fingerprint for one in self.session.board.done})
+        return num_done, max(len({one.fingerprint for one in self.planned}), num_done)
 
     def share(self) -> float:
         """Done of the whole, between 0 and 1, by stages; one that runs counts by its steps."""
@@ -71,9 +71,9 @@ class Progress:
 
     def starts_next(self) -> str:
         """The stage that is about to begin."""
-        finished = {one.request.output for one in self.session.board.done}
+        finished = {one.fingerprint for one in self.session.board.done}
         for one in self.planned:
-            if one.request.output not in finished:
+            if one.fingerprint not in finished:
                 return f"{self.label(one.round_index)}  {one.request.stage} starts"
         return "the results are written"
 
