@@ -13,17 +13,47 @@ import yaml
 from afd.artifacts import Artifact
 from afd.store import Store
 from tests.afd.harvest.ordering import KEY, KEY_VARIABLE, teacher_at
-from tests.flows.conftest import PROJECT, Forge
+from tests.flows.conftest import CLUSTER, PROJECT, Forge
 from tests.harvest_server.script import Script
 from tests.harvest_server.server import Server
 
 DVC = str(Path(sys.executable).with_name("dvc"))
-QUIET = {**os.environ, "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+QUIET = {
+    **os.environ,
+    "DVC_NO_ANALYTICS": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "PYTHONPATH": str(PROJECT),
+}
+PYCACHE = shutil.ignore_patterns("__pycache__")
+COPIED = (  # of the project: what dvc reads, and what its stage `quick` depends on
+    ".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "dvc.lock", "params", "results", "docs",
+    "afd/evaluation", "afd/stages/revisions.py", "flows/commands/comparing.py",
+)  # fmt: skip
 AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@t")
 
 
-def call(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, env=QUIET, check=True, capture_output=True)
+def call(folder: Path, *command: str) -> str:
+    """What a command prints; it ends well."""
+    done = subprocess.run(
+        command, cwd=folder, env=QUIET, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def make_clone(folder: Path) -> None:
+    """A repository with this project's own configuration, pipeline and committed results."""
+    folder.mkdir()
+    call(folder, "git", "init", "-q")
+    call(folder, DVC, "init", "-q")
+    for name in COPIED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (PROJECT / name).is_dir():
+            shutil.copytree(PROJECT / name, folder / name, ignore=PYCACHE)
+        else:
+            shutil.copy(PROJECT / name, folder / name)
+    call(folder, "git", "add", "-A")
+    call(folder, "git", *AUTHOR, "commit", "-qm", "the project")
 
 
 def play(forge: Forge, clone: Path) -> dict[str, Artifact]:
@@ -39,8 +69,40 @@ def play(forge: Forge, clone: Path) -> dict[str, Artifact]:
     return {a.manifest.fingerprint: a for a in Store(clone / "store").all()}
 
 
+def keep(clone: Path, *names: str) -> None:
+    """Commit campaigns and push their artifacts: README's row, to the remote of the project."""
+    call(clone, "git", "add", *(f"runs/{name}" for name in names))
+    call(clone, "git", *AUTHOR, "commit", "-qm", "campaigns")
+    tracked = call(clone, "git", "ls-files", "runs")
+    assert not [
+        line for line in tracked.split() if Path(line).suffix not in (".dvc", ".json", ".yaml")
+    ]
+    assert "WARNING" not in call(clone, DVC, "push")
+    assert not (clone / "dvc-remote").exists()
+
+
+def pull(clone: Path) -> None:
+    """Fetch the artifacts in a clone beside the first one: nothing is set up."""
+    assert "WARNING" not in call(clone, DVC, "pull")
+
+
+def afd(clone: Path, *arguments: str) -> str:
+    return call(clone, sys.executable, "-m", "flows.cli", *arguments)
+
+
 def summary_of(clone: Path, name: str) -> bytes:
     return (clone / "runs" / name / "summary.json").read_bytes()
+
+
+def test_a_fresh_clone_has_nothing_to_pull_and_a_pipeline_without_errors(tmp_path: Path) -> None:
+    """No file is named that nobody has: rows of prompts are of the clone that ran the cells."""
+    make_clone(tmp_path / "first")
+    call(tmp_path, "git", "clone", "-q", "first", "second")
+    second = tmp_path / "second"
+    assert "WARNING" not in call(second, DVC, "push") + call(second, DVC, "pull")
+    call(second, DVC, "status", "quick")
+    planned = call(second, DVC, "repro", "quick", "--dry")
+    assert "Running stage 'quick'" in planned and planned.count("ablation play") == 7
 
 
 @pytest.mark.campaign
@@ -48,25 +110,23 @@ def test_another_clone_pulls_a_campaign_that_is_finished_and_evaluates_to_the_sa
     forge: Forge, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    call(first, "git", "init", "-q")
-    call(first, DVC, "init", "-q")
-    for name in (".dvc/config", ".dvcignore", ".gitignore"):
-        shutil.copy(PROJECT / name, first / name)
+    make_clone(first)
     made = play(forge, first)
     assert "tracked by campaign 'tiny' already" in (tmp_path / "first.log").read_text()
     assert not (first / "runs" / "other" / "rounds" / "start.dvc").exists()
     summaries = {name: summary_of(first, name) for name in ("tiny", "other")}
     assert summaries["tiny"] != summaries["other"]
-    call(first, "git", "add", "-A")
-    call(first, "git", *AUTHOR, "commit", "-qm", "a campaign")
-    call(first, DVC, "push", "-q")
+    keep(first, "tiny", "other")
     shutil.rmtree(first / "store")  # nothing but the remote is left of it
 
     call(tmp_path, "git", "clone", "-q", str(first), str(second))
-    remote = str(first / "dvc-remote")
-    call(second, DVC, "remote", "modify", "--local", "local", "url", remote)
-    call(second, DVC, "pull", "-q")
+    pull(second)
+    status = afd(second, "status")
+    assert "tiny    finished   2/2 rounds" in status and "other   finished   1/1 rounds" in status
+    assert "student_weights" in afd(second, "show", "tiny")
+    again = afd(second, "campaign", "--name", "tiny", "--no-prefect", "--cluster", str(CLUSTER))
+    assert "trajectory_error_px" in again  # without params: they came with the pointers
+    assert call(second, "git", "status", "--porcelain") == ""
     pulled = play(forge, second)
     assert pulled.keys() == made.keys()
     for fingerprint, artifact in pulled.items():  # the very same, so nothing was computed again
@@ -90,11 +150,7 @@ def test_clips_that_were_paid_go_to_another_clone_and_replay_there_without_the_v
     `store/clips` and the ledger are of the clone that paid; what is pulled are the rounds' shards.
     """
     first, second, log = tmp_path / "first", tmp_path / "second", tmp_path / "log"
-    first.mkdir()
-    call(first, "git", "init", "-q")
-    call(first, DVC, "init", "-q")
-    for name in (".dvc/config", ".dvcignore", ".gitignore"):
-        shutil.copy(PROJECT / name, first / name)
+    make_clone(first)
 
     def harvested(clone: Path, name: str, num_prompts: int) -> list[Artifact]:
         """The teacher clips in a clone's store after a campaign there."""
@@ -116,15 +172,11 @@ def test_clips_that_were_paid_go_to_another_clone_and_replay_there_without_the_v
         paid = harvested(first, "paid", 4)
         assert len(server.posts()) == 8
     bytes_paid = {sha for artifact in paid for sha in _sha256s(artifact)}
-    call(first, "git", "add", "-A")
-    call(first, "git", *AUTHOR, "commit", "-qm", "paid clips")
-    call(first, DVC, "push", "-q")
+    keep(first, "paid")
     shutil.rmtree(first / "store")
 
     call(tmp_path, "git", "clone", "-q", str(first), str(second))
-    remote = str(first / "dvc-remote")
-    call(second, DVC, "remote", "modify", "--local", "local", "url", remote)
-    call(second, DVC, "pull", "-q")
+    pull(second)
     assert not (second / "store" / "clips").exists() and not (second / "store" / "harvest").exists()
     replayed = harvested(second, "other", 3)  # the server is gone
     known = {artifact.manifest.fingerprint for artifact in paid}

@@ -142,7 +142,7 @@ def test_another_clone_pulls_a_finished_campaign_with_equal_content(
     run(campaign.root, DVC, "push", "-q")
     other = tmp_path / "other"
     run(tmp_path, "git", "clone", "-q", str(campaign.root), str(other))
-    remote = str(campaign.root / "dvc-remote")
+    remote = str(campaign.root.parent / "afd-dvc-remote")
     run(other, DVC, "remote", "modify", "--local", "local", "url", remote)
     run(other, DVC, "pull", "-q")
     store = Store(other / "store")
