@@ -126,6 +126,17 @@ def group(name: str, seed: int) -> list[Cell]:
     return [Cell(arm, seed, world, MORE[name]) for arm, world in arms[name]]
 
 
+def every_cell() -> list[Cell]:
+    """Every cell of the grid; raises ParamsError."""
+    seeds = read_grid().seeds
+    return [
+        cell
+        for name in MORE
+        for seed in (seeds if name in EVERY_SEED else (1,))
+        for cell in group(name, seed)
+    ]
+
+
 def read_grid() -> Grid:
     """params/grid.yaml; raises ParamsError with everything that is wrong."""
     try:
@@ -154,19 +165,30 @@ def play(cell: Cell, beside: Sequence[Cell], places: Places, cluster: Path, jobs
     logs = places.runs / ".ablations"
     logs.mkdir(parents=True, exist_ok=True)
     codes = dict(played((c for c in wanted if not is_finished(c, places)), places, cluster, jobs))
+    found = result_here(cell, places)
+    if found is None:
+        raise UnplayedError(
+            f"{cell.campaign} came to no end, exit code {codes.get(cell)} (a signal: below 0); "
+            f"what it has computed is kept, type the same command again\n{_why(cell, places)}"
+        )
+    is_done = found.status != FAILED
+    save_cell(RESULTS, found, curves(cell, Store(places.store)) if is_done else None)
+    return is_done
+
+
+def result_here(cell: Cell, places: Places) -> CellResult | None:
+    """The result of a cell that ran here, from the store; None for one that came to no end."""
     store = Store(places.store)
     evaluation = final_evaluation(cell.params(), store)
-    if evaluation is None or not store.have(evaluation):
-        why = log_tail(str(logs / f"{cell.name}.log"))
-        if not has_failed(cell, places):
-            raise UnplayedError(
-                f"{cell.campaign} came to no end, exit code {codes.get(cell)} (a signal: below 0); "
-                f"what it has computed is kept, type the same command again\n{why}"
-            )
-        save_cell(RESULTS, CellResult(cell.name, cell.arm, cell.world, cell.seed, FAILED, why))
-        return False
-    save_cell(RESULTS, _result(cell, store, evaluation), curves(cell, store))
-    return True
+    if evaluation is not None and store.have(evaluation):
+        return _result(cell, store, evaluation)
+    if not has_failed(cell, places):
+        return None
+    return CellResult(cell.name, cell.arm, cell.world, cell.seed, FAILED, _why(cell, places))
+
+
+def _why(cell: Cell, places: Places) -> str:
+    return log_tail(str(places.runs / ".ablations" / f"{cell.name}.log"))
 
 
 def is_finished(cell: Cell, places: Places) -> bool:

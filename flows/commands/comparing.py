@@ -177,13 +177,11 @@ def write_results(
 
 def _asked_for(seeds: Sequence[int]) -> set[str]:
     """The names of the grid's cells; with `seeds` of its main arms alone, as `dvc repro quick`."""
-    from flows.ablations import EVERY_SEED, MORE, group, read_grid
+    from flows.ablations import every_cell, group
 
     if seeds:
         return {cell.name for seed in seeds for cell in group("main", seed)}
-    all_seeds = read_grid().seeds
-    played = {name: all_seeds if name in EVERY_SEED else (1,) for name in MORE}
-    return {cell.name for name in MORE for seed in played[name] for cell in group(name, seed)}
+    return {cell.name for cell in every_cell()}
 
 
 def compare_document(first: str, rows: Mapping[str, Sequence[Difference]]) -> Document:

@@ -12,32 +12,70 @@ from afd.evaluation.readings import meaning, show
 from afd.evaluation.reproduction import TOLERANCES, Reproduction, reproduction
 from afd.evaluation.results import CellResult
 from afd.stages.outcome import RefusedError
+from flows.ablations import every_cell, result_here
 from flows.commands.json_output import Document, print_document
+from flows.invocation import beside
+from flows.places import Places
 
 WIDTH = 110  # of the table, also where no terminal tells its own
 
 
-def say_reproduced(results: Path, revision: str, *, as_json: bool = False) -> bool:
-    """Print what is equal, what another CPU explains and what it does not; False for the last.
+def say_reproduced(
+    results: Path, revision: str, places: Places, *, as_json: bool = False
+) -> bool:
+    """Print what is equal, what another CPU explains and what it does not; True where all of what
+    ran here is reproduced.
 
     Raises RefusedError for a revision without results.
     """
-    folder = results / "arms"
-    found = reproduction(_committed(folder, revision), _here(folder))
+    found = held_against(results, revision, places)
     if as_json:
         print_document(reproduced_document(found, revision))
-        return not found.outside and not found.unlike
+        return found.is_reproduced
     console = Console(highlight=False, width=WIDTH)
-    console.print(_table(found))
-    cells, equal = len(found.cells), len(found.equal_cells)
-    console.print(f"{cells} cells: {equal} equal to the last bit in every number")
-    for told in found.unlike:
-        console.print(f"not compared  {told}", style="yellow")
+    if found.cells:
+        console.print(_table(found))
+    for line in summary(found):
+        console.print(line, soft_wrap=True)
+    for line in found.unlike:
+        console.print(f"not compared  {line}", style="yellow", soft_wrap=True)
     for one in found.outside:
         was, now = show(one.committed), show(one.here)
-        told = f"{one.cell}, {one.side}: {one.metric} is {now}, committed {was}"
-        console.print(f"OUTSIDE  {told}", style="bold red")
-    return not found.outside and not found.unlike
+        line = f"{one.cell}, {one.side}: {one.metric} is {now}, committed {was}"
+        console.print(f"OUTSIDE  {line}", style="bold red", soft_wrap=True)
+    return found.is_reproduced
+
+
+def held_against(results: Path, revision: str, places: Places) -> Reproduction:
+    """Compare the results of a commit with those of the cells that ran here.
+
+    The store has the numbers of what ran here; files in `results` may be those of the commit
+    itself. Raises RefusedError for a revision without results.
+    """
+    committed = _committed(results / "arms", revision)
+    names = {one.name for one in committed}
+    cells = [cell for cell in every_cell() if cell.name in names] if _exists(places) else []
+    here = (result_here(cell, places) for cell in cells)
+    return reproduction(committed, (one for one in here if one is not None))
+
+
+def _exists(places: Places) -> bool:
+    """Whether anything ran here: a store is not made by looking."""
+    return places.store.is_dir()
+
+
+def summary(found: Reproduction) -> list[str]:
+    """Lines that count what ran here, what is equal and what never ran."""
+    lines: list[str] = []
+    if found.cells:
+        ran, equal = len(found.cells), len(found.equal_cells)
+        lines.append(f"run here: {ran}, equal to the last bit in every number: {equal}")
+    if found.not_run:
+        lines.append(f"not run here: {len(found.not_run)}")
+    if not found.cells:
+        plays = f"{beside('dvc')} repro quick"
+        lines.append(f"nothing to compare: no cell of the grid ran here; `{plays}` runs seven")
+    return lines
 
 
 def _table(found: Reproduction) -> Table:
@@ -53,7 +91,7 @@ def _table(found: Reproduction) -> Table:
         largest = rows[0] if rows and rows[0].size else None
         table.add_row(
             meaning(metric).title, f"{equal}", f"{len(rows) - equal - outside}", f"{outside}",
-            show(largest.size) if largest else "0", show(tolerance),
+            show(largest.size) if largest else "0", str(tolerance),
             f"{largest.cell}, {largest.side}" if largest else "",
         )  # fmt: skip
     return table
@@ -66,10 +104,6 @@ def _committed(folder: Path, revision: str) -> list[CellResult]:
     if not files:
         raise RefusedError(f"{revision} has no results in {folder}: name a commit that has")
     return [CellResult(**json.loads(_git("show", f"{revision}:./{name}"))) for name in files]
-
-
-def _here(folder: Path) -> list[CellResult]:
-    return [CellResult(**json.loads(file.read_bytes())) for file in sorted(folder.glob("*.json"))]
 
 
 def _git(*arguments: str) -> str:
@@ -90,6 +124,9 @@ def reproduced_document(found: Reproduction, against: str) -> Document:
         "against": against,
         "cells": found.cells,
         "equal_cells": found.equal_cells,
+        "not_run": list(found.not_run),
+        "is_reproduced": found.is_reproduced,
+        "tolerances": {metric: str(one) for metric, one in TOLERANCES.items()},
         "not_compared": list(found.unlike),
         "deviations": [
             asdict(one) | {"size": one.size, "is_within": one.is_within}

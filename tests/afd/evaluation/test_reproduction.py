@@ -33,9 +33,11 @@ def test_equal_numbers_are_equal_and_one_bit_is_seen() -> None:
 @pytest.mark.parametrize("metric", sorted(TOLERANCES))
 def test_more_than_its_tolerance_lies_outside(metric: str) -> None:
     for share, is_outside in ((0.9, False), (2.0, True)):
-        found = reproduction([CELL], [moved(metric, share * TOLERANCES[metric])])
-        assert bool(found.outside) == is_outside
-        assert found.of(metric)[0].size == pytest.approx(share * TOLERANCES[metric])
+        allowed = TOLERANCES[metric].allowed(LEVELS[metric])
+        found = reproduction([CELL], [moved(metric, share * allowed)])
+        assert bool(found.outside) == is_outside and found.is_reproduced != is_outside
+        assert found.of(metric)[0].used == pytest.approx(share)
+        assert found.of(metric)[0].size == pytest.approx(share * allowed)
 
 
 @pytest.mark.parametrize("lost", [None, nan])
@@ -56,6 +58,20 @@ def test_what_cannot_be_compared_is_told_and_not_taken_for_equal() -> None:
     assert found.unlike == (
         "gan-1: done as committed, failed here",
         "sft-1: judged by another card (split)",
-        "dmd-1: not played here",
     )
+    assert found.not_run == ("dmd-1",)
     assert found.cells == [] and found.equal_cells == []
+
+
+def test_nothing_that_ran_here_reproduces_nothing() -> None:
+    found = reproduction([CELL], [])
+    assert found.not_run == ("afd-1",) and not found.unlike and not found.is_reproduced
+    other = replace(CELL, name="sft-1")
+    assert reproduction([CELL, other], [other]).is_reproduced  # of what ran here
+
+
+def test_a_tolerance_is_one_rule_and_prints_as_it_is_applied() -> None:
+    look = TOLERANCES["frechet_distance"]
+    assert str(look) == "0.1 + 10% of it" and look.allowed(60.0) == pytest.approx(6.1)
+    assert str(TOLERANCES["gravity"]) == "0.015" and TOLERANCES["gravity"].allowed(60.0) == 0.015
+    assert look.allowed(None) == look.allowed(nan) == 0.1
