@@ -8,7 +8,6 @@ has been computed, by whomever, is found in the store, so the later cells only r
 import ctypes
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -28,12 +27,14 @@ from afd.config.values import Count, Listed
 from afd.evaluation.results import FAILED, CellResult, save_cell
 from afd.params import ParamsError, load_params, validate
 from afd.store import Store
+from flows.ablation_progress import GroupProgress
 from flows.asked import read_asked
 from flows.campaign import play_final, play_horizon
 from flows.foreseen import standing_after_all
 from flows.hold import Holder, holder_of
 from flows.jobs.site import log_tail
 from flows.places import Places
+from flows.recorded import cell_name
 from flows.tasks import Plan, UnmadeError
 from flows.told import ToldError
 
@@ -94,8 +95,8 @@ class Cell:
         for field, _, value in (setting.partition("=") for setting in self.settings):
             initials = "".join(word[0] for word in field.rsplit(".", 1)[-1].split("_"))
             settings.append(f"{initials}{value}")
-        told = [self.arm, *([self.world] if self.world else []), str(self.seed), *settings]
-        return "-".join(re.sub(r"[^\w.-]", "_", word) for word in told)
+        world = [self.world] if self.world else []
+        return cell_name(self.arm, *world, str(self.seed), *settings)
 
     @property
     def campaign(self) -> str:
@@ -164,7 +165,8 @@ def play(cell: Cell, beside: Sequence[Cell], places: Places, cluster: Path, jobs
     wanted = [cell, *(other for other in others if not has_failed(other, places))]
     logs = places.runs / ".ablations"
     logs.mkdir(parents=True, exist_ok=True)
-    codes = dict(played((c for c in wanted if not is_finished(c, places)), places, cluster, jobs))
+    left = [one for one in wanted if not is_finished(one, places)]
+    codes = dict(played(left, places, cluster, jobs))
     found = result_here(cell, places)
     if found is None:
         raise UnplayedError(
@@ -273,6 +275,9 @@ def played(
     waiting = list(cells)
     running: dict[Cell, subprocess.Popen[bytes]] = {}
     said: set[Cell] = set()
+    num_rounds = {cell.name: cell.params().num_rounds for cell in waiting}
+    progress = GroupProgress(num_rounds, places.runs, jobs)
+    progress.begin(waiting)
     try:
         while waiting or running:
             for cell in list(waiting):
@@ -285,12 +290,15 @@ def played(
                     continue
                 waiting.remove(cell)
                 if not is_finished(cell, places):
+                    progress.started(cell)
                     running[cell] = _start(cell, places, cluster)
             for cell, process in list(running.items()):
                 code = process.poll()
                 if code is not None:
                     del running[cell]
+                    progress.ended(cell, code)
                     yield cell, code
+            progress.tick(running, waiting)
             time.sleep(POLL_S)
     finally:
         for process in running.values():

@@ -51,6 +51,10 @@ def play(
 
     A failed campaign is a result too: it is written down as failed, and the exit code is 0.
     """
+    from flows.recorded import cell_files, cell_name, put_back
+
+    put_back(cell_files(cell_name(arm, *([world] if world else []), str(seed))))  # before a stop
+
     from flows.ablations import MORE, Cell
     from flows.ablations import group as cells_of
     from flows.ablations import play as play_cell
@@ -126,16 +130,19 @@ def reproduced(
     *,
     results: Annotated[Path, Parameter(help="the folder of results")] = Path("results"),
     against: Annotated[str, Parameter(help="the commit whose numbers are the measure")] = "HEAD",
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
     json: Json = False,
 ) -> int:
-    """Compare the results that were played here with the committed ones, number by number.
+    """Compare the cells that ran here with the committed results, number by number.
 
     Equal to the last bit on the same kind of CPU; on another within a tolerance that was measured.
-    The exit code is 1 where something lies outside, or has not been played.
+    The exit code is 1 where something lies outside, and where nothing ran here.
     """
     from flows.commands.reproducing import say_reproduced
+    from flows.places import Places
 
-    is_same = say_reproduced(results, against, as_json=json)
+    is_same = say_reproduced(results, against, Places(runs, store), as_json=json)
     return ExitCode.DONE if is_same else ExitCode.NO
 
 

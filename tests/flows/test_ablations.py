@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -40,6 +42,8 @@ TINY = {
 
 class Clone:
     """A folder with the project's own dvc.yaml over tiny params."""
+
+    printed = ""  # by the first `dvc repro`
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -140,8 +144,17 @@ def test_a_cell_that_another_host_plays_is_waited_for_and_said_until_that_host_i
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     clone = Clone(tmp_path_factory.mktemp("grid"))
-    clone.dvc("repro")
+    clone.printed = clone.dvc("repro")
     return clone
+
+
+@pytest.mark.campaign
+def test_each_group_says_how_long_it_takes_and_each_cell_where_it_is(played: Clone) -> None:
+    assert re.search(r"3 campaigns, \d at a time, 6 rounds: about .*Ctrl-C keeps", played.printed)
+    assert "afd-1 starts: runs/.ablations/afd-1.log" in played.printed
+    assert (
+        "afd-1 finished, " in played.printed and "broken-1 ended with exit code" in played.printed
+    )
 
 
 @pytest.mark.campaign
@@ -182,6 +195,36 @@ def test_a_changed_arm_alone_runs_again_and_going_back_hits_the_run_cache(played
 
 
 @pytest.mark.campaign
+def test_a_stop_leaves_recorded_results_in_place_and_the_run_cache_knows_them(
+    played: Clone,
+) -> None:
+    names = ("arms/sft-1.json", "curves/sft-1.csv", "prompts/sft-1.parquet")
+    files = [played.folder / "results" / name for name in names]
+    before = [file.read_bytes() for file in files]
+    overlay = played.folder / "params" / "ablations" / "sft.yaml"
+    was = overlay.read_text()
+    overlay.write_text("update: {objective: supervised, num_steps: 100000}\n")
+    log = played.folder / "stopped.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "main@sft-1"], cwd=played.folder,
+            stdout=output, stderr=output, start_new_session=True,
+            env=os.environ | {"AFD_ALONE": "1", "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        deadline = time.monotonic() + 300
+        while b"sft-1 starts" not in log.read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(120) != 0
+    assert "sft-1 starts" in log.read_text(), log.read_text()
+    assert [file.read_bytes() for file in files] == before
+    overlay.write_text(was)
+    printed = played.dvc("repro", "main@sft-1")
+    assert "didn't change, skipping" in printed or "is cached" in printed
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.campaign
 def test_campaigns_of_the_grid_are_compared_by_name(played: Clone) -> None:
     told = played.run(".venv/bin/afd", "compare", "ablation-afd-1", "ablation-sft-1")
     assert "ablation-sft-1 minus ablation-afd-1" in told and "Trajectory error" in told
@@ -209,31 +252,38 @@ def test_a_killed_campaign_and_a_mistyped_cluster_are_no_failed_arm(played: Clon
 
 
 @pytest.mark.campaign
-def test_what_was_played_again_is_held_against_the_committed_numbers(played: Clone) -> None:
-    """One's own commit is equal; a number that no CPU explains, and a typing error, are told."""
-    played.run("git", "add", "results/arms")
-    author = ("-c", "user.name=t", "-c", "user.email=t@t")
-    played.run("git", *author, "commit", "-qm", "played")
-    asked = (".venv/bin/afd", "ablation", "reproduced")
-    cells = [played.arm(file.stem) for file in (played.folder / "results" / "arms").iterdir()]
-    num_done = sum(cell["status"] == "done" for cell in cells)
-    assert f"{num_done} cells: {num_done} equal to the last bit" in played.run(*asked)
+def test_what_ran_here_is_compared_with_the_committed_numbers(played: Clone) -> None:
+    """Of what ran here: equal, a number that no CPU explains, what never ran, a typing error."""
+    arms = played.folder / "results" / "arms"
 
-    file = played.folder / "results" / "arms" / "sft-1.json"
-    numbers = json.loads(file.read_bytes())
+    def commit() -> None:
+        played.run("git", "add", "results/arms")
+        played.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "results")
+
+    def reproduced(*options: str) -> "subprocess.CompletedProcess[str]":
+        asked = [".venv/bin/afd", "ablation", "reproduced", *options]
+        return subprocess.run(asked, cwd=played.folder, capture_output=True, text=True, check=False)
+
+    num_done = sum(played.arm(file.stem)["status"] == "done" for file in arms.iterdir())
+    never = json.loads((arms / "no_prior-1.json").read_bytes()) | {"name": "beta_low-1"}
+    (arms / "beta_low-1.json").write_text(json.dumps(never))
+    commit()
+    done = reproduced()
+    assert done.returncode == 0, done.stdout
+    equal = f"run here: {num_done}, equal to the last bit in every number: {num_done}"
+    assert equal in done.stdout and "not run here: 1" in done.stdout
+    assert "0.1 + 10% of it" in done.stdout
+
+    done = reproduced("--store", "another")  # where nothing ran: files of the commit prove nothing
+    assert done.returncode == 1 and "nothing to compare" in done.stdout
+    assert not (played.folder / "another").exists()
+
+    numbers = json.loads((arms / "sft-1.json").read_bytes())
     numbers["student"]["sharpness"] += 0.1
-    file.write_text(json.dumps(numbers))
-    (played.folder / "results" / "arms" / "no_prior-1.json").unlink()
-
-    def refused(*options: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [*asked, *options], cwd=played.folder, capture_output=True, text=True, check=False
-        )
-
-    done = refused()
-    assert done.returncode == 1
-    assert "OUTSIDE  sft-1, student: sharpness is" in done.stdout
-    assert "no_prior-1: not played here" in done.stdout
-    done = refused("--against", "nowhere")
+    (arms / "sft-1.json").write_text(json.dumps(numbers))
+    commit()
+    done = reproduced()
+    assert done.returncode == 1 and "OUTSIDE  sft-1, student: sharpness is" in done.stdout
+    assert reproduced("--against", "HEAD~1").returncode == 0
+    done = reproduced("--against", "nowhere")
     assert done.returncode == 2 and "nowhere" in done.stderr
-    played.run("git", "checkout", "--", "results/arms")
