@@ -384,6 +384,23 @@ def resume(
     )
 
 
+@app.command(help_epilogue=examples("afd gc --dry-run", "afd gc --yes"))
+def gc(
+    *,
+    dry_run: Annotated[bool, flag("only list what no campaign needs")] = False,
+    yes: Annotated[bool, flag("remove it without asking")] = False,
+    runs: Runs = RUNS,
+    store: StoreFolder = STORE,
+) -> None:
+    """List what no campaign needs, with sizes, and remove it on your word.
+
+    Clips, ledgers, prompts and weights always stay; what is removed can be computed again.
+    """
+    from flows.commands.collect import collect
+
+    collect(runs, store, remove=yes, dry_run=dry_run)
+
+
 @app.command(
     help_epilogue=examples(
         "afd doctor", "afd doctor --cluster params/cluster/slurm.yaml     with a probe job"

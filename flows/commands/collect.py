@@ -66,7 +66,7 @@ def collect(runs: Path, store: Path, *, remove: bool, dry_run: bool) -> None:
 
 
 def garbage(places: Places) -> list[Garbage]:
-    """Return what no campaign needs. Raises RefusedError while a campaign runs, or where none is."""
+    """Return what no campaign needs; raises RefusedError while one runs, or where none is."""
     if not places.store.is_dir():
         raise RefusedError(f"{places.store}: there is no such folder; name the store with --store")
     campaigns = campaigns_in(places.runs)
