@@ -46,6 +46,7 @@ MATRICES = {
     6: Colorspace.ITU601,
 }
 HDR_TRANSFER = (16, 18)  # PQ and HLG, H.273
+SQUARE_PIXELS = "ffmpeg -i IN -vf 'scale=trunc(iw*sar/2)*2:ih,setsar=1' OUT converts it"
 SLOWEST_FPS, FASTEST_FPS = 1, 240
 
 
@@ -258,7 +259,7 @@ def _looks_problems(stream: av.VideoStream) -> Iterator[str]:
     if context.color_trc in HDR_TRANSFER:
         yield f"HDR transfer {context.color_trc} (H.273)"
     if stream.sample_aspect_ratio not in (None, 0, 1):
-        yield f"pixels of aspect {stream.sample_aspect_ratio}, only square ones"
+        yield f"pixels of aspect {stream.sample_aspect_ratio}, only square ones: {SQUARE_PIXELS}"
 
 
 def _size_problems(header: Header, limits: ClipLimits) -> Iterator[str]:

@@ -14,7 +14,7 @@ import os
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +32,7 @@ from afd.harvest.captions import (
 
 MAX_FILES = 5_000_000
 SHOWN = 20  # problems in an error's text
+LEAST_HELD_OUT = 2  # an interval over prompts needs two
 _BLOCK = 1 << 20
 
 
@@ -93,7 +94,7 @@ def read_folder(root: Path) -> Folder:
             elif PurePosixPath(said.name).as_posix() in present:
                 rows.append(said)
             elif said.name not in unusable:
-                refused.append(Misread(said.name, "no video of that name stands in the folder"))
+                refused.append(Misread(said.name, "it is not in the folder"))
     except LayoutError as error:
         raise FolderError(root, [str(error)]) from error
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # hashing leaves the interpreter's lock
@@ -131,11 +132,9 @@ def share_out(root: Path, folder: Folder, num_held_out: int | None) -> Folder:
             if split not in splits.values()
         ]
     else:
-        wanted = max(2, len(captions) // 5) if num_held_out is None else num_held_out
+        wanted = max(LEAST_HELD_OUT, len(captions) // 5) if num_held_out is None else num_held_out
         if not 0 < wanted < len(captions):
-            problems.append(
-                f"{wanted} of {len(captions)} captions held out: both sides need at least one"
-            )
+            problems += _too_few(len(captions), num_held_out, folder.refused)
         else:
             hashed = split_by_hash(captions, wanted)
             splits = {
@@ -147,6 +146,19 @@ def share_out(root: Path, folder: Folder, num_held_out: int | None) -> Folder:
         if not problems:
             return replace(folder, clips=clips)
     raise FolderError(root, problems)
+
+
+def _too_few(
+    num_captions: int, num_held_out: int | None, refused: Sequence[Misread]
+) -> Iterator[str]:
+    """The problem of too few captions for two sides, and what could not be used."""
+    held_out = LEAST_HELD_OUT if num_held_out is None else num_held_out
+    noun = "caption" if num_captions == 1 else "captions"
+    yield (
+        f"{num_captions} usable {noun}, {max(1, held_out) + 1} are needed: {max(1, held_out)} "
+        "held out and at least one to train on (--held-out)"
+    )
+    yield from (f"{one.name}: {one.reason}" for one in refused)
 
 
 def several_captions(clips: Iterable[tuple[str, str, str]]) -> list[list[str]]:

@@ -9,6 +9,7 @@ person can mend (key, credit, budget, disk, connection) stops it, with everythin
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
 
 from afd.config import FolderTeacher, RemoteTeacher
 from afd.harvest.answers import Answer, answers
@@ -26,7 +27,7 @@ NEXT: dict[Why, str] = {
     "budget": "raise teacher.access.budget_usd (it is no part of a clip's identity)",
     "no_connection": "look at the network, at {url} and at the provider's status page",
     "busy_vendor": "wait, or lower teacher.access.in_flight and requests_per_minute",
-    "lost_replies": "look at the network, then at `afd harvest status`: replies were lost",
+    "lost_replies": "replies of {url} were lost: look at the network, then at `afd harvest status`",
     "rejected": "correct teacher.model and teacher.parameters: the provider rejects every order",
     "forbidden_host": "if the host is the provider's, add it to teacher.access.video_hosts",
     "quarantined": "look at store/quarantine, then correct teacher.size, fps, duration_s, "
@@ -121,11 +122,18 @@ def paused(
 
 def explained(stop: Stop, teacher: RemoteTeacher) -> str:
     """A stop for a person: what happened, what is kept, what to do."""
-    cure = NEXT[stop.why].format(key=teacher.access.key_variable, url=teacher.access.base_url)
+    access = teacher.access
+    cure = NEXT[stop.why].format(key=access.key_variable, url=without_user(access.base_url))
     return (
         f"{stop.told}. Every finished clip and every open task is kept in the ledger, nothing is "
         f"paid twice; {cure}, then run the same command again"
     )
+
+
+def without_user(url: str) -> str:
+    """An address without what may be a password."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _ends(store: Store, asked: Asked, wants: Sequence[Want]) -> dict[str, str]:

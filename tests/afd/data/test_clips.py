@@ -2,6 +2,7 @@
 
 import io
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -48,6 +49,7 @@ def test_what_is_no_mp4_is_named(data: bytes, told: str) -> None:
         (muxed(pix_fmt="yuv420p10le"), "yuv420p10le"),
         (muxed(rotate=90), "rotated"),
         (muxed(options={"color_trc": "smpte2084"}), "HDR"),
+        (muxed(pixel_aspect=Fraction(128, 117)), "setsar=1"),
         (muxed(options={"colorspace": "bt2020nc"}), "colour matrix"),
     ],
 )

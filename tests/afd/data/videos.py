@@ -22,6 +22,7 @@ def muxed(
     options: dict[str, str] | None = None,
     movflags: dict[str, str] | None = None,
     rotate: int = 0,
+    pixel_aspect: Fraction = Fraction(1),
 ) -> bytes:
     """An mp4 as somebody else would write it."""
     file = io.BytesIO()
@@ -31,6 +32,8 @@ def muxed(
             stream = container.add_stream(codec, rate=16, options=options or {})
             stream.width = stream.height = 64
             stream.pix_fmt = pix_fmt
+            if pixel_aspect != 1:
+                stream.codec_context.sample_aspect_ratio = pixel_aspect
             if rotate:
                 stream.set_display_rotation(rotate)
             made.append(stream)

@@ -528,6 +528,7 @@ def test_a_vendor_that_cannot_be_reached_is_tried_again_and_then_left(
         store = Store(tmp_path)
         done = harvest(away, store, wants, on_change=lambda live: told.append(live.news))
         assert done.stop and done.stop.why == "no_connection" and not server.book.requests
+        assert away.access.base_url in explained(done.stop, away)
         assert any("next try in 1 s" in news for news in told)
         assert states(store) == {"planned": 4}
         assert harvest(teacher_at(server), store, wants).stop is None

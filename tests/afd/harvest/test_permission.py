@@ -207,8 +207,20 @@ def test_splits_are_shared_out_by_the_captions_alone(tmp_path: Path, films: Path
         shutil.copy(sidecar.with_suffix(".mp4"), renamed / f"x{number}.mp4")
     assert splits(renamed) == shared
     assert list(splits(renamed, 3).values()).count("held_out") == 3
-    with pytest.raises(FolderError, match="both sides need at least one"):
+    needed = f"{len(shared)} usable captions, {len(shared) + 1} are needed"
+    with pytest.raises(FolderError, match=needed):
         splits(films, len(shared))
+
+    few = tmp_path / "few"
+    few.mkdir()
+    film = min(films.glob("*.mp4"))
+    shutil.copy(film, few / "a.mp4")
+    listed = [{"file_name": name, "caption": f"caption of {name}"} for name in ("a.mp4", "c.mp4")]
+    (few / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
+    with pytest.raises(FolderError) as refused:
+        splits(few)
+    assert "1 usable caption, 3 are needed" in str(refused.value)
+    assert "c.mp4: it is not in the folder" in str(refused.value)
 
     chosen = {file.name: n % 2 for n, file in enumerate(sorted(films.glob("*.mp4")))}
     rows = [
