@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
-from afd.config import Params
+from afd.config import FilePrompts, Params
 from afd.harvest.money import MICRO, reservation
 from afd.params import ParamsError
 from afd.planning import networks
@@ -148,9 +148,22 @@ def _teacher(params: Params) -> tuple[int, float | None]:
     num_clips = in_rounds + params.evaluate.num_prompts
     if teacher.kind == "folder" and teacher.path is not None and Path(teacher.path).is_dir():
         num_clips = min(num_clips, sum(1 for _ in Path(teacher.path).rglob("*.mp4")))
+    if teacher.kind == "folder" and (captions := _captions(params)) is not None:
+        num_clips = min(num_clips, captions * teacher.clips_per_prompt)
     if teacher.kind != "remote":
         return num_clips, None
     return num_clips, reservation(teacher.access.price, teacher.duration_s) / MICRO
+
+
+def _captions(params: Params) -> int | None:
+    """Captions of the prompts file; None where it is not written yet."""
+    if not isinstance(params.prompts, FilePrompts):
+        return None
+    try:
+        lines = Path(params.prompts.path).read_bytes().splitlines()
+    except OSError:
+        return None
+    return sum(bool(line.strip()) for line in lines)
 
 
 def _weights(work: Workload) -> dict[str, float]:

@@ -20,9 +20,7 @@ from flows.places import Places
 WIDTH = 110  # of the table, also where no terminal tells its own
 
 
-def say_reproduced(
-    results: Path, revision: str, places: Places, *, as_json: bool = False
-) -> bool:
+def say_reproduced(results: Path, revision: str, places: Places, *, as_json: bool = False) -> bool:
     """Print what is equal, what another CPU explains and what it does not; True where all of what
     ran here is reproduced.
 

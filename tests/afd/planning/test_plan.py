@@ -185,6 +185,18 @@ def test_a_pipeline_as_teacher_takes_device_hours(tmp_path: Path) -> None:
     assert 14e9 < harvest.peak_bytes < 40e9
 
 
+def test_a_folder_has_no_more_clips_than_captions(tmp_path: Path) -> None:
+    captions = tmp_path / "prompts.jsonl"
+    sizes = ["evaluate.num_prompts=2", "evaluate.round_num_prompts=2"]
+    folder = [f"prompts.path={captions}", "teacher.clips_per_prompt=2", *sizes]
+    overlay = PARAMS / "teachers" / "folder.yaml"
+    params = load_params(Params, PARAMS / "self_forcing.yaml", [overlay], folder)
+    assert plan(params, machine("h100")).num_clips > 12  # not written yet: as many as rounds ask
+    captions.write_text('{"text": "a rabbit"}\n' * 6)
+    planned = plan(params, machine("h100"))
+    assert planned.num_clips == 12 and planned.usd_per_clip is None
+
+
 def test_sizes_are_read_from_the_shapes_of_a_file(tmp_path: Path) -> None:
     state = to_diffusers(OriginalWan(dim=24, channels=16, text_dim=12).state_dict())
     file = tmp_path / "model.pt"
