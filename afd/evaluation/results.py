@@ -18,7 +18,7 @@ from afd.evaluation.readings import meaning, show
 from afd.store import write_atomic, write_json
 
 DONE, FAILED = "done", "failed"
-CURE = "`dvc pull` brings it, `dvc repro` makes it"
+CURE = "`dvc repro quick` makes those of the main arms, `dvc repro` all"
 Status = Literal["done", "failed"]
 SHOWN = (
     "trajectory_error_px", "gravity", "object_permanence", "interpenetration", "motion",
@@ -105,8 +105,8 @@ def save_cell(folder: Path, cell: CellResult, curves: pd.DataFrame | None = None
 def load_cells(folder: Path, asked: Collection[str] | None = None) -> list[CellResult]:
     """The cells there are, of those that are asked for, in the order of their names.
 
-    Raises RowsError for a cell of which something is damaged, or not here: git has its numbers, dvc
-    its rows.
+    Raises RowsError for a cell of which something is damaged, or not here: git has its numbers, and
+    the clone that ran it its rows.
     """
     cells: list[CellResult] = []
     for file in sorted((folder / "arms").glob("*.json")):
