@@ -28,9 +28,13 @@ class GroupProgress:
         num_rounds: dict[str, int],
         runs: Path,
         jobs: int,
+        goes_on: Collection[str] = (),
         write: Callable[[str], object] | None = None,
     ) -> None:
-        """`num_rounds`: of each cell that is not finished, by name."""
+        """`num_rounds`: of each cell that is not finished, by name; `goes_on`: the cells whose
+        campaign has begun with these params, so that its rounds count.
+        """
+        self._goes_on = goes_on
         self._num_rounds, self._runs, self._jobs = num_rounds, runs, jobs
         self._write = write or (lambda line: sys.stderr.write(f"{line}\n"))
         self._began = self._last = time.monotonic()
@@ -41,13 +45,14 @@ class GroupProgress:
         """Say how many campaigns are left and how long they take."""
         if not cells:
             return
-        self._num_before = sum(self._rounds(cell) for cell in cells)
+        self._num_before = sum(self._rounds(cell) for cell in cells if cell.name in self._goes_on)
         left = sum(self._num_rounds.values()) - self._num_before
         expected = duration(left * CORE_S_PER_ROUND / min(self._jobs, len(cells)))
         rounds = f"{left} rounds" + (f", {self._num_before} are here" if self._num_before else "")
         self._line(
-            f"{len(cells)} campaigns, {min(self._jobs, len(cells))} at a time, {rounds}: about "
-            f"{expected} on cores that do nothing else; Ctrl-C keeps everything finished"
+            f"{len(cells)} {'campaign' if len(cells) == 1 else 'campaigns'}, "
+            f"{min(self._jobs, len(cells))} at a time, {rounds}: about {expected} on cores that do "
+            "nothing else; Ctrl-C keeps everything finished"
         )
 
     def started(self, cell: Named) -> None:
@@ -77,7 +82,7 @@ class GroupProgress:
         known = [cell for cell in cells if cell.name in self._num_rounds]
         left = sum(self._num_rounds[cell.name] - self._rounds(cell) for cell in known)
         done = sum(self._num_rounds.values()) - left - self._num_before
-        if done <= 0:
+        if done <= 0 or left <= 0:  # after the last round comes the final evaluation
             return ""
         return f"; about {duration((time.monotonic() - self._began) * left / done)} left"
 

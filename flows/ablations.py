@@ -33,7 +33,7 @@ from flows.campaign import play_final, play_horizon
 from flows.foreseen import standing_after_all
 from flows.hold import Holder, holder_of
 from flows.jobs.site import log_tail
-from flows.places import Places
+from flows.places import Places, kept_params
 from flows.recorded import cell_name
 from flows.tasks import Plan, UnmadeError
 from flows.told import ToldError
@@ -204,6 +204,14 @@ def is_finished(cell: Cell, places: Places) -> bool:
     return longer is None or store.have(longer)
 
 
+def _has_begun(cell: Cell, places: Places) -> bool:
+    """Whether its campaign is here with these very params."""
+    try:
+        return kept_params(places.runs / cell.campaign) == cell.params()
+    except ParamsError:
+        return False
+
+
 def has_failed(cell: Cell, places: Places) -> bool:
     """Whether its campaign ended by a fault of its own: other cells do not play it once more."""
     asked = read_asked(places.runs / cell.campaign)
@@ -276,7 +284,8 @@ def played(
     running: dict[Cell, subprocess.Popen[bytes]] = {}
     said: set[Cell] = set()
     num_rounds = {cell.name: cell.params().num_rounds for cell in waiting}
-    progress = GroupProgress(num_rounds, places.runs, jobs)
+    goes_on = [cell.name for cell in waiting if _has_begun(cell, places)]
+    progress = GroupProgress(num_rounds, places.runs, jobs, goes_on)
     progress.begin(waiting)
     try:
         while waiting or running:

@@ -216,7 +216,8 @@ def test_a_stop_leaves_recorded_results_in_place_and_the_run_cache_knows_them(
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(120) != 0
-    assert "sft-1 starts" in log.read_text(), log.read_text()
+    printed = log.read_text()
+    assert "1 campaign, 1 at a time, 2 rounds: about" in printed and "sft-1 starts" in printed
     assert [file.read_bytes() for file in files] == before
     overlay.write_text(was)
     printed = played.dvc("repro", "main@sft-1")
