@@ -36,7 +36,7 @@ class GroupProgress:
         """
         self._goes_on = goes_on
         self._num_rounds, self._runs, self._jobs = num_rounds, runs, jobs
-        self._write = write or (lambda line: sys.stderr.write(f"{line}\n"))
+        self._write = write or _to_stderr
         self._began = self._last = time.monotonic()
         self._ended: set[str] = set()
         self._num_before = 0  # rounds that stood here at the start
@@ -94,6 +94,10 @@ class GroupProgress:
     def _line(self, text: str) -> None:
         self._last = time.monotonic()
         self._write(f"{duration(self._last - self._began):>9}  {text}")
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def duration(seconds: float) -> str:

@@ -74,7 +74,8 @@ def reason(folder: Path, error: subprocess.CalledProcessError) -> str:
 def _has_no_scm(folder: Path) -> bool:
     from dvc.config import Config
 
-    return bool(Config(str(folder / ".dvc"), validate=False).get("core", {}).get("no_scm"))
+    config: dict[str, dict[str, object]] = dict(Config(str(folder / ".dvc"), validate=False))
+    return bool(config.get("core", {}).get("no_scm"))
 
 
 def _git(folder: Path, *arguments: str) -> str:
