@@ -24,6 +24,7 @@ from flows.campaign import run_campaign, run_one_round, run_round
 from flows.choices import chosen_cluster, chosen_params, named_teacher
 from flows.foreseen import standing_before
 from flows.invocation import CLUSTER
+from flows.params_source import params_source
 from flows.places import Places, campaign_folder, teacher_name
 from flows.prefect_runs import flow_runs
 from flows.prefect_runs.flow_runs import Ended, remembered
@@ -211,6 +212,7 @@ def _session(
         doing=doing,
         round_index=round_index,
         cluster_source=ClusterSource.of(cluster),
+        params_source=params_source(params, overlays, overrides, loaded),
     ) as session:
         flow_runs.settle(session.site.folder, "crashed")  # what an earlier, killed process left
         with remembered(session.site.folder):

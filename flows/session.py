@@ -26,6 +26,7 @@ from afd.store import Store, StoreError, told, write_json
 from flows import versions
 from flows.asked import Asked, ClusterSource, Doing, State, read_asked, write_asked
 from flows.board import Board
+from flows.campaign_page import PageWriter
 from flows.decisions import PausedError, is_stopped, lines
 from flows.dispatch import Dispatch, build
 from flows.hold import hold
@@ -33,6 +34,7 @@ from flows.jobs.site import Site
 from flows.mlflow_runs.facts import status_of
 from flows.mlflow_runs.recorder import RunRecorder
 from flows.mlflow_runs.run_ids import CampaignStatus
+from flows.params_source import ParamsSource
 from flows.places import Places, campaign_folder, keep_params, refuse_unusable
 
 
@@ -45,6 +47,7 @@ class Session:
     site: Site
     dispatch: Dispatch
     recorder: RunRecorder
+    page: PageWriter
     board: Board = field(default_factory=Board)
     with_prefect: bool = False
     is_interrupted: bool = False  # Ctrl-C, SIGTERM or a closed terminal: an error is its echo
@@ -99,6 +102,7 @@ class Session:
         failpoint("flow.after_versions")
         if index is not None:
             self.board.finish_round(index)
+            self.page.write()
 
     def tell(self, decision: Mapping[str, Any]) -> None:
         """What alarms said and did after a round, to whoever looks on."""
@@ -120,6 +124,7 @@ def opened(
     doing: Doing = "campaign",
     round_index: int | None = None,
     cluster_source: ClusterSource | None = None,
+    params_source: ParamsSource | None = None,
 ) -> Iterator[Session]:
     """Hold the campaign; the same campaign opened again in this process is the same session.
 
@@ -134,11 +139,15 @@ def opened(
         folder.mkdir(parents=True, exist_ok=True)
     with hold(folder, name):
         keep_params(folder, params)
+        if params_source is not None:
+            params_source.write(folder)
         site = Site(Store(places.store.resolve()), folder, cluster)
         with told(site.store.root):
             site.store.tidy()
-        recorder = RunRecorder(places.tracking_uri(cluster.mlflow), folder, site.store)
-        session = Session(name, params, site, build(site), recorder, with_prefect=with_prefect)
+        uri = places.tracking_uri(cluster.mlflow)
+        recorder = RunRecorder(uri, folder, site.store)
+        page = PageWriter(folder, site.store.root, params, uri)
+        session = Session(name, params, site, build(site), recorder, page, with_prefect=with_prefect)
         asked = Asked(
             doing=doing,
             round_index=round_index,
@@ -152,6 +161,7 @@ def opened(
         try:
             with _asked(session, asked, ending):
                 recorder.open()
+                page.write()
                 yield session
                 ending.status = "finished" if session.is_complete else "paused"
         finally:
@@ -160,6 +170,13 @@ def opened(
             finally:
                 recorder.close(ending.status)
                 del _held[folder]
+                page.close(_state_of(session))
+
+
+def _state_of(session: Session) -> str:
+    """The campaign's state for a person, once nothing runs."""
+    asked = read_asked(session.site.folder)
+    return "finished" if session.is_complete or asked is None else asked.state
 
 
 @dataclass

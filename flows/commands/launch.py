@@ -30,6 +30,7 @@ from flows.dispatch import StageFailedError
 from flows.foreseen import standing_before
 from flows.hold import held_by, sure_holder_of
 from flows.invocation import command, near
+from flows.params_source import ParamsSource, params_source
 from flows.places import Places, campaign_folder, set_aside
 from flows.prefect_runs import flow_runs
 from flows.prefect_runs.reach import is_away
@@ -46,6 +47,7 @@ class Launch:
     cluster: Cluster
     places: Places
     cluster_source: ClusterSource | None = None
+    params_source: ParamsSource | None = None
 
     @property
     def folders(self) -> dict[str, str]:
@@ -78,12 +80,14 @@ class Launch:
         store: Path,
     ) -> "Launch":
         places = Places(runs, store)
+        chosen = chosen_params(name, places, params, overlays, overrides)
         return cls(
             name,
-            chosen_params(name, places, params, overlays, overrides),
+            chosen,
             chosen_cluster(cluster, cluster_overrides),
             places,
             ClusterSource.of(cluster, cluster_overrides),
+            params_source(params, overlays, overrides, chosen),
         )
 
 
@@ -238,6 +242,7 @@ def _run(
                 doing=doing,
                 round_index=round_index,
                 cluster_source=launch.cluster_source,
+                params_source=launch.params_source,
             )
         )
         if prepare is not None:

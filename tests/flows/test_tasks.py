@@ -40,7 +40,8 @@ def session(folder: Path, allocation: str) -> Session:
     cluster = load_params(Cluster, CLUSTER, (), [f"allocation={allocation}"])
     site = Site(Store(folder / "store"), folder / "runs" / "demo", cluster)
     params = load_params(Params, PARAMS, (), ())
-    return Session("demo", params, site, dispatch.build(site), cast("Any", Unrecorded()))
+    none = cast("Any", Unrecorded())
+    return Session("demo", params, site, dispatch.build(site), none, none)
 
 
 def pids(folder: Path, num: int) -> set[int]:
