@@ -124,7 +124,11 @@ def page_request(
         show_commands=tuple(
             command("show", name, runs=folder.parent, store=store) for name in names
         ),
-        alarms=tuple(line for one in decisions.records(folder) for line in decisions.lines(one)),
+        alarms=tuple(
+            line
+            for one in decisions.records(folder)
+            for line in decisions.lines(one, params.num_rounds)
+        ),
         next_command="" if state in ("running", "finished") else goes_on,
     )
 

@@ -40,8 +40,8 @@ class ParamsSource(Frozen):
         except ParamsError:
             changed = None  # a base that only overlays complete
         else:
-            both = (each.model_dump(mode="json") for each in (own, chosen))
-            changed = tuple(_differences(*both))
+            before, now = (each.model_dump(mode="json") for each in (own, chosen))
+            changed = tuple(_differences(before, now))
         files = tuple(str(file) for file in overlays)
         return cls(params=str(params), overlays=files, overrides=tuple(overrides), changed=changed)
 

@@ -10,13 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from afd.artifacts import Artifact, ArtifactRef
 from afd.campaign_page import charts, films, numbers
 from afd.campaign_page.films import Panel
 from afd.campaign_page.request import FOLDER, REQUEST, STAMP, PageRequest
+from afd.campaign_page.templates import environment
 from afd.config.values import rows_and_columns
 from afd.evaluation import readings
 from afd.store import Store, write_atomic
@@ -38,6 +36,7 @@ class RoundOnPage:
     """One place of the slider."""
 
     index: int
+    label: str  # as a terminal counts: from 1
     clips: Sequence[Clip]
     score: str  # the main metric in words
     show_command: str
@@ -106,32 +105,6 @@ def render(
     )  # fmt: skip
 
 
-def environment() -> jinja2.Environment:
-    """Templates of this folder, with the filters that they share."""
-    folder = Path(__file__).parent
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "show": readings.show,
-        "meaning": numbers.meaning,
-        "goal": numbers.goal_of,
-        "read": numbers.in_words,
-        "svg": lambda chart: Markup(charts.svg(chart)),
-        "day": lambda text: text[:16],
-    }
-    made.globals |= {"style": _text(folder / "page.css"), "script": _text(folder / "page.js")}
-    return made
-
-
-def _text(file: Path) -> Markup:
-    return Markup(file.read_text(encoding="utf-8"))
-
-
 def _loaded(store: Store, made: Mapping[str, ArtifactRef]) -> dict[str, Artifact]:
     """The artifacts of a round that the store has: after `gc` or in a clone some may be away."""
     return {role: store.load(ref) for role, ref in made.items() if store.have(ref)}
@@ -163,7 +136,7 @@ def _films(
         for path, (prompt, base, student) in zip(paths, sides, strict=False):
             panels = [
                 Panel("base", "base", base),
-                Panel("student", f"student, round {index}", student),
+                Panel("student", f"student, round {index + 1}", student),
                 Panel("teacher", "teacher", filmed.get(prompt), "no clip"),
             ]
             write_atomic(path, films.film(prompt, panels, int(request.params["fps"])))
@@ -192,6 +165,7 @@ def _on_page(
     maker = made["student"].manifest.made_by if "student" in made else None
     return RoundOnPage(
         index,
+        f"round {index + 1} of {request.num_rounds}",
         clips,
         score,
         request.show_commands[index] if index < len(request.show_commands) else "",
@@ -207,7 +181,11 @@ def _results(
     if not measured:
         return None
     prompts = int(measured["num_prompts"])
-    title = "after the last round" if whole else f"after round {num_rounds - 1}, so far"
+    title = (
+        "after the last round"
+        if whole
+        else f"after round {num_rounds} of {request.num_rounds}, so far"
+    )
     margin = measured.get("frechet_margin") if whole else None
     rows = numbers.rows_of(measured, margin)
     return Results(title, prompts, rows, numbers.targets_of(measured) if whole else [])

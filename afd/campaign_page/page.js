@@ -18,7 +18,7 @@ function apply() {
 function choose(index) {
   const round = rounds[index];
   said.textContent = round.said;
-  slider.setAttribute("aria-valuetext", "after round " + round.index);
+  slider.setAttribute("aria-valuetext", "after " + round.label);
   clips.forEach((clip, place) => {
     const file = round.files[place];
     clip.parentElement.hidden = !file;

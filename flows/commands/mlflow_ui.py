@@ -1,4 +1,4 @@
-"""MLflow's UI on the campaigns of a folder: `afd ui`."""
+"""MLflow's UI and the campaign pages of a folder: `afd ui`."""
 
 import contextlib
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from afd.stages.outcome import RefusedError
 from flows.asked import read_asked
+from flows.commands.page_server import served
 from flows.commands.status import campaigns_in, known_campaign
 from flows.invocation import command
 from flows.mlflow_runs.client import without_password
@@ -25,7 +26,7 @@ LOG = "mlflow-ui.log"  # of the server, since its last start
 
 
 def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> None:
-    """Serve the UI, opened on one campaign if named; blocks until Ctrl-C.
+    """Serve the UI and the campaign pages, opened on one campaign if named, until Ctrl-C.
 
     Raises RefusedError for a campaign or port that cannot be, ServiceError if it does not start.
     """
@@ -59,9 +60,12 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
         )
         try:
             _wait(server, port, log)
-            sys.stdout.write(f"MLflow   {page}   Ctrl-C stops\n")
-            sys.stdout.flush()
-            server.wait()
+            with served(places, f"http://127.0.0.1:{port}", port + 1) as pages:
+                at = f"{pages}/{campaign}/" if campaign else f"{pages}/"
+                sys.stdout.write(f"MLflow   {page}   Ctrl-C stops\n")
+                sys.stdout.write(f"pages    {at}\n")
+                sys.stdout.flush()
+                server.wait()
         finally:
             server.terminate()
             server.wait(30)

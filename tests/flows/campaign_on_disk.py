@@ -18,7 +18,9 @@ from safetensors.numpy import save_file
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
 from afd.config import OutsideEvaluator, Params
+from afd.data.shards import write_shard
 from afd.data.sheets import side_by_side
+from afd.encoding import encode
 from afd.evaluation.outside import Answer
 from afd.params import load_params
 from afd.seeds import numpy_generator
@@ -32,6 +34,7 @@ SENTENCES = (
     "a large blue ball bounces on the floor",
     "two balls meet in the middle",
 )
+SIDES = ("base", "student")
 METRICS = {  # teacher, base, student
     "trajectory_error_px": (0.12, 3.5, 0.6),
     "gravity": (0.15, 0.046, 0.13),
@@ -150,6 +153,8 @@ def _fill(request: StageRequest, out: Path, seed: int) -> dict[str, float | int 
             clips = draw.integers(0, 255, (4, 16, 3, 16, 16), dtype=np.uint8)
             save_file({"clips": clips}, out / "clips.safetensors")
             _film(out / "samples.mp4", clips[0])
+            if request.params.get("split") == "held_out":
+                write_shard(out, _answers())
             return {f"num_{'clips' if request.stage == 'harvest' else 'rollouts'}": 4}
         case "fit":
             save_file({"w": draw.normal(size=(8, 8))}, out / "weights.safetensors")
@@ -191,7 +196,9 @@ def _evaluation(
             out / "filmstrips" / f"{index}.png"
         )
     Image.fromarray(draw.integers(0, 255, (48, 128, 3), dtype=np.uint8)).save(out / "sheet.png")
-    _film(out / "samples.mp4", draw.integers(0, 255, (16, 3, 16, 48), dtype=np.uint8))
+    names = ["teacher", "base", "student"] if "teacher_clips" in request.inputs else SIDES
+    films = [np.concatenate([_ball(prompt, name, seed) for prompt in range(3)]) for name in names]
+    (out / "samples.mp4").write_bytes(side_by_side(films, fps=8))
     card = {
         "prompt_set": request.inputs["prompt_set"].fingerprint,
         "num_prompts": 8,
@@ -221,6 +228,30 @@ def _evaluation(
         out / "per_prompt.parquet"
     )
     return {n: base + (s - base) * (seed + 1) / 3 for n, (_, base, s) in METRICS.items()}
+
+
+def _ball(prompt: int, name: str, seed: int) -> np.ndarray[Any, Any]:
+    """16 frames uint8 [16, 3, 16, 16] of a ball that falls; the student's lower round by round."""
+    frames = np.full((16, 3, 16, 16), 20, np.uint8)
+    speed = {"base": 0.2, "student": 0.2 + 0.2 * seed, "teacher": 0.9}[name]
+    for at in range(16):
+        top = min(12, round(at * speed))
+        frames[at, prompt, top : top + 4, 6:10] = 230
+    return frames
+
+
+def _answers() -> list[dict[str, Any]]:
+    """The teacher's clips of the held-out prompts, four times as large as a student's."""
+    films = [_ball(prompt, "teacher", 0).repeat(4, 2).repeat(4, 3) for prompt in range(3)]
+    return [
+        {
+            "prompt_id": f"p{number}",
+            "prompt": text,
+            "seed": 0,
+            "bytes": encode(films[number].transpose(0, 2, 3, 1), 16),
+        }
+        for number, text in enumerate(SENTENCES)
+    ]
 
 
 def _answer(evaluator: OutsideEvaluator) -> Answer:

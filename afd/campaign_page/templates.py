@@ -1,0 +1,44 @@
+"""Templates of the campaign pages, with the filters, style and script that they share."""
+
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from afd.campaign_page import charts, numbers
+from afd.evaluation import readings
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this folder, with the filters that they share."""
+    folder = Path(__file__).parent
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        show=readings.show,
+        meaning=numbers.meaning,
+        goal=numbers.goal_of,
+        read=numbers.in_words,
+        svg=_svg,
+        day=_day,
+    )
+    made.globals.update(style=_text(folder / "page.css"), script=_text(folder / "page.js"))
+    return made
+
+
+def _text(file: Path) -> Markup:
+    return Markup(file.read_text(encoding="utf-8"))
+
+
+def _svg(chart: charts.Chart) -> Markup:
+    return Markup(charts.svg(chart))
+
+
+def _day(text: str) -> str:
+    """A time without its seconds and zone."""
+    return text[:16]
