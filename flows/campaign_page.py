@@ -84,7 +84,7 @@ def compose(request: PageRequest) -> "subprocess.Popen[bytes]":
     """Start the process that writes the page; it outlives this one."""
     folder = Path(request.folder)
     content = folder / FOLDER / f".{os.getpid()}-{threading.get_ident()}.json"
-    content.parent.mkdir(parents=True, exist_ok=True)
+    content.parent.mkdir(exist_ok=True)
     content.write_text(request.model_dump_json())
     with (folder / FOLDER / LOG).open("ab") as log, content.open("rb") as asked:
         process = subprocess.Popen(

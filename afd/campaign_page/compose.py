@@ -57,7 +57,7 @@ def write_page(request: PageRequest) -> Path:
     """Write the films that are missing, then the page; remove films of no round."""
     store, folder = Store(Path(request.store)), Path(request.folder)
     beside = folder / FOLDER
-    beside.mkdir(parents=True, exist_ok=True)
+    beside.mkdir(exist_ok=True)
     rounds = [_loaded(store, made) for made in request.rounds]
     start, final = _loaded(store, request.start), _loaded(store, request.final)
     clips = [_films(request, beside, n, made, start) for n, made in enumerate(rounds)]
