@@ -1,6 +1,7 @@
 """Templates of the campaign pages, with the filters, style and script that they share."""
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -19,15 +20,20 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(
-        show=readings.show,
-        meaning=numbers.meaning,
-        goal=numbers.goal_of,
-        read=numbers.in_words,
-        svg=_svg,
-        day=_day,
-    )
-    made.globals.update(style=_text(folder / "page.css"), script=_text(folder / "page.js"))
+    filters: dict[str, Any] = {
+        "show": readings.show,
+        "meaning": numbers.meaning,
+        "goal": numbers.goal_of,
+        "read": numbers.in_words,
+        "svg": _svg,
+        "day": _day,
+    }
+    shared: dict[str, Any] = {
+        "style": _text(folder / "page.css"),
+        "script": _text(folder / "page.js"),
+    }
+    made.filters.update(filters)
+    made.globals.update(shared)
     return made
 
 
