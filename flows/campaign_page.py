@@ -21,8 +21,8 @@ from afd.campaign_page.request import FOLDER, PAGE, REQUEST, Change, Link, PageR
 from afd.config import Params
 from flows import decisions
 from flows.invocation import command
+from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
-from flows.mlflow_runs.tracking import without_password
 from flows.params_source import read_source
 from flows.prefect_runs.flow_runs import OWN, FlowRun
 

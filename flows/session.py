@@ -147,7 +147,9 @@ def opened(
         uri = places.tracking_uri(cluster.mlflow)
         recorder = RunRecorder(uri, folder, site.store)
         page = PageWriter(folder, site.store.root, params, uri)
-        session = Session(name, params, site, build(site), recorder, page, with_prefect=with_prefect)
+        session = Session(
+            name, params, site, build(site), recorder, page, with_prefect=with_prefect
+        )
         asked = Asked(
             doing=doing,
             round_index=round_index,
