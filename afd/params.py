@@ -14,6 +14,7 @@ from yaml import AliasEvent, YAMLError, parse
 
 from afd.config import Frozen, Params
 from afd.consistency import broken_rules
+from afd.shipped import shipped, shipped_names
 
 Model = TypeVar("Model", bound=Frozen)
 OVERLAY_LACKS = 7  # sections of a campaign, of 15: no half-written params lack as many
@@ -153,14 +154,15 @@ def secret_fields(path: Path) -> list[str]:
     return [told.partition(":")[0] for told in _refuse_text(values) if "a secret" in told]
 
 
-def _read(path: Path) -> DictConfig:
+def _read(named: Path) -> DictConfig:
+    path = shipped(named)
     try:
         if _has_alias(path):
             problem = "aliases (*name) are not allowed: nine of them in nine lists fill the memory"
             raise ParamsError(str(path), [f"{problem}; write the values out"])
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        beside = shipped_names(path.parent)
         hint = f"; {path.parent} has {', '.join(beside)}" if beside else ""
         raise ParamsError(str(path), [f"there is no such file{hint}"]) from None
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:

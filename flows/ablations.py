@@ -140,6 +140,11 @@ def every_cell() -> list[Cell]:
 
 def read_grid() -> Grid:
     """params/grid.yaml; raises ParamsError with everything that is wrong."""
+    if not GRID.is_file():
+        raise ParamsError(
+            str(GRID),
+            ["there is no such file: ablations are run in a clone of AFD; type this there"],
+        )
     try:
         values = yaml.safe_load(GRID.read_text())
     except (OSError, yaml.YAMLError) as error:

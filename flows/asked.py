@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from afd.config import Cluster, Frozen
+from afd.shipped import shipped
 from afd.store import write_atomic
 
 FILE = "asked.json"
@@ -26,7 +27,7 @@ class ClusterSource(Frozen):
 
     @classmethod
     def of(cls, file: str | Path, overrides: Sequence[str] = ()) -> "ClusterSource":
-        return cls(file=str(Path(file).resolve()), overrides=tuple(overrides))
+        return cls(file=str(shipped(Path(file)).resolve()), overrides=tuple(overrides))
 
 
 class Asked(Frozen):

@@ -11,12 +11,12 @@ from afd.config import Cluster, Params
 from afd.config.reference import reference
 from afd.config.schema import SchemaName, schema_text
 from afd.params import load_params, sources
+from afd.shipped import shipped, shipped_folder
 from afd.stages.outcome import RefusedError
 from flows.commands.json_output import print_document
 from flows.commands.planning import refuse_unusable_prompts
 from flows.invocation import command, near
 
-SHIPPED = Path(__file__).parents[2] / "params"
 MODELINE = "# yaml-language-server: $schema="
 OWN = {"params.yaml": "params", "cluster.yaml": "cluster"}  # file of a folder -> its schema
 
@@ -58,8 +58,9 @@ def make_own(folder: Path, template: str) -> None:
 
     Raises RefusedError for a template that is not there, and rather than overwrite a file.
     """
+    shipped_files = shipped_folder()
     names = sorted(
-        file.stem for file in SHIPPED.glob("*.yaml") if "schema_version" in file.read_text()
+        file.stem for file in shipped_files.glob("*.yaml") if "schema_version" in file.read_text()
     )
     if template not in names:
         raise RefusedError(f"--template {template}: write one of {', '.join(names)}")
@@ -71,7 +72,9 @@ def make_own(folder: Path, template: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, of in OWN.items():
-            source = SHIPPED / (f"{template}.yaml" if of == "params" else "cluster/local.yaml")
+            source = shipped_files / (
+                f"{template}.yaml" if of == "params" else "cluster/local.yaml"
+            )
             schema = f"{of}.schema.json"
             (folder / schema).write_text(schema_text(cast("SchemaName", of)))
             (folder / name).write_text(f"{MODELINE}{schema}\n{_without_modeline(source)}")
@@ -109,7 +112,7 @@ def _without_modeline(source: Path) -> str:
 def _is_cluster(path: Path) -> bool:
     """Return whether a file is a cluster's: it alone has an executor."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(shipped(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return False  # loading says what is wrong
     return isinstance(values, dict) and "executor" in values
