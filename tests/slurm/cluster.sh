@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # A real SLURM on one machine, for development and tests: virtual nodes, no systemd, no cgroups.
 #
-#   cluster.sh start | stop | status | env | install | missing | node-down NODE | node-up NODE | forget
+#   cluster.sh start | stop | status | env | install | missing | packages | node-down NODE | node-up NODE | forget
 #
-# start      installs what is missing, then munged, slurmctld and the nodes, in about a second
-# install    Debian packages where root and apt-get are at hand, else says what is missing
+# start      munged, slurmctld and the nodes, in about a second; installs nothing
+# install    the Debian packages that are missing (../system_packages.sh)
+# packages   prints those packages, one a line
 # env        prints the line a shell needs to talk to it: eval "$(cluster.sh env)"
 # missing    prints the programs that are missing, one a line, and installs nothing
 # node-down  kills the node's daemon and leaves its job steps running, as a lost network does
@@ -53,28 +54,17 @@ missing() {
   fi
 }
 
-install_missing() {
-  local program wanted=() policy=/usr/sbin/policy-rc.d made_policy=0
-  for program in $(missing); do wanted+=("${PACKAGE[$program]:-$program}"); done
-  ((${#wanted[@]})) || return 0
-  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-    say "missing: $(missing | xargs). Installing needs root and apt-get:"
-    say "  apt-get install --no-install-recommends ${wanted[*]}"
-    return 3
-  fi
-  say "installing ${wanted[*]}"
-  if [[ ! -e $policy ]]; then # the packages would start daemons of their own
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-    made_policy=1
-  fi
-  local code=0
-  mkdir -p "$ROOT/log"
-  { apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -q --no-install-recommends "${wanted[@]}"; } >"$ROOT/log/apt.log" 2>&1 || code=3
-  ((made_policy)) && rm -f "$policy"
-  ((code == 0)) || { tail -20 "$ROOT/log/apt.log" >&2; say "apt-get could not install ${wanted[*]}"; }
-  return "$code"
+packages() { # of Debian, for the missing programs
+  local program
+  for program in $(missing); do echo "${PACKAGE[$program]:-$program}"; done
+}
+
+install() { AFD_SYSTEM_PACKAGES=${AFD_SYSTEM_PACKAGES:-yes} "$(dirname "$0")/../system_packages.sh" slurm; }
+
+complete() {
+  [[ -z $(missing) ]] && return
+  say "missing: $(missing | xargs): $0 install, or apt-get install --no-install-recommends $(packages | xargs)"
+  return 3
 }
 
 # ------------------------------------------------------------------ processes
@@ -255,7 +245,7 @@ all_usable() { # and what an earlier run left drained or down is resumed
 line_of_env() { printf 'export SLURM_CONF=%q\n' "$(realpath -m "$SLURM_CONF")"; }
 
 start() {
-  install_missing
+  complete
   mkdir -p "$ROOT"/{log,run,state,spool,munge}
   chmod 755 "$ROOT" "$ROOT"/{log,run,state,spool}
   chmod 700 "$ROOT/munge" # munged refuses a folder that others may look into
@@ -309,8 +299,9 @@ case ${1:-} in
   stop) stop ;;
   status) status ;;
   env) line_of_env ;;
-  install) install_missing ;;
+  install) install ;;
   missing) missing ;;
+  packages) packages ;;
   node-down)
     kill -KILL "$(cat "$ROOT/run/$2.pid")"
     rm -f "$ROOT/run/$2.pid"
