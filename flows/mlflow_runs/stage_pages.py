@@ -1,13 +1,14 @@
 """Pages of stages in MLflow: what a stage's run shows, and its round's and campaign's of it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
 from afd.evaluation.readings import flatten
 from afd.stages.request import StageName, StageRequest
-from afd.store import Store
+from afd.store import Store, StoreError
 from flows import versions
 from flows.mlflow_runs import views
 from flows.mlflow_runs.client import NOTE, Point
@@ -164,7 +165,8 @@ class StagePages:
         """Return fingerprint -> DVC's md5, of the artifacts that are here."""
         for ref in refs:
             if ref.fingerprint not in self._digests and self._store.have(ref):
-                self._digests[ref.fingerprint] = versions.digest(self._store.load(ref))
+                with suppress(StoreError):  # damaged: reported where it is recorded itself
+                    self._digests[ref.fingerprint] = versions.digest(self._store.load(ref))
         return self._digests
 
 
