@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from afd.campaign_page.request import PAGE
 from afd.config import Cluster, Params
 from afd.stages.outcome import RefusedError
 from afd.store import Store, StoreError
@@ -201,7 +202,7 @@ def results_console() -> Console:
 
 
 def print_results(name: str, runs: Path) -> None:
-    """The results table, the report's path and the command that opens MLflow."""
+    """The results table, the paths of page and report, and the command that opens MLflow."""
     folder = known_campaign(name, runs)
     summary, page = folder / SUMMARY, folder / REPORT_PAGE
     if not summary.exists():
@@ -211,6 +212,8 @@ def print_results(name: str, runs: Path) -> None:
         )
     console = results_console()
     console.print(results_table(summary))
+    if (rounds := folder / PAGE).exists():
+        console.print(f"page     {near(rounds)}", soft_wrap=True, highlight=False)
     console.print(f"report   {near(page)}", soft_wrap=True, highlight=False)
     ui = command("ui", "--name", name, runs=runs)
     console.print(f"MLflow   {ui}", soft_wrap=True, highlight=False)
