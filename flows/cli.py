@@ -65,6 +65,17 @@ app.command(
     name="params",
     help="Params files: values in force with their sources, schema, reference.",
 )
+app.command(
+    "flows.commands.sample:sample",
+    name="sample",
+    help="Make videos of sentences with the student of any round.",
+    help_epilogue=examples(
+        "afd sample demo \\",
+        '  "a small red ball starts high on the left and drops straight down"',
+        "afd sample demo --held-out 4 --beside start,teacher -o four.mp4",
+        "afd sample demo --held-out 4 --round 3 --seeds 1,2 -o videos/ --sheet all.png",
+    ),
+)
 
 
 @app.command(

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import LawsParams, rows_and_columns
 from afd.data.canonical import canon_of, conform
@@ -20,8 +19,6 @@ from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.data.shards import places, read_table, read_videos
 from afd.encoding import encode as encode_mp4
 from afd.evaluation import drift, general, look, metrics
-from afd.flow.guidance import Guided
-from afd.flow.solver import rollout
 from afd.stages.batches import Batch, Compute
 from afd.stages.cache import kept
 from afd.stages.identity import semantic
@@ -30,6 +27,7 @@ from afd.stages.revisions import REVISION
 from afd.stages.seen import in_levels
 from afd.store import Store
 from afd.students.checkpoint import Loaded, load_student
+from afd.students.sampling import noise_seed_of, sample_clips
 from afd.world import build as world
 from afd.world.rendering import to_uint8
 from afd.world.scenes import ROOM_PX
@@ -171,17 +169,8 @@ def sample(
     horizon: int | None = None,
 ) -> Clips:
     """Clips [prompts, F, 3, H, W] as a file would show them; noise from (noise seed, prompt)."""
-    student, steps = judged.student, judged.steps
-    if horizon is not None:  # the cache rolls on, frames keep counting
-        student = student.lengthened(horizon * student.geometry.num_latent_frames)
-    shape = (len(steps), *student.geometry.shape(1)[1:])
-    noise = seeds.sample_noise([seeds.derive(noise_seed, "noise", p.id) for p in prompts], shape)
-    text = judged.encode([p.text for p in prompts])
-    if guidance is None:
-        latents = rollout(student, text, noise, steps)
-    else:
-        latents = rollout(Guided(student, judged.encode([""]), guidance), text, noise, steps)
-    clips = judged.codec.decode(latents)
+    noise_seeds = [noise_seed_of(noise_seed, prompt.id) for prompt in prompts]
+    clips = sample_clips(judged, [p.text for p in prompts], noise_seeds, guidance, horizon)
     return (in_levels(clips) / 255).numpy()
 
 

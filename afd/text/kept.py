@@ -23,6 +23,10 @@ class KeptText:
             self.dim = int((kept.metadata() or {})["dim"])
             self._known = frozenset(kept.keys())
 
+    def knows(self, prompt: str) -> bool:
+        """Whether this prompt was encoded."""
+        return key_of(prompt) in self._known
+
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """[batch, num_tokens, dim]; raises TextError naming prompts that were never encoded."""
         strange = [prompt for prompt in prompts if key_of(prompt) not in self._known]

@@ -3,17 +3,14 @@
 MLflow holds pointers (fingerprint, folder in the store, DVC digest); the bytes stay with the store.
 """
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-
-import yaml
 
 from afd.artifacts import ArtifactRef, Manifest
 from flows.invocation import command
 from flows.mlflow_runs.champion import choose_champion
 from flows.mlflow_runs.client import Tracking
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds, stage_key
+from flows.mlflow_runs.student_model import log_mlmodel
 
 CHAMPION = "champion"
 
@@ -104,12 +101,8 @@ class Registry:
         return str(made[0].model_id) if made else None
 
     def _point(self, model_id: str, tags: Mapping[str, str]) -> None:
-        """The file that MLflow expects beside a model: here it says where the bytes are."""
-        content = {"model_id": model_id, "flavors": {"afd": dict(tags)}}
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "MLmodel"
-            file.write_text(yaml.safe_dump(content))
-            self._tracking.client.log_model_artifact(model_id, str(file))
+        """Log the file that MLflow expects beside a model: it says where the bytes are."""
+        log_mlmodel(self._tracking.client, model_id, tags, self._ids.folder.parent)
 
     def _version(self, run_id: str, model_id: str, tags: Mapping[str, str]) -> int:
         import mlflow

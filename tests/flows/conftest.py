@@ -81,6 +81,15 @@ def axe() -> str:
     return Path(package.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 
 
+@dataclass
+class Finished:
+    """A finished tiny campaign that many tests read and none changes."""
+
+    folder: Path
+    store: Path
+    log: Path
+
+
 @pytest.fixture(autouse=True)
 def no_address_left_behind() -> Iterator[None]:
     """MLflow's library leaves the address it was asked at last in its process's environment."""
@@ -101,3 +110,12 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
     assert process.stdin is not None
     process.stdin.close()
     process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def finished(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("campaign")
+    left = Finished(forge.runs / "campaign", folder / "store", folder / "log")
+    code = forge.afd("campaign", "--name", "campaign", store=left.store, log=left.log)
+    assert code == 0, left.log.read_text()
+    return left

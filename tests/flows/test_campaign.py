@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from afd.store import Store
 from flows.foreseen import standing_before
 from flows.places import Places
 from flows.prefect_runs.services import OwnPrefect
-from tests.flows.conftest import CLUSTER, PARAMS, PROJECT, Forge
+from tests.flows.conftest import CLUSTER, PARAMS, PROJECT, Finished, Forge
 
 METRICS = {
     "trajectory_error_px",
@@ -30,22 +29,6 @@ METRICS = {
 }
 STAGES = {"prompts", "harvest", "warmstart", "rollout", "fit", "update", "evaluate", "report"}
 PATIENCE_S = 200.0
-
-
-@dataclass
-class Finished:
-    folder: Path
-    store: Path
-    log: Path
-
-
-@pytest.fixture(scope="module")
-def finished(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    folder = tmp_path_factory.mktemp("campaign")
-    left = Finished(forge.runs / "campaign", folder / "store", folder / "log")
-    code = forge.afd("campaign", "--name", "campaign", store=left.store, log=left.log)
-    assert code == 0, left.log.read_text()
-    return left
 
 
 def test_the_summary_says_what_was_measured_and_what_it_cost(finished: Finished) -> None:
