@@ -58,3 +58,11 @@ def read_asked(folder: Path) -> Asked | None:
 
 def write_asked(folder: Path, asked: Asked) -> None:
     write_atomic(folder / FILE, asked.model_dump_json().encode())
+
+
+def restore_asked(folder: Path, before: Asked | None) -> None:
+    """Put back what stood there, also when that was nothing."""
+    if before is None:
+        (folder / FILE).unlink(missing_ok=True)
+    else:
+        write_asked(folder, before)

@@ -58,12 +58,14 @@ class Board:
     began: float | None = None  # time.monotonic() of the first stage that was not there
     _activities: dict[int, Activity] = field(default_factory=dict[int, Activity])
     _running: dict[int, Running] = field(default_factory=dict[int, Running])
+    _num_tried: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def running(self, request: StageRequest, round_index: int | None) -> Iterator[None]:
         entry = Running(request, round_index, time.monotonic())
         with self._lock:
+            self._num_tried += 1
             self._running[id(entry)] = entry
             self.began = entry.started if self.began is None else self.began
         try:
@@ -100,6 +102,12 @@ class Board:
         with self._lock:
             if line not in self.said:
                 self.said.append(line)
+
+    @property
+    def has_computed(self) -> bool:
+        """Return whether a stage was tried since this board was made."""
+        with self._lock:
+            return self._num_tried > 0
 
     def now(self) -> list[Running]:
         with self._lock:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +21,21 @@ from prefect.runtime import flow_run as this_run
 from afd.failpoints import failpoint
 from flows import decisions
 from flows.asked import ClusterSource, Doing
-from flows.campaign import run_campaign, run_one_round, run_round
+from flows.campaign import chosen_round, run_campaign, run_one_round, run_round
 from flows.choices import chosen_cluster, chosen_params, named_teacher
 from flows.foreseen import standing_before
 from flows.invocation import CLUSTER
 from flows.params_source import params_source
-from flows.places import Places, campaign_folder, teacher_name
+from flows.places import Places, teacher_name
 from flows.prefect_runs import flow_runs
+from flows.prefect_runs.final_states import ends_in_words, unreported_error
 from flows.prefect_runs.flow_runs import Ended, remembered
 from flows.prefect_runs.pages import (
     campaign_rows,
     flow_run_name,
     leave_alarms,
     leave_results,
-    round_rows,
+    leave_round,
 )
 from flows.prefect_runs.reach import is_away
 from flows.quiet import be_quiet
@@ -93,10 +95,13 @@ def _settle(run: "FlowRun", verdict: Ended) -> None:
     subprocess.run(command, check=False, timeout=120)
 
 
+ROUND = "One round of a campaign: its next one, or `round_index`."
+CAMPAIGN = "A whole campaign, from prompts to report, its rounds as sub-flows."
 HOOKS: dict[str, Any] = {"on_cancellation": [_settle_cancelled], "on_crashed": [_settle_crashed]}
 
 
 @flow(name="afd", flow_run_name=_round_name, persist_result=False, **HOOKS)
+@ends_in_words
 def afd_round(
     campaign: str,
     params: str | None = None,
@@ -108,26 +113,33 @@ def afd_round(
     store: str = "store",
     acknowledge: bool = False,
 ) -> str:
-    """One round of a campaign, by default its next one; gives the new student's fingerprint.
+    """Run one round of a campaign; the result is the new student's fingerprint.
 
-    `acknowledge`: the alarm that paused the campaign has been seen.
+    Args:
+        campaign: Name of the campaign, a folder below `runs`. A new name starts a new campaign.
+        params: YAML file with all params, e.g. params/pocket.yaml. A new campaign needs it; leave
+            it out to go on with one.
+        round_index: Round to run, 0 for the first. Left out: the next one that is not finished.
+        overlays: YAML files laid over `params`, the last one wins.
+        overrides: Single values over those, as dotted.field=value, e.g. update.beta=0.2.
+        cluster: YAML file that says where stages are computed.
+        runs: Folder of the campaigns. `afd up` was typed for this one.
+        store: Folder of everything computed; artifacts found there are not computed again.
+        acknowledge: Tick after a pause by an alarm: you have seen it, the campaign goes on.
     """
     places = Places(Path(runs), Path(store))
-    if acknowledge:
-        decisions.acknowledge(campaign_folder(campaign, places))
     loading = (params, overlays, overrides, cluster)
     with _session(campaign, places, *loading, "round", round_index) as session:
+        if acknowledge:
+            decisions.acknowledge(session.site.folder)
         standing = run_one_round(session, round_index)
         made = standing.rounds[-1]
-        evaluation = session.site.store.load(made["evaluation"])
-        rows = round_rows(evaluation.manifest.summary)
-        _leave(session, rows, f"{campaign}, round {len(standing.rounds) - 1}: held out")
-        if session.with_prefect:
-            leave_alarms(session.site.folder)
+        _show_round(session, standing)
         return made["student"].fingerprint
 
 
 @flow(name="afd-campaign", flow_run_name=_campaign_name, persist_result=False, **HOOKS)
+@ends_in_words
 def afd_campaign(
     campaign: str,
     params: str | None = None,
@@ -138,13 +150,21 @@ def afd_campaign(
     store: str = "store",
     acknowledge: bool = False,
 ) -> str:
-    """A whole campaign, rounds as sub-flows; gives the path of its summary.
+    """Run a whole campaign, from prompts to report; the result is the path of its summary.
 
-    `acknowledge`: the alarm that paused it has been seen.
+    Args:
+        campaign: Name of the campaign, a folder below `runs`. A new name starts a new campaign; a
+            known one goes on from the last thing that is finished.
+        params: YAML file with all params, e.g. params/pocket.yaml. A new campaign needs it; leave
+            it out to go on with one.
+        overlays: YAML files laid over `params`, the last one wins.
+        overrides: Single values over those, as dotted.field=value, e.g. update.beta=0.2.
+        cluster: YAML file that says where stages are computed.
+        runs: Folder of the campaigns. `afd up` was typed for this one.
+        store: Folder of everything computed; artifacts found there are not computed again.
+        acknowledge: Tick after a pause by an alarm: you have seen it, the campaign goes on.
     """
     places = Places(Path(runs), Path(store))
-    if acknowledge:
-        decisions.acknowledge(campaign_folder(campaign, places))
 
     def play(session: Session, standing: Standing) -> Standing:
         index = len(standing.rounds)
@@ -155,18 +175,25 @@ def afd_campaign(
         except Exception as error:
             if not is_away(error):
                 raise
+            if (ended_in := unreported_error()) is not None:
+                raise ended_in from None
             session.go_on_without_prefect(error)
             return run_round(session, standing)  # what the sub-flow made is found in the store
         return standing_before(session.params, index + 1, session.site.store)
 
     loading = (params, overlays, overrides, cluster)
     with _session(campaign, places, *loading, "campaign") as session:
+        if acknowledge:
+            decisions.acknowledge(session.site.folder)
         left = run_campaign(session, play)
-        _leave(session, campaign_rows(left.summary), f"{campaign}: held-out prompts")
+        if session.with_prefect:
+            rows = campaign_rows(left.summary)
+            leave_results(session.site.folder, session.recorder.tracking_uri, rows)
         return str(left.summary)
 
 
 @flow(name="afd", flow_run_name=_round_name, persist_result=False)
+@ends_in_words
 def _sub_round(campaign: str, round_index: int, runs: str, store: str) -> str:
     """The same flow inside a campaign, which has seen to everything before this round."""
     session = held(campaign, Places(Path(runs), Path(store)))
@@ -174,14 +201,17 @@ def _sub_round(campaign: str, round_index: int, runs: str, store: str) -> str:
         raise RuntimeError(f"campaign {campaign!r} is not held by this process")
     with remembered(session.site.folder):
         standing = standing_before(session.params, round_index, session.site.store)
-        made = run_round(session, standing).rounds[-1]
-        leave_alarms(session.site.folder)
-        return made["student"].fingerprint
+        after = run_round(session, standing)
+        _show_round(session, after)
+        return after.rounds[-1]["student"].fingerprint
 
 
-def _leave(session: Session, rows: list[dict[str, Any]], said: str) -> None:
+def _show_round(session: Session, after: Standing) -> None:
+    """Leave in Prefect what the last round measured, and what alarms said of it."""
     if session.with_prefect:
-        leave_results(session.site.folder, session.recorder.tracking_uri, rows, said)
+        evaluation = session.site.store.load(after.rounds[-1]["evaluation"])
+        leave_round(session.site.folder, len(after.rounds) - 1, evaluation.manifest.summary)
+        leave_alarms(session.site.folder)
 
 
 @contextmanager
@@ -213,10 +243,15 @@ def _session(
         round_index=round_index,
         cluster_source=ClusterSource.of(cluster),
         params_source=params_source(params, overlays, overrides, loaded),
+        check=partial(_refuse_no_round, round_index) if doing == "round" else None,
     ) as session:
         flow_runs.settle(session.site.folder, "crashed")  # what an earlier, killed process left
         with remembered(session.site.folder):
             yield session
+
+
+def _refuse_no_round(index: int | None, session: Session) -> None:
+    chosen_round(session, index)
 
 
 def main(ready: Path | None = None, runs: str = "runs", store: str = "store") -> None:
@@ -233,8 +268,8 @@ def main(ready: Path | None = None, runs: str = "runs", store: str = "store") ->
         name: str(Path(place).resolve()) for name, place in (("runs", runs), ("store", store))
     }
     for deployment in (
-        afd_round.to_deployment("round", parameters=places),
-        afd_campaign.to_deployment("campaign", parameters=places),
+        afd_round.to_deployment("round", parameters=places, description=ROUND),
+        afd_campaign.to_deployment("campaign", parameters=places, description=CAMPAIGN),
     ):
         runner.add_deployment(deployment)
         sys.stdout.write(f"{deployment.flow_name}/{deployment.name} is served\n")

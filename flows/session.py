@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +20,20 @@ from typing import Any
 from afd.artifacts import ArtifactRef
 from afd.config import Cluster, Params
 from afd.failpoints import failpoint
+from afd.params import ParamsError
 from afd.stages.outcome import RefusedError
 from afd.stages.request import StageRequest
 from afd.store import Store, StoreError, told, write_json
 from flows import versions
-from flows.asked import Asked, ClusterSource, Doing, State, read_asked, write_asked
+from flows.asked import (
+    Asked,
+    ClusterSource,
+    Doing,
+    State,
+    read_asked,
+    restore_asked,
+    write_asked,
+)
 from flows.board import Board
 from flows.campaign_page import PageWriter
 from flows.decisions import PausedError, is_stopped, lines
@@ -125,10 +134,13 @@ def opened(
     round_index: int | None = None,
     cluster_source: ClusterSource | None = None,
     params_source: ParamsSource | None = None,
+    check: Callable[[Session], None] | None = None,
 ) -> Iterator[Session]:
     """Hold the campaign; the same campaign opened again in this process is the same session.
 
-    Raises HeldError, ParamsError (other params than it was started with) or StoreError.
+    `check` may refuse what is wanted of it, before anything of the campaign is written.
+    Raises HeldError, ParamsError (other params than it was started with), StoreError, or what
+    `check` raises.
     """
     folder = campaign_folder(name, places)
     if folder in _held:
@@ -138,9 +150,6 @@ def opened(
     with told(places.runs):
         folder.mkdir(parents=True, exist_ok=True)
     with hold(folder, name):
-        keep_params(folder, params)
-        if params_source is not None:
-            params_source.write(folder)
         site = Site(Store(places.store.resolve()), folder, cluster)
         with told(site.store.root):
             site.store.tidy()
@@ -150,6 +159,11 @@ def opened(
         session = Session(
             name, params, site, build(site), recorder, page, with_prefect=with_prefect
         )
+        if check is not None:
+            check(session)
+        keep_params(folder, params)
+        if params_source is not None:
+            params_source.write(folder)
         asked = Asked(
             doing=doing,
             round_index=round_index,
@@ -190,20 +204,25 @@ class _Ending:
 
 @contextmanager
 def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
-    """What is asked for is on disk while it runs, and how it ended afterwards."""
+    """What is asked for is on disk while it runs, and how it ended afterwards.
+
+    A refusal that computed nothing leaves what stood there: the campaign is as it was. An alarm's
+    pause is noted all the same, with what was asked before it, which `afd resume` goes on with.
+    """
     folder, said = session.site.folder, ""
     state: State | None = None
     before, ended = read_asked(folder), status_of(folder)
+    is_untouched = False
     write_asked(folder, asked)
     try:
         yield
-    except PausedError as error:
+    except (RefusedError, ParamsError) as error:
         ending.status, said = "paused", str(error)
-        raise
-    except RefusedError:
-        ending.status = ended if before is not None else "paused"  # nothing was tried
-        state = before.state if before is not None else None
-        asked = before or asked
+        if not session.board.has_computed:
+            asked = before or asked
+            is_untouched = not isinstance(error, PausedError)
+        if is_untouched and before is not None:
+            ending.status = ended
         raise
     except Exception as error:
         if session.is_interrupted:
@@ -216,8 +235,11 @@ def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
         raise
     finally:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that it causes
-            changed = {"state": state or ending.status, "told": said}
-            write_asked(folder, asked.model_copy(update=changed))
+            if is_untouched:
+                restore_asked(folder, before)
+            else:
+                changed = {"state": state or ending.status, "told": said}
+                write_asked(folder, asked.model_copy(update=changed))
 
 
 def sessions() -> tuple[Session, ...]:

@@ -18,7 +18,8 @@ from afd.store import Store
 from flows.board import Done
 from flows.dispatch import StageFailedError, compute
 from flows.jobs.site import GivenUpError, log_tail
-from flows.prefect_runs.pages import progress_shown
+from flows.prefect_runs.final_states import ends_in_words, raise_ended
+from flows.prefect_runs.pages import log_stage, progress_shown
 from flows.prefect_runs.reach import is_away
 from flows.session import Session
 
@@ -111,7 +112,8 @@ class Played:
         """Through Prefect; if its server goes away meanwhile, without: what is made is found."""
         try:
             with _untagged():
-                return prefect_task(request.stage)(self._held, request, self._round_index)
+                task = prefect_task(request.stage)
+                return raise_ended(task(self._held, request, self._round_index))
         except Exception as error:
             if not is_away(error):
                 raise
@@ -206,18 +208,21 @@ def _untagged() -> Iterator[None]:
 
 
 @cache
-def prefect_task(stage: StageName) -> "Task[Any, ArtifactRef]":
+def prefect_task(stage: StageName) -> "Task[Any, Any]":
     """The task of a stage. No cache: the store is the one judge of "already done"."""
     from prefect import Task
     from prefect.cache_policies import NO_CACHE
 
     def run(held: Held, request: StageRequest, round_index: int | None) -> ArtifactRef:
         session = held.session
+        was_there = session.site.store.have(request.output)
         with progress_shown(session.name, session.site.store, request):
-            return make(session, request, round_index)
+            made = make(session, request, round_index)
+        log_stage(session.site.store.load(made), was_there=was_there)
+        return made
 
     return Task(
-        run,
+        ends_in_words(run),
         name=stage,
         task_run_name=f"{stage}-{{request.output.short}}",
         cache_policy=NO_CACHE,

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from afd.attempts import StoreError
 from flows.commands.exit_codes import ExitCode
-from flows.told import ToldError
+from flows.told import is_told
 
 STOPPED = "stopped: everything finished is kept; run the same command again to go on"
 AGAIN_S = 0.05
@@ -32,7 +31,7 @@ def until_end(run: Callable[[], Any]) -> NoReturn:
     except Exception as error:
         if _said:  # what computed beside the interrupted one gave up first
             _leave(ExitCode.INTERRUPTED, "".join(_said) or STOPPED)
-        if not _is_told(error):
+        if not is_told(error):
             raise
         _leave(ExitCode.REFUSED, str(error))
     _leave(code if isinstance(code, int) else ExitCode.DONE)
@@ -78,16 +77,6 @@ def _is_terminal(stream: int) -> bool:
         return os.isatty(stream)
     except OSError:  # closed at the start
         return False
-
-
-def _is_told(error: Exception) -> bool:
-    """Whether an error's text is meant for a person: field or file, what is kept, what to do."""
-    # What a stage would call refused: an error class of afd's own says what a person can mend, and
-    # so does what flows derives from one.
-    is_ours = isinstance(error, ValueError) and any(
-        kind.__module__.startswith("afd.") for kind in type(error).__mro__
-    )
-    return is_ours or isinstance(error, StoreError | ToldError)
 
 
 def _leave(code: int, said: str = "") -> NoReturn:

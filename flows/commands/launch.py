@@ -11,7 +11,7 @@ from rich.console import Console
 from afd.campaign_page.request import PAGE
 from afd.config import Cluster, Params
 from afd.stages.outcome import RefusedError
-from afd.store import Store, StoreError
+from afd.store import Store
 from flows import decisions
 from flows.asked import ClusterSource, Doing
 from flows.campaign import (
@@ -27,13 +27,13 @@ from flows.commands.display import results_table
 from flows.commands.dry_run import DryRun
 from flows.commands.live_view import live_view
 from flows.commands.status import CampaignState, goes_on, known_campaign
-from flows.dispatch import StageFailedError
 from flows.foreseen import standing_before
 from flows.hold import held_by, sure_holder_of
 from flows.invocation import command, near
 from flows.params_source import ParamsSource, params_source
 from flows.places import Places, campaign_folder, set_aside
 from flows.prefect_runs import flow_runs
+from flows.prefect_runs.final_states import unreported_error
 from flows.prefect_runs.reach import is_away
 from flows.prefect_runs.services import ServiceError, prefect_server
 from flows.session import Session, opened
@@ -167,10 +167,8 @@ def resume(
     """
     asked = standing.asked
     runs = standing.folder.parent
-    if acknowledge:
-        if not dry_run:
-            decisions.acknowledge(standing.folder)
-    elif asked is not None and decisions.paused_after(standing.folder) is not None:
+    waits = decisions.paused_after(standing.folder) is not None
+    if waits and not acknowledge and asked is not None:
         raise RefusedError(asked.told or f"{standing.name}: an alarm waits: --acknowledge")
     is_seen = acknowledge and standing.state == "paused"
     if asked is None or (standing.state == "paused" and not is_seen):
@@ -183,6 +181,8 @@ def resume(
     places = Places(runs, Path(asked.store))
     params = chosen_params(standing.name, places, None)
     chosen, source = cluster_now(asked, cluster, cluster_overrides)
+    if acknowledge and not dry_run:  # nothing is refused any more
+        decisions.acknowledge(standing.folder)
     launch = Launch(standing.name, params, chosen, places, source)
     with_prefect = with_prefect and asked.with_prefect
     if dry_run:
@@ -246,10 +246,9 @@ def _run(
                 round_index=round_index,
                 cluster_source=launch.cluster_source,
                 params_source=launch.params_source,
+                check=prepare,
             )
         )
-        if prepare is not None:
-            prepare(session)
         if session.is_complete:
             session.with_prefect = False  # nothing is computed: nothing to show
         else:
@@ -288,16 +287,6 @@ def _or_without(session: Session) -> Iterator[None]:
     except Exception as error:
         if not is_away(error):
             raise
-        if (cause := _cause(error)) is not None:
+        if (cause := unreported_error()) is not None:
             raise cause from None
         session.go_on_without_prefect(error)
-
-
-def _cause(error: BaseException) -> Exception | None:
-    """What Prefect wanted to tell its server when it found it gone."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, StageFailedError | RefusedError | StoreError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None

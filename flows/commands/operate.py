@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 
 from rich.console import Console
@@ -66,7 +67,7 @@ def say_up(runs: Path, store: Path) -> None:
     if up.is_own and not PROJECT_SETTINGS.exists():
         console.print(f"  elsewhere  export PREFECT_API_URL={up.api}")
     console.print(
-        f"  next     {beside('prefect')} deployment run afd/round -p campaign=demo "
+        f"  next     {beside('prefect')} deployment run afd/round -p campaign={_free_name(runs)} "
         "-p params=params/pocket.yaml"
     )
     console.print(f"  stop     {command('down', runs=runs)}")
@@ -84,6 +85,12 @@ def say_up_dry(runs: Path, store: Path) -> None:
     server = f"use the server at {api}" if api else "start a Prefect server for this folder"
     out.print(f"dry run   would {server}; nothing was started or written")
     out.print("serving   afd/round and afd-campaign/campaign, in the background")
+
+
+def _free_name(runs: Path) -> str:
+    """Return a name that no campaign of `runs` has: a known one may have no round left."""
+    names = chain(["demo"], (f"demo-{number}" for number in count(2)))
+    return next(name for name in names if not (runs / name).exists())
 
 
 def _settle_left(name: str, places: Places) -> int:
@@ -225,8 +232,10 @@ def say_cancel(runs: Path, store: Path, name: str | None, *, now: bool) -> None:
         console.print(f"{chosen.name}: nothing runs")
     if ended:
         console.print(f"  jobs     {ended}")
-    console.print("  kept     everything finished, and checkpoints")
-    console.print(f"  go on    {command('resume', '--name', chosen.name, runs=runs)}")
+    (left,) = overview(runs, chosen.name).campaigns
+    if left.is_left:
+        console.print("  kept     everything finished, and checkpoints")
+        console.print(f"  go on    {command('resume', '--name', chosen.name, runs=runs)}")
 
 
 def _stop(chosen: CampaignState, holder: Holder, *, now: bool) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from afd.artifacts import Artifact, Manifest
 from afd.stages.request import StageRequest
 from afd.store import Store
 from flows import decisions
@@ -25,6 +26,15 @@ from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 log = logging.getLogger(__name__)
 LONG_S = 10.0  # a stage that takes longer shows its progress
 EVERY_S = 5.0
+LAST_S = 5.0  # for the last word of a progress artifact
+# The numbers of a stage that its log line shows; of any other stage the first few.
+MAIN_NUMBERS = {
+    "rollout": ("num_rollouts", "num_prompts", "group_size"),
+    "fit": ("pair_accuracy", "margin", "group_spread", "anchor_pair_accuracy"),
+    "update": ("loss", "mean_score", "distance_to_reference", "gradient_norm", "num_skipped"),
+    "warmstart": ("loss", "num_steps", "num_parameters"),
+}
+NUM_NUMBERS = 4
 RUN_KNOWN_S = 15.0  # MLflow's run exists seconds after the start; a short campaign is quicker
 
 
@@ -42,7 +52,7 @@ def progress_shown(campaign: str, store: Store, request: StageRequest) -> Iterat
     """While a stage is waited for inside a Prefect task: a progress artifact once it takes long."""
     from prefect.runtime import flow_run, task_run
 
-    ended = threading.Event()
+    ended, is_done = threading.Event(), threading.Event()
     key = artifact_key(campaign, request.stage)
     ids = (_uuid(flow_run.id), _uuid(task_run.id))
 
@@ -55,22 +65,64 @@ def progress_shown(campaign: str, store: Store, request: StageRequest) -> Iterat
             share = round(100 * told[0] / told[1], 1)
             said = f"{request.stage} {request.output.short}: {told[0]} of {told[1]}"
             artifact = _tell_progress(artifact, key, share, said, ids)
+        if artifact is not None and is_done.is_set():
+            _tell_progress(artifact, key, 100.0, f"{request.stage} {request.output.short}", ids)
 
     thread = threading.Thread(target=tell, name="prefect-progress", daemon=True)
     thread.start()
     try:
         yield
+        is_done.set()
     finally:
         ended.set()
+        thread.join(LAST_S)  # it tells its server once more where it has told it before
 
 
-def leave_results(folder: Path, tracking_uri: str, rows: list[dict[str, Any]], said: str) -> None:
-    """At the end of a flow: a table of what was measured, and a link to the MLflow run."""
+def log_stage(artifact: Artifact, *, was_there: bool) -> None:
+    """Write a line of numbers about a finished stage into the log of its run."""
+    from prefect import get_run_logger
+
+    get_run_logger().info("%s", stage_line(artifact.manifest, was_there=was_there))
+
+
+def stage_line(manifest: Manifest, *, was_there: bool) -> str:
+    """Return the seconds that a stage took and its main numbers."""
+    summary = manifest.summary
+    names = [name for name in MAIN_NUMBERS.get(manifest.stage, ()) if name in summary]
+    chosen = (
+        names
+        or [name for name, value in summary.items() if isinstance(value, int | float)][:NUM_NUMBERS]
+    )
+    numbers = "".join(f"  {name} {_short(summary[name])}" for name in chosen)
+    found = "  (found in the store)" if was_there else ""
+    return f"{manifest.stage}  {manifest.wall_s:.1f} s{numbers}{found}"
+
+
+def leave_round(folder: Path, index: int, summary: Mapping[str, Any]) -> None:
+    """Leave a table of what one round's evaluation measured, and log a line of it."""
+    from prefect import get_run_logger
+    from prefect.artifacts import create_table_artifact
+
+    rows = round_rows(summary)
+    try:
+        create_table_artifact(
+            rows,
+            key=artifact_key(folder.name, f"round-{index:03d}"),
+            description=f"{folder.name}, round {index}: its student on held-out prompts",
+        )
+        numbers = "  ".join(f"{row['metric']} {row['student']}" for row in rows)
+        get_run_logger().info("round %d  held out: %s", index, numbers)
+    except Exception as error:  # noqa: BLE001  Prefect shows; it never fails a campaign
+        log.warning("Prefect was not shown the results: %s", error)
+
+
+def leave_results(folder: Path, tracking_uri: str, rows: list[dict[str, Any]]) -> None:
+    """Leave the results table of a whole campaign, and a link to its MLflow run."""
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
+    said = f"{folder.name}: held-out prompts"
     try:
-        if rows:
-            create_table_artifact(rows, key=artifact_key(folder.name, "results"), description=said)
+        create_table_artifact(rows, key=artifact_key(folder.name, "results"), description=said)
         link, words = mlflow_link(folder, tracking_uri)
         create_link_artifact(
             link,

@@ -9,7 +9,8 @@ from afd.config import Cluster, Params
 from afd.params import ParamsError, load_params
 from afd.stages.outcome import RefusedError
 from flows import session, settle
-from flows.asked import Asked, write_asked
+from flows.asked import FILE, Asked, read_asked, write_asked
+from flows.decisions import PausedError
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 from flows.places import Places, campaign_folder
 from flows.session import Session, held, opened
@@ -127,6 +128,36 @@ def test_only_a_complete_campaign_ends_finished_and_a_refusal_touches_nothing(
     monkeypatch.setattr(Session, "is_complete", True)
     assert ends() == "finished"
     monkeypatch.undo()
-    before = ids.read(CAMPAIGN)
+    before, asked = ids.read(CAMPAIGN), (campaign_folder("demo", places) / FILE).read_bytes()
     assert ends(refuse=True) == "finished"
     assert ids.read(CAMPAIGN) == before
+    assert (campaign_folder("demo", places) / FILE).read_bytes() == asked
+
+
+def test_what_is_checked_is_refused_before_anything_is_written(places: Places) -> None:
+    def refuse(_: Session) -> None:
+        raise RefusedError("round 9")
+
+    with (
+        pytest.raises(RefusedError),
+        opened("demo", places, params(), cluster(), check=refuse),
+    ):
+        pass
+    folder = campaign_folder("demo", places)
+    assert not (folder / "params.yaml").exists()
+    assert not (folder / FILE).exists()
+    assert held("demo", places) is None
+
+
+def test_a_pause_is_noted_with_what_was_asked_before_it(places: Places) -> None:
+    folder = campaign_folder("demo", places)
+    with opened("demo", places, params(), cluster()):
+        pass
+    with (
+        pytest.raises(PausedError),
+        opened("demo", places, params(), cluster(), doing="round", round_index=1),
+    ):
+        raise PausedError("paused by an alarm")
+    asked = read_asked(folder)
+    assert asked is not None
+    assert (asked.doing, asked.state, asked.told) == ("campaign", "paused", "paused by an alarm")
