@@ -24,7 +24,8 @@ from flows.told import is_told
 if TYPE_CHECKING:
     from prefect import State
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _ended: list[Exception] = []
 
 
