@@ -12,6 +12,7 @@ Failed, so that `prefect deployment run --watch` and automations notice it.
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -73,6 +74,7 @@ def _state(error: Exception) -> "State[Any]":
     text = inspect.cleandoc(str(error))
     message = text.splitlines()[0] if text else type(error).__name__
     log = get_run_logger()
+    logging.getLogger("prefect.flow_runs").addFilter(_is_news)
     if isinstance(error, PausedError):
         log.warning("%s", text)
         return Cancelled(name="Paused", message=message, data=error)
@@ -80,3 +82,10 @@ def _state(error: Exception) -> "State[Any]":
     if isinstance(error, RefusedError | ParamsError | HeldError):
         return Failed(name="Refused", message=message, data=error)
     return Failed(message=message, data=error)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a log record is more than the traceback of an error that a state tells: the
+    process of a deployment's run raises the state's error at its very end, and logs that."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not is_told(error)
