@@ -122,7 +122,7 @@ def test_another_clone_pulls_a_campaign_that_is_finished_and_evaluates_to_the_sa
     call(tmp_path, "git", "clone", "-q", str(first), str(second))
     pull(second)
     status = afd(second, "status")
-    assert "tiny    finished   2/2 rounds" in status and "other   finished   1/1 rounds" in status
+    assert "finished   2 of 2 rounds" in status and "finished   1 of 1 rounds" in status
     assert "student_weights" in afd(second, "show", "tiny")
     again = afd(second, "campaign", "--name", "tiny", "--no-prefect", "--cluster", str(CLUSTER))
     assert "trajectory_error_px" in again  # without params: they came with the pointers
