@@ -30,6 +30,7 @@ check: install-test ## ruff, import-linter, pyright: about a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --project pyproject.toml
+	$(BIN)/pyright --project pyright-basic.json
 
 unit: install-test ## tests without service, browser, SLURM or campaign: 3 minutes
 	$(BIN)/python -m pytest -m "not integration and not nightly"

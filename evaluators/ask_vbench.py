@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from vbench import VBench
+from vbench import VBench  # pyright: ignore[reportMissingImports]
 
 DIMENSIONS = [
     "subject_consistency",

@@ -18,7 +18,7 @@ DIMENSIONS = {"vq": "VQ", "mq": "MQ", "ta": "TA"}
 
 def main(videos: Path, answer: Path, repository: Path, weights: Path) -> None:
     sys.path.insert(0, str(repository))
-    from inference import VideoVLMRewardInference
+    from inference import VideoVLMRewardInference  # pyright: ignore[reportMissingImports]
 
     listed = json.loads((videos / "videos.json").read_text())
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -267,10 +267,11 @@ def main(ready: Path | None = None, runs: str = "runs", store: str = "store") ->
     places = {
         name: str(Path(place).resolve()) for name, place in (("runs", runs), ("store", store))
     }
-    for deployment in (
+    deployments: tuple[Any, ...] = (
         afd_round.to_deployment("round", parameters=places, description=ROUND),
         afd_campaign.to_deployment("campaign", parameters=places, description=CAMPAIGN),
-    ):
+    )
+    for deployment in deployments:
         runner.add_deployment(deployment)
         sys.stdout.write(f"{deployment.flow_name}/{deployment.name} is served\n")
     sys.stdout.flush()

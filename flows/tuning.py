@@ -69,7 +69,7 @@ def save(table: pd.DataFrame, file: Path) -> None:
     told = table.to_csv(index=False, float_format="%.4g")
     if file.exists():
         before = pd.read_csv(file, dtype=str, keep_default_na=False)
-        kept = before[~before["arm"].isin(set(table["arm"]))]
+        kept = before[~before["arm"].isin(table["arm"].unique().tolist())]
         now = pd.read_csv(io.StringIO(told), dtype=str, keep_default_na=False)
         told = pd.concat([kept, now]).to_csv(index=False)
     write_atomic(file, told.encode())

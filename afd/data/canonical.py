@@ -167,7 +167,8 @@ def _cropped(frame: av.VideoFrame, rows: int, columns: int) -> av.VideoFrame:
 
 
 def _rows(plane: VideoPlane) -> Frames:
-    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    rows = np.frombuffer(memoryview(plane), np.uint8)  # pyright: ignore[reportArgumentType]
+    return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def _of_planes(planes: list[Frames], pixels: str) -> av.VideoFrame:
@@ -176,6 +177,6 @@ def _of_planes(planes: list[Frames], pixels: str) -> av.VideoFrame:
     for plane, rows in zip(frame.planes, planes, strict=True):
         whole = np.zeros((plane.height, plane.line_size), np.uint8)
         whole[:, : plane.width] = rows
-        plane.update(whole)
+        plane.update(whole.tobytes())
     frame.colorspace, frame.color_range = Colorspace.ITU709, ColorRange.MPEG
     return frame

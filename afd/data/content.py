@@ -45,7 +45,7 @@ class Content:
         self._digest.update(f"{frame.format.name} {frame.width}x{frame.height}".encode())
         luma, *chroma = (_pixels(plane) for plane in frame.planes)
         for rows in (luma, *chroma):
-            self._digest.update(np.ascontiguousarray(rows))
+            self._digest.update(rows.tobytes())
         step = max(1, min(luma.shape) // POINTS)
         self._waiting.append(luma[step // 2 :: step, step // 2 :: step].copy())
         if len(self._waiting) == TOGETHER:
@@ -57,8 +57,10 @@ class Content:
             return
         points = np.stack(self._waiting)
         self._waiting.clear()
-        if self._first is None or self._before is None or self._moved is None:
-            self._first, self._moved = points[0], np.zeros_like(points[0])
+        first, moved = self._first, self._moved
+        if first is None or self._before is None or moved is None:
+            self._first = first = points[0]
+            self._moved = moved = np.zeros_like(first)
             steps = points
         else:
             steps = np.concatenate([self._before[None], points])
@@ -72,7 +74,7 @@ class Content:
         self._num_flat += int((size * squares - total**2 < FLAT**2 * size**2).sum())
         changed = _apart(steps[1:], steps[:-1]).max(axis=(1, 2))
         self._num_repeated += int((changed <= CODING_NOISE).sum())
-        np.maximum(self._moved, _apart(points, self._first).max(axis=0), out=self._moved)
+        np.maximum(moved, _apart(points, first).max(axis=0), out=moved)
 
     @property
     def sha256(self) -> str:
@@ -98,7 +100,8 @@ class Content:
 
 
 def _pixels(plane: VideoPlane) -> Points:
-    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    rows = np.frombuffer(memoryview(plane), np.uint8)  # pyright: ignore[reportArgumentType]
+    return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def _apart(one: Points, other: Points) -> Points:

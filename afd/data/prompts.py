@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from afd import seeds
 from afd.world.sentences import all_sentences
 
@@ -105,7 +108,7 @@ def split_by_hash(
     shares: list[tuple[Split, int]] = [
         ("held_out", num_held_out), ("tuning", reserved), ("train", last), ("spare", len(listed)),
     ]  # fmt: skip
-    split_of = {
+    split_of: dict[str, Split] = {
         text: next(split for split, end in shares if rank < end)
         for rank, text in enumerate(sorted(listed, key=_digest))
     }
@@ -277,7 +280,7 @@ def prompts_of_round(
         raise PromptsError([f"no prompt is in the split {split}"])
     start = round_index * num_prompts
     drawn: list[Prompt] = []
-    order: Sequence[int] = ()
+    order: Sequence[int] | npt.NDArray[np.int64] = ()
     for number in range(start, start + num_prompts):
         turn, place = divmod(number, len(chosen))
         if number == start or place == 0:  # one shuffle a turn, not one a prompt

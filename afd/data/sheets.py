@@ -59,8 +59,8 @@ def side_by_side(clips: Sequence[Clip], fps: int, min_side: int = MIN_SIDE_PX) -
 def _frames(clip: Clip, count: int) -> npt.NDArray[np.uint8]:
     chosen = clip[np.linspace(0, len(clip) - 1, count).round().astype(int)]
     if chosen.dtype != np.uint8:
-        chosen = np.rint(np.clip(chosen, 0, 1) * 255).astype(np.uint8)
-    return chosen.transpose(0, 2, 3, 1)
+        chosen = np.rint(np.clip(chosen, 0, 1) * 255)
+    return chosen.astype(np.uint8, copy=False).transpose(0, 2, 3, 1)
 
 
 def _magnify(frames: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:

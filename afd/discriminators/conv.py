@@ -57,15 +57,15 @@ class ConvDiscriminator(nn.Module):
         """Pixels as they are."""
         return clips
 
-    def score(self, clips: Clips, text: Text, generator: Generator) -> Scores:
+    def score(self, seen: Clips, text: Text, generator: Generator) -> Scores:
         """Mean score over num_passes noisy passes; differentiable in weights and clips."""
         prompt = self.prompt(pooled(text))
-        passes = [self._pass(clips, prompt, generator) for _ in range(self.params.num_passes)]
+        passes = [self._pass(seen, prompt, generator) for _ in range(self.params.num_passes)]
         return torch.stack(passes).mean(dim=0)
 
-    def forward(self, clips: Clips, text: Text, generator: Generator) -> Scores:
+    def forward(self, seen: Clips, text: Text, generator: Generator) -> Scores:
         """One noisy pass: what training uses."""
-        return self._pass(clips, self.prompt(pooled(text)), generator)
+        return self._pass(seen, self.prompt(pooled(text)), generator)
 
     def _pass(self, clips: Clips, prompt: Tensor, generator: Generator) -> Scores:
         hidden = self._disturbed(avg_pool2d(clips.flatten(1, 2), POOL), generator)

@@ -100,7 +100,7 @@ class DitFeatures(nn.Module):
 
     def forward(self, seen: Latents, text: Text, generator: Generator) -> Scores:
         """Mean over noise levels and blocks, back where `seen` is; noise wherever t > 0."""
-        given, device = seen.device, self.heads[0].query.device
+        given, device = seen.device, next(self.heads.parameters()).device
         seen, text = seen.to(device), text.to(device, self.wan.dtype)
         scores: list[Tensor] = []
         for t in self.params.times:
@@ -146,7 +146,7 @@ def build(
     loaded: list[Any] = []
     for part, kind in (("transformer", WanTransformer3DModel), ("vae", AutoencoderKLWan)):
         with loading(FIELD, path / part), torch.random.fork_rng(devices=[]):
-            model, told = kind.from_pretrained(
+            model, told = cast(Any, kind).from_pretrained(
                 path / part,
                 dtype=getattr(torch, params.dtype),
                 local_files_only=True,

@@ -152,7 +152,7 @@ def _backbone(params: VlmParams) -> tuple[Any, Any]:
     transformers_logging.set_verbosity_error()  # its advice is about generation
     transformers_logging.disable_progress_bar()
     with loading(FIELD, path), torch.random.fork_rng(devices=[]):
-        model, told = Qwen2VLModel.from_pretrained(
+        model, told = cast(Any, Qwen2VLModel).from_pretrained(
             path,
             dtype=getattr(torch, params.dtype),
             # The exact R1 needs a second derivative, which only plain attention has.

@@ -116,7 +116,7 @@ def _lines(
 ) -> None:
     for nth, cell in enumerate(cell for cell in found if cell.status == DONE):
         drawn = pd.read_csv(folder / f"{cell.name}.csv")
-        if name not in drawn or drawn[name].isna().all():
+        if name not in drawn or bool(drawn[name].isna().all()):
             continue
         front = arm == AGAINST
         axis.plot(

@@ -7,7 +7,7 @@ says why).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -113,6 +113,7 @@ def compare(
     ]
 
 
-def _answers(judged: Judged, metric: str) -> "pd.Series[float]":
+def _answers(judged: Judged, metric: str) -> pd.Series:
     """One metric by prompt and noise seed."""
-    return judged.table.set_index(["prompt_id", "noise_seed"])[metric].astype(float)
+    column = judged.table.set_index(["prompt_id", "noise_seed"])[metric].astype(float)
+    return cast(pd.Series, column)

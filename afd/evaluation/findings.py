@@ -7,6 +7,7 @@ where. What it means is written by hand in docs/ablations.md.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 
@@ -76,7 +77,7 @@ def efficiency(cells: Sequence[CellResult], folder: Path) -> list[str]:
     for (world, arm), group in arms(cells).items():
         done = [c for c in group if c.status == DONE and c.horizon]
         curves = [curve for c in done if (curve := _curve(folder, c)) is not None]
-        if world is not None or not curves or max(c["num_rollouts"].max() for c in curves) == 0:
+        if world is not None or not any((curve["num_rollouts"] > 0).any() for curve in curves):
             continue
         shown = [_needed([rollouts_needed(c, target) for c in curves]) for target in TARGETS_PX]
         lines.append(f"| {arm} | " + " | ".join(shown) + " |")
@@ -94,7 +95,7 @@ def long_schedule(cells: Sequence[CellResult], folder: Path) -> list[str]:
             known = curve.dropna(subset=["mean_score", ERROR])
             best = known.loc[known[ERROR].idxmin()]
             last = known.iloc[-1]
-            rank = known["mean_score"].corr(known[ERROR], method="spearman")
+            rank = cast(Any, known["mean_score"]).corr(known[ERROR], method="spearman")
             worse = float(last[ERROR]) > HACKED * float(best[ERROR])
             hacked = worse and float(last["mean_score"]) >= float(best["mean_score"])
             verdict = "hacked" if hacked else ("worse, score too" if worse else "not hacked")

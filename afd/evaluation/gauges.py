@@ -5,6 +5,8 @@ accuracy near 1 is normal. What matters is what scores do inside groups, and whe
 a panel that the discriminator has never seen.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
@@ -62,7 +64,8 @@ def rank_correlation(scores: npt.ArrayLike, quality: npt.ArrayLike) -> float | N
         known = np.isfinite(score) & np.isfinite(value)
         if known.sum() < 3 or np.ptp(score[known]) == 0 or np.ptp(value[known]) == 0:
             continue
-        found.append(float(scipy.stats.spearmanr(score[known], value[known]).statistic))
+        rank: Any = scipy.stats.spearmanr(score[known], value[known])
+        found.append(float(rank.statistic))
     return float(np.mean(found)) if found else None
 
 

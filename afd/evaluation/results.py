@@ -79,7 +79,7 @@ class CellResult:
             base={key: row["base"] for key, row in metrics.items()},
             card=json.loads(card.read_bytes()),
             horizon=longer,
-            table=rows[rows["side"] == "student"].drop(columns="side").reset_index(drop=True),
+            table=rows.loc[rows["side"] == "student"].drop(columns="side").reset_index(drop=True),
         )  # fmt: skip
 
     @property

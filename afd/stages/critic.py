@@ -5,7 +5,7 @@ It is kept fitted by flow matching on each round's rollouts, each block given th
 past, and starts as the student before any round. Draws are keyed by (seed, round, step).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -41,7 +41,7 @@ def run(
             "causal_wan trains all its weights; choose another update.objective"
         )
     critic: Any = loaded.student.train()  # type: ignore[attr-defined]
-    average = frozen_copy(load_student(inputs["critic"].path, "average").student)
+    average = frozen_copy(cast(Any, load_student(inputs["critic"].path, "average").student))
     optimiser = torch.optim.AdamW(
         critic.parameters(), lr=own.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
     )

@@ -62,7 +62,10 @@ def run(
     made = work.batches(num_batches("evaluate", params, inputs), batches(params, inputs, store))
     films = films_of(params, inputs)
     by_film = dict(zip(films, in_films(made, len(films)), strict=True))
-    sides = {name: side_of(name, by_film, chosen) for name in ORDER if name in dict(films)}
+    present = dict(films)
+    sides: dict[SideName, Side] = {
+        name: side_of(name, by_film, chosen) for name in ORDER if name in present
+    }
     own_look = joined(by_film[Film("own_look", LOOK_SEED)], "features")
     evaluators = outside.asked_of(params)
     told: dict[str, Any] = {}
@@ -131,7 +134,7 @@ def side_of(name: SideName, by_film: dict[Film, Sequence[Batch]], prompts: list[
     return Side(
         shown=list(joined(first, "shown")),
         table=table,
-        num_failed=int(table["failed"].sum()),
+        num_failed=int(np.count_nonzero(table["failed"])),
         features=[joined(made, "features") for made in films.values()],
     )
 
@@ -226,7 +229,8 @@ def leave_pictures(
     work: Workspace, sides: dict[SideName, Side], shown: list[Prompt], fps: int
 ) -> None:
     """A filmstrip a prompt, one film with everybody side by side, one sheet of the student."""
-    order = [name for name in ("teacher", "base", "student") if name in sides]
+    beside: tuple[SideName, ...] = ("teacher", "base", "student")
+    order: list[SideName] = [name for name in beside if name in sides]
     (work.out / "filmstrips").mkdir()
     for number in range(len(shown)):
         clips = [sides[name].shown[number] for name in order]

@@ -149,7 +149,9 @@ def _filmed(
         rows.append(row if len(answered) == len(made) else row | {"place": place})
     write_shard(work.out, rows)
     num_paid = sum(int(batch["is_new"]) for batch in made)
-    told = {"num_clips": len(rows), "num_paid": num_paid, "num_reused": len(rows) - num_paid}
+    told: dict[str, float | int | str | None] = {
+        "num_clips": len(rows), "num_paid": num_paid, "num_reused": len(rows) - num_paid,
+    }  # fmt: skip
     return told if len(rows) == len(made) else told | {"num_refused": len(made) - len(rows)}
 
 

@@ -99,7 +99,7 @@ def _unscored(clean: Tensor, table: pd.DataFrame, loaded: Loaded) -> Lesson:
         text=loaded.encode(table["prompt"].tolist()),
         table=table,
         gauges={"num_clips": float(len(clean))},
-        scored=table[:0],
+        scored=table.iloc[:0],
         steps=loaded.steps,
         shift=loaded.params.shift,
         latent_variance=loaded.codec.variance,

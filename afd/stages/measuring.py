@@ -82,7 +82,7 @@ def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -
         side = films[film].side
         clips = answer(films[film], rows)
         sound, failed = finite(clips)
-        made = {"features": look.look_features(sound)}
+        made: dict[str, npt.NDArray[Any]] = {"features": look.look_features(sound)}
         if side != "own_look":
             if is_pocket:
                 measured = metrics.measure(sound, [parse(chosen[r].text) for r in rows], laws)
@@ -210,8 +210,8 @@ def _outside_grammar(prompt: Prompt) -> bool:
 
 def finite(clips: Clips) -> tuple[Clips, npt.NDArray[np.bool_]]:
     """Clips with those that hold NaN or infinity blacked out, and which ones they were."""
-    failed = ~np.isfinite(clips).all(axis=(1, 2, 3, 4))
-    return np.where(failed[:, None, None, None, None], np.float32(0), clips), failed
+    failed = np.logical_not(np.isfinite(clips).all(axis=(1, 2, 3, 4), keepdims=True))
+    return np.where(failed, np.float32(0), clips), failed.reshape(len(clips))
 
 
 def spread(prompts: list[Prompt], count: int) -> list[int]:

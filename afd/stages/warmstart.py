@@ -8,7 +8,7 @@ draw is keyed by (seed, step), so a killed run goes on bit for bit.
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -86,10 +86,10 @@ def train(
     codec: codecs.Codec
     if "start" in inputs:
         started = load_student(inputs["start"].path, "average")
-        codec, student = started.codec, started.student.train()
+        codec, student = started.codec, cast(Any, started.student).train()
         geometry = student.geometry
     else:
-        patch = (wan.codec.frames, *clips.shape[3:])
+        patch = (wan.codec.frames, clips.shape[3], clips.shape[4])
         draw = seeds.generator(seed, "codec")
         codec = codecs.fit(clips, patch, wan.codec.components, wan.codec.whitening, draw)
         geometry = codec.geometry(clips.shape, wan.latent_frames_per_block)

@@ -19,9 +19,9 @@ from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AnyFlowFARTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import (
     AnyFlowCausalAttnProcessor,
+    AnyFlowFARTransformer3DModel,
     apply_rotary_emb,
 )
 from torch import Tensor

@@ -43,7 +43,7 @@ class SelfProcessor:
         value = _heads(attn.to_v(hidden), attn.heads)
         # Autocast on CUDA leaves a norm in float32: cached so, keys would take twice the bytes. In
         # this order, for it is that of the sum of the three gradients.
-        output = _attended(rotary_emb, query.type_as(value), key.type_as(value), value)
+        output = _attended(rotary_emb, query.type_as(value), key.type_as(value), value)  # pyright: ignore[reportCallIssue]
         return _project_out(attn, output, hidden_states)
 
 
@@ -61,7 +61,7 @@ class CrossProcessor:
         context = encoder_hidden_states
         hidden = _unfold(hidden_states, context.num_frames)
         key, value = _text_keys(attn, context)
-        query = _heads(attn.norm_q(attn.to_q(hidden)), attn.heads).type_as(value)
+        query = _heads(attn.norm_q(attn.to_q(hidden)), attn.heads).type_as(value)  # pyright: ignore[reportCallIssue]
         output = scaled_dot_product_attention(query, key, value)
         return _project_out(attn, output, hidden_states)
 

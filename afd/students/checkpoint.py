@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
@@ -91,7 +91,7 @@ def load_student(folder: Path, which: Which) -> Loaded:
         student = published.load(said.params, said.geometry, said.start)
         trained = published.give(student, said.params, "student", tensors, str(file))
     return Loaded(
-        student=student.eval().to(compute_device()),
+        student=cast(Any, student).eval().to(compute_device()),
         codec=load_codec(folder),
         encode=load_encoder(folder),
         params=said.params,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -44,7 +44,7 @@ def add_adapter(
     """
     config = LoraConfig(
         r=params.rank,
-        lora_alpha=params.alpha,
+        lora_alpha=cast(int, params.alpha),  # W + alpha / rank B A holds for any number
         target_modules=TARGETS[params.targets],
         init_lora_weights=False,
     )
@@ -153,7 +153,7 @@ def trained_weights(model: Adapted, name: Adapter) -> nn.Module:
 
 def export_lora(model: Adapted, name: Adapter, folder: Path) -> Path:
     """pytorch_lora_weights.safetensors, as WanPipeline.load_lora_weights reads it."""
-    from diffusers import WanPipeline
+    from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 
     described: dict[str, Any] = model.peft_config[name].to_dict()
     linears = {re.sub(r"\.lora_[AB]\.weight$", "", key) for key in adapter_state(model, name)}
@@ -161,7 +161,7 @@ def export_lora(model: Adapted, name: Adapter, folder: Path) -> Path:
     described["peft_type"] = str(described["peft_type"].value)
     WanPipeline.save_lora_weights(
         folder,
-        transformer_lora_layers=adapter_state(model, name),
+        transformer_lora_layers=dict(adapter_state(model, name)),
         transformer_lora_adapter_metadata=described,
     )
     return folder / "pytorch_lora_weights.safetensors"

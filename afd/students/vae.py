@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -154,9 +154,9 @@ def _loaded(config_file: Path, weights: Path) -> WanCodec:
     if config.get("_class_name", "AutoencoderKLWan") != "AutoencoderKLWan":
         raise CheckpointError(f"{config_file}: is a {config['_class_name']}, not AutoencoderKLWan")
     with init_empty_weights(include_buffers=False):
-        vae = AutoencoderKLWan.from_config(dict(config))
+        vae: Any = AutoencoderKLWan.from_config(dict(config))
     load_strictly(vae, tensors, str(weights), "it is another VAE, or only a part of one")
-    codec = WanCodec(vae.eval().requires_grad_(False).to(compute_device()))  # type: ignore[union-attr]
+    codec = WanCodec(vae.eval().requires_grad_(False).to(compute_device()))
     if codec._config.patch_size is not None:
         raise CheckpointError(f"{config_file}: Wan2.2's patched VAE is not supported yet")
     statistics = (codec._config.latents_mean, codec._config.latents_std)

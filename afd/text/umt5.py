@@ -8,6 +8,7 @@ import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,7 +42,7 @@ class Umt5:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 folder / "tokenizer", local_files_only=True
             )
-            model, said = UMT5EncoderModel.from_pretrained(
+            model, said = cast(Any, UMT5EncoderModel).from_pretrained(
                 folder / "text_encoder", local_files_only=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -58,7 +58,7 @@ def judged(campaign: str, places: Places) -> Judged:
     evaluation = store.load(made["evaluation"])
     rows = pd.read_parquet(evaluation.file("per_prompt.parquet"))
     card = json.loads(evaluation.file("card.json").read_bytes())
-    return Judged(campaign, card, rows[rows["side"] == "student"].drop(columns="side"))
+    return Judged(campaign, card, rows.loc[rows["side"] == "student"].drop(columns="side"))
 
 
 def differences(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -51,7 +52,7 @@ class Launch:
     params_source: ParamsSource | None = None
 
     @property
-    def folders(self) -> dict[str, str]:
+    def folders(self) -> dict[str, Any]:
         """What the flows need to find the session again."""
         return {"runs": str(self.places.runs), "store": str(self.places.store)}
 
