@@ -55,7 +55,7 @@ def load_params(
     merged = OmegaConf.create({})
     for file in [path, *overlays]:
         laid = _read(file)
-        if model is Params and file == path:
+        if issubclass(model, Params) and file == path:
             _refuse_overlay(path, laid)
         merged = OmegaConf.merge(_without_replaced(merged, laid), laid)
     if overrides:

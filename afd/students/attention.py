@@ -60,8 +60,8 @@ class CrossProcessor:
     ) -> Tensor:
         context = encoder_hidden_states
         hidden = _unfold(hidden_states, context.num_frames)
-        key, value = _text_keys(attn, context)
-        query = _heads(attn.norm_q(attn.to_q(hidden)), attn.heads).type_as(value)  # pyright: ignore[reportCallIssue]
+        key, value = _text_keys(attn, context)  # pyright: ignore[reportCallIssue]
+        query = _heads(attn.norm_q(attn.to_q(hidden)), attn.heads).type_as(value)
         output = scaled_dot_product_attention(query, key, value)
         return _project_out(attn, output, hidden_states)
 

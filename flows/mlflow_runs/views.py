@@ -117,10 +117,11 @@ class GrowingCurve:
         found = sorted(self._work.glob(f"attempts/[0-9]*/out/{CURVES}"))
         if not found:
             return False
-        if found[-1] != self._file:
-            self._file, self._end = found[-1], 0
+        latest = found[-1]
+        if latest != self._file:
+            self._file, self._end = latest, 0
         try:
-            return self._file.stat().st_size > self._end
+            return latest.stat().st_size > self._end
         except FileNotFoundError:  # published, or overtaken by another attempt
             return False
 

@@ -63,7 +63,8 @@ def raise_ended(result: Any) -> Any:
     from prefect.states import get_state_exception
 
     if isinstance(result, State):
-        raise get_state_exception(result)
+        error: Any = get_state_exception(result)
+        raise error
     return result
 
 

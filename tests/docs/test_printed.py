@@ -19,7 +19,8 @@ from flows.cli import app
 from tests.docs.printed import Printed, mentioned, pages, typed
 
 PROJECT = Path(__file__).parents[2]
-MARKS: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("marks.yaml").read_text())
+MARKED = Path(__file__).with_name("marks.yaml")
+MARKS: dict[str, dict[str, str]] = yaml.safe_load(MARKED.read_text())
 KINDS = ("run", "serve", "exits", "nightly", "needs")
 PATIENCE_S = 600.0
 TYPED = [command for page in pages(PROJECT) for command in typed(page)]
@@ -63,9 +64,7 @@ def _parsed(words: list[str]) -> None:
     assert path or rest[:1] in (["--help"], ["--version"], ["--install-completion"]), words
     if path and apps[-1].default_command is not None:
         known = {
-            name
-            for argument in apps[-1].assemble_argument_collection()
-            for name in argument.names
+            name for argument in apps[-1].assemble_argument_collection() for name in argument.names
         }
         options = {word.split("=")[0] for word in rest if word.startswith("--")}
         assert options - known <= {"--help", "--version"}, f"{words}: {options - known}"
