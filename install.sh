@@ -93,7 +93,7 @@ if [ "$kind" = test ]; then
 fi
 if ! "$venv/bin/python" -c 'import torch' >/dev/null 2>&1; then
   enough_room
-  echo "installing into $venv: 1.5 GB with CPU wheels of torch, 6 GB with the CUDA build of plain PyPI; some minutes"
+  echo "installing into $venv: 2.3 GB with CPU wheels of torch, 6 GB with the CUDA build of plain PyPI; some minutes"
 fi
 # The build backend first, of the pinned version: then nothing outside the lock files is fetched.
 # shellcheck disable=SC2086

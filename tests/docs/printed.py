@@ -20,6 +20,11 @@ class Printed:
     text: str
 
     @property
+    def first_line(self) -> str:
+        """The command without what a here-document gives it."""
+        return self.text.splitlines()[0]
+
+    @property
     def words(self) -> list[str]:
         """The command and its arguments, without variables set before it."""
         words = shlex.split(self.text, comments=True)
