@@ -7,10 +7,13 @@ import pytest
 
 # A shell lets its background jobs ignore Ctrl-C, and children inherit that: tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup has SIGHUP ignored, also in children. A handler is not inherited: they get the default, and
+# the suite itself outlives its terminal.
+signal.signal(signal.SIGHUP, lambda *_: None)
 
 HERE = Path(__file__).parent
 # Folders whose tests start services, SLURM or programs of other environments.
-FOLDERS = ("flows", "slurm", "evaluators")
+FOLDERS = ("docs", "evaluators", "flows", "slurm")
 # Fixtures and marks that start a service, a browser, SLURM or a campaign, in any folder.
 FIXTURES = {"slurm", "forge", "browser", "page"}
 MARKS = ("campaign", "browser")
