@@ -22,13 +22,13 @@ ROWS = pd.DataFrame({"prompt_id": ["a", "b"], "noise_seed": [1, 1], "gravity": [
 def test_a_cell_whose_rows_are_elsewhere_is_named_unless_it_is_not_asked_for(
     tmp_path: Path,
 ) -> None:
-    """As in a clone: numbers come with git, rows with dvc."""
+    """As in a clone: numbers come with git, rows are made there."""
     for name in ("afd-1", "sft-1"):
         save_cell(tmp_path, CellResult(name, name[:3], None, 1, DONE, table=ROWS))
     save_cell(tmp_path, CellResult("gan-1", "gan", None, 1, FAILED, "it broke"))
     assert [cell.name for cell in load_cells(tmp_path)] == ["afd-1", "gan-1", "sft-1"]
     (tmp_path / "prompts" / "sft-1.parquet").unlink()
-    with pytest.raises(RowsError, match=r"sft-1\.parquet is not here: `dvc pull`"):
+    with pytest.raises(RowsError, match=r"sft-1\.parquet is not here: `dvc repro quick`"):
         load_cells(tmp_path)
     (tmp_path / "prompts" / "sft-1.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(RowsError, match=r"sft-1\.parquet cannot be read"):

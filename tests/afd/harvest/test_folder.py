@@ -134,7 +134,7 @@ def test_each_bad_row_has_its_reason_and_the_rest_goes_on(tmp_path: Path) -> Non
         ('{"file_name": "a.mp4", "caption": "x\\u202ey"}', "control character"),
         ('{"file_name": "a.mp4", "caption": "   "}', "empty"),
         ('{"file_name": "a.mp4", "caption": "x", "category": {"a": 1}}', "category"),
-        ('{"file_name": "gone.mp4", "caption": "x"}', "no video of that name"),
+        ('{"file_name": "gone.mp4", "caption": "x"}', "it is not in the folder"),
         ('{"file_name": "/etc/passwd", "caption": "x"}', "inside the folder"),
         ('{"file_name": "../up.mp4", "caption": "x"}', "inside the folder"),
         ('{"file_name": "C:\\\\a.mp4", "caption": "x"}', "inside the folder"),
