@@ -1,8 +1,11 @@
 """Every command line that README and docs print works as printed, or says why it is not run.
 
-marks.yaml names each of them: run (in order, in one folder, with params/tiny.yaml in place of
-params/pocket.yaml), serve (until it says its address, then Ctrl-C), exits N (run, ends with N; `pocket`:
-with params/pocket.yaml as it is), nightly (takes too long here), needs (a key, weights, a GPU or a cluster: its words are parsed).
+marks.yaml names each of them:
+    run        in order, in one folder, with params/tiny.yaml in place of params/pocket.yaml
+    exits N    run, and ends with N; `pocket`: with params/pocket.yaml as it is
+    serve      run until it says its address, then Ctrl-C
+    nightly    not run here: it takes too long, or another test does the same
+    needs      a key, weights, a GPU or a cluster: its words are parsed
 """
 
 import os
