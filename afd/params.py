@@ -115,18 +115,15 @@ def _as_typed(
             named.append(problem)
             continue
         num_typed += 1
-        shown = item.partition("=")[0] if _refuse_text(_pair(item)) else item
+        key, _, value = item.partition("=")
+        # The value may be a pasted key: it is repeated only where the problem shows it.
+        shown = item if value and value in problem else key
         named.append(f"{option} {shown}: {problem}")
     if num_typed == len(problems):
         source = option
     elif num_typed:
         source = f"{source} + {option}"
     return ParamsError(source, problems, named)
-
-
-def _pair(item: str) -> dict[str, str]:
-    key, _, value = item.partition("=")
-    return {key: value}
 
 
 def validate(model: type[Model], values: Any, source: str) -> Model:

@@ -14,6 +14,7 @@ from afd.params import load_params
 from afd.stages.request import StageRequest
 from afd.store import Store
 from flows.board import Done
+from flows.campaign_page import PageWriter
 from flows.commands import live_view
 from flows.commands.forecast import Planned, planned_stages, seconds_left
 from flows.commands.numbers import clock, rough_time
@@ -36,7 +37,9 @@ def session(tmp_path: Path) -> Session:
     cluster = load_params(Cluster, CLUSTER, (), ["executor=in_process"])
     site = Site(Store(places.store), places.runs / "demo", cluster)
     recorder = RunRecorder("unused", site.folder, site.store)  # not opened: no thread, no database
-    return Session("demo", load_params(Params, PARAMS), site, build(site), recorder)
+    params = load_params(Params, PARAMS)
+    page = PageWriter(site.folder, site.store.root, params, "unused")  # not asked for a page
+    return Session("demo", params, site, build(site), recorder, page)
 
 
 def play(session: Session) -> StageRequest:

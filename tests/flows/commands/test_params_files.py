@@ -59,7 +59,7 @@ def test_errors_of_set_stand_under_set() -> None:
         load_params(Params, POCKET, (), ["update.beta=-1", "sed=2"])
     assert str(alone.value).startswith("--set: 2 problem(s)")
     assert "--set update.beta=-1: update.beta: " in str(alone.value)
-    assert "--set sed=2: sed: unknown field; did you mean 'seed'?" in str(alone.value)
+    assert "--set sed: sed: unknown field; did you mean 'seed'?" in str(alone.value)
     key = "sk-" + "a1" * 12
     with pytest.raises(ParamsError) as secret:
         load_params(Params, POCKET, (), [f"teacher.kind={key}"])
