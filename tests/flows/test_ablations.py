@@ -19,6 +19,7 @@ from flows.hold import HOLDER, OLD_S, Holder
 from flows.places import Places
 from tests.flows.test_hold import left_elsewhere
 
+pytestmark = pytest.mark.timeout(1500)  # the first `dvc repro` is seven campaigns: 2 to 6 minutes
 PROJECT = Path(__file__).resolve().parents[2]
 GRID = {
     "seeds": [1],
