@@ -17,9 +17,9 @@ ROLLS_BACK = (
     "num_rounds=4",
     "alarms.reward_hacking.action=roll_back",
     "alarms.reward_hacking.min_rank_correlation=1.0",
-    "alarms.max_roll_backs=1",
-    "update.learning_rate.high=0.05",
-    "update.learning_rate.low=0.05",
+    "alarms.max_roll_backs=4",
+    "update.learning_rate.high=0.1",
+    "update.learning_rate.low=0.1",
 )
 
 
@@ -61,6 +61,11 @@ class Played:
 
     def alarms(self, index: int) -> set[str]:
         return {alarm["gauge"] for alarm in self.decisions[index]["alarms"]}
+
+    def error(self, index: int) -> float:
+        """The held-out trajectory error after a round."""
+        (made,) = Store(self.store).find(self.rounds[index]["evaluation"]["fingerprint"])
+        return float(str(made.manifest.summary["trajectory_error_px"]))
 
     def made_from(self, index: int, role: str) -> dict[str, str]:
         """Role -> fingerprint of what a round's artifact was made from."""
@@ -111,7 +116,7 @@ def test_a_player_that_learns_nothing_is_told_gets_more_steps_and_is_stopped(
         "no progress", "no_progress"
     )
     again = played.afd("campaign")
-    assert "round 1 of 5  " not in again, again  # finished: alarms are told, nothing is computed
+    assert "round 1 of 5 rollout" not in again, again  # finished: alarms alone are said again
     assert (
         "stopped the campaign after round 2" in played.afd("round") and played.codes[-1] == REFUSED
     )
@@ -141,13 +146,16 @@ def test_rollouts_that_repeat_each_other_pause_until_somebody_has_seen_it(
 
 @pytest.mark.campaign
 def test_a_roll_back_goes_on_from_the_best_round_with_both_players(rolled_back: Played) -> None:
-    """The third round is the first that is worse than the one before it."""
-    assert rolled_back.alarms(2) >= {"update/rank_correlation", "evaluate/trajectory_error_px"}
-    assert [one["starts_from"] for one in rolled_back.decisions[:3]] == [0, 1, 1]
-    best = {role: ref["fingerprint"] for role, ref in rolled_back.rounds[1].items()}
-    assert rolled_back.made_from(3, "rollouts")["student"] == best["student"]
-    assert rolled_back.made_from(3, "student")["student"] == best["student"]
-    judge = rolled_back.made_from(3, "discriminator")
+    """Which round is the first that is worse than one before it depends on the kind of CPU."""
+    starts = [one["starts_from"] for one in rolled_back.decisions]
+    worse = next(index for index, start in enumerate(starts[:3]) if start != index)
+    assert "update/rank_correlation" in rolled_back.alarms(worse)
+    errors = [rolled_back.error(index) for index in range(worse + 1)]
+    assert starts[worse] == errors.index(min(errors))
+    best = {role: ref["fingerprint"] for role, ref in rolled_back.rounds[starts[worse]].items()}
+    assert rolled_back.made_from(worse + 1, "rollouts")["student"] == best["student"]
+    assert rolled_back.made_from(worse + 1, "student")["student"] == best["student"]
+    judge = rolled_back.made_from(worse + 1, "discriminator")
     assert judge["discriminator"] == best["discriminator"]
     assert judge["rollouts_1"] == best["rollouts"]  # replayed: what led to it, not what was left
 
@@ -164,7 +172,7 @@ def test_killed_between_deciding_and_keeping_it_decides_the_same(rolled_back: Pl
 
 
 @pytest.mark.campaign
-def test_killed_in_the_round_after_a_roll_back_it_makes_the_same(
+def test_killed_in_a_round_after_a_roll_back_it_makes_the_same(
     rolled_back: Played, tmp_path: Path
 ) -> None:
     killed = Played(rolled_back.forge, "elsewhere", tmp_path / "store", tmp_path, ROLLS_BACK)
