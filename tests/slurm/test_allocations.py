@@ -55,7 +55,7 @@ def test_two_nodes_fit_together_and_a_rank_that_dies_ends_the_other(
     both = doors(here.store)
     assert len(both) == 2
     both[1].send_signal(signal.SIGKILL)
-    until(lambda: not any(one.is_running() for one in both), 15)
+    until(lambda: not any(one.is_running() for one in both), 60)
     assert asked.end(120).status == "done"
     entry = asked.ledger.read(asked.name)
     assert entry is not None
