@@ -9,6 +9,8 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 # One may choose: make install PYTHON=/path/to/python3.12
 export PYTHON
+# A file stays in one of two workers (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install install-test check unit test nightly bench system-packages cluster-up cluster-down clean
@@ -33,13 +35,13 @@ check: install-test ## ruff, import-linter, pyright: about a minute
 	$(BIN)/pyright --project pyright-basic.json
 
 unit: install-test ## tests without service, browser, SLURM or campaign: 3 minutes
-	$(BIN)/python -m pytest -m "not integration and not nightly"
+	$(PYTEST) -m "not integration and not nightly"
 
 test: install-test system-packages check ## the whole suite but the longest tests
-	$(BIN)/python -m pytest -m "not nightly"
+	$(PYTEST) -m "not nightly"
 
 nightly: install-test system-packages check ## the whole suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: install-test ## benchmarks: docs/benchmarks.md
 	@tests/system_packages.sh slurm

@@ -2,8 +2,13 @@
 
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
 
 # A shell lets its background jobs ignore Ctrl-C, and children inherit that: tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,11 +42,36 @@ NOTHING_STARTED = {
 }
 
 
+# Two workers (Makefile) take files in this order: SLURM's daemons mostly wait, campaigns compute.
+FOLDERS_FIRST = ("slurm", "flows", "docs")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark `integration` by folder, fixture and mark: `make unit` is all that is left."""
     for item in items:
         if starts_something(item):
             item.add_marker("integration")
+    items.sort(key=place_in_line)
+
+
+def place_in_line(item: pytest.Item) -> int:
+    folder = item.path.relative_to(HERE).parts[0]
+    return FOLDERS_FIRST.index(folder) if folder in FOLDERS_FIRST else len(FOLDERS_FIRST)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadFileScheduling":
+    """Keep a file in one worker, for its fixtures, and all of SLURM, for its cluster.
+
+    xdist's own groups are lost under pytest 9.2, whose node ids cannot be changed.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "slurm" if "/slurm/" in nodeid else super()._split_scope(nodeid)
+
+    return Files(config, log)
 
 
 def starts_something(item: pytest.Item) -> bool:

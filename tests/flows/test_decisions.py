@@ -59,6 +59,12 @@ class Played:
         files = sorted((self.folder / folder).glob("[0-9]*.json"))
         return [json.loads(file.read_bytes()) for file in files]
 
+    @property
+    def first_roll_back(self) -> int:
+        """The first round after which an earlier one is gone on from; one more round follows."""
+        starts = [one["starts_from"] for one in self.decisions[:-1]]
+        return next(index for index, start in enumerate(starts) if start != index)
+
     def alarms(self, index: int) -> set[str]:
         return {alarm["gauge"] for alarm in self.decisions[index]["alarms"]}
 
@@ -148,7 +154,7 @@ def test_rollouts_that_repeat_each_other_pause_until_somebody_has_seen_it(
 def test_a_roll_back_goes_on_from_the_best_round_with_both_players(rolled_back: Played) -> None:
     """Which round is the first that is worse than one before it depends on the kind of CPU."""
     starts = [one["starts_from"] for one in rolled_back.decisions]
-    worse = next(index for index, start in enumerate(starts[:3]) if start != index)
+    worse = rolled_back.first_roll_back
     assert "update/rank_correlation" in rolled_back.alarms(worse)
     errors = [rolled_back.error(index) for index in range(worse + 1)]
     assert starts[worse] == errors.index(min(errors))
@@ -205,6 +211,7 @@ def test_until_its_first_decision_a_campaign_is_what_it_is_without_alarms(
 ) -> None:
     settings = tuple(setting for setting in ROLLS_BACK if "alarms" not in setting)
     plain = Played(rolled_back.forge, "plain", rolled_back.store, rolled_back.logs, settings)
-    plain.afd("round", "--index", "2")
-    assert plain.rounds == rolled_back.rounds[:3]
-    assert [one["starts_from"] for one in plain.decisions] == [0, 1, 2]
+    first = rolled_back.first_roll_back
+    plain.afd("round", "--index", str(first))
+    assert plain.rounds == rolled_back.rounds[: first + 1]
+    assert [one["starts_from"] for one in plain.decisions] == list(range(first + 1))

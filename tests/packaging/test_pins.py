@@ -80,7 +80,7 @@ def metadata(name: str, version: str) -> tuple[SpecifierSet, list[Requirement]]:
         return SpecifierSet(python or ""), [Requirement(text) for text in requires]
     installed = importlib.metadata.distribution(name)
     assert installed.version == version, f"{name}: {installed.version} is installed: make install"
-    python = installed.metadata["Requires-Python"] or ""
+    python = installed.metadata.get("Requires-Python") or ""
     return SpecifierSet(python), [Requirement(text) for text in installed.requires or []]
 
 

@@ -53,9 +53,9 @@ def test_a_file_with_its_reason_and_where_it_came_from(store: Store, tmp_path: P
         "sk-CANARY0123456789 \u00fcber".encode(),
         "\ufeff<Error>sk-CANARY0123456789</Error>".encode("utf-16"),
         '{"key": "sk-CANARY0123456789"}'.encode("utf-16-be"),
-        gzip.compress(b"<html>sk-CANARY0123456789</html>"),
+        gzip.compress(b"<html>sk-CANARY0123456789</html>", mtime=0),
         zlib.compress(b"no such key: sk-CANARY0123456789"),
-        gzip.compress(gzip.compress(b"<html>sk-CANARY0123456789</html>")),
+        gzip.compress(gzip.compress(b"<html>sk-CANARY0123456789</html>", mtime=0), mtime=0),
         b"\x1b[31msk-CANARY0123456789\x1b[0m" * 100_000,
         b"\x82\xa3key\xb4sk-CANARY0123456789\x00",  # msgpack: no text, but it holds the key
     ],
@@ -78,7 +78,7 @@ FILM = encode(np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3)).astype(n
 
 def wrapped_in_gzip(data: bytes, times: int) -> bytes:
     for _ in range(times):
-        data = gzip.compress(data, 1)
+        data = gzip.compress(data, 1, mtime=0)
     return data
 
 
@@ -101,8 +101,8 @@ def flipped(data: bytes, *places: int) -> bytes:
         b"\x1aE\xdf\xa3" + bytes(range(256)),
         b"RIFF\x10\x00\x00\x00AVI LIST" + bytes(range(256)),
         b"G@\x00\x10" + bytes(range(256)),  # a transport stream
-        gzip.compress(FILM),
-        gzip.compress(b"<html>a page, and behind it a film</html>") + FILM,
+        gzip.compress(FILM, mtime=0),
+        gzip.compress(b"<html>a page, and behind it a film</html>", mtime=0) + FILM,
         wrapped_in_gzip(b"<html>deeper than anybody wraps a page</html>", 1200),
         np.random.default_rng(2).bytes(1 << 21),
     ],
