@@ -61,7 +61,7 @@ def write_page(request: PageRequest) -> Path:
     rounds = [_loaded(store, made) for made in request.rounds]
     start, final = _loaded(store, request.start), _loaded(store, request.final)
     clips = [_films(request, beside, n, made, start) for n, made in enumerate(rounds)]
-    stamp = datetime.now().astimezone().isoformat(" ", "seconds")
+    stamp = datetime.now().astimezone().isoformat(" ", "microseconds")
     page = render(request, rounds, final, clips, stamp)
     write_atomic(request.page, page.encode())
     write_atomic(beside / STAMP, f"window.afdStamp = {json.dumps(stamp)};\n".encode())

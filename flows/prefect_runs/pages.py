@@ -26,7 +26,8 @@ from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 log = logging.getLogger(__name__)
 LONG_S = 10.0  # a stage that takes longer shows its progress
 EVERY_S = 5.0
-LAST_S = 5.0  # for the last word of a progress artifact
+LAST_S = 5.0  # for the last word of a progress artifact, which a busy SQLite may refuse at first
+LAST_TRIES = 10
 # The numbers of a stage that its log line shows; of any other stage the first few.
 MAIN_NUMBERS = {
     "rollout": ("num_rollouts", "num_prompts", "group_size"),
@@ -64,9 +65,13 @@ def progress_shown(campaign: str, store: Store, request: StageRequest) -> Iterat
                 continue
             share = round(100 * told[0] / told[1], 1)
             said = f"{request.stage} {request.output.short}: {told[0]} of {told[1]}"
-            artifact = _tell_progress(artifact, key, share, said, ids)
+            artifact = _tell_progress(artifact, key, share, said, ids) or artifact
         if artifact is not None and is_done.is_set():
-            _tell_progress(artifact, key, 100.0, f"{request.stage} {request.output.short}", ids)
+            done = f"{request.stage} {request.output.short}"
+            for _ in range(LAST_TRIES):
+                if _tell_progress(artifact, key, 100.0, done, ids):
+                    break
+                time.sleep(1)
 
     thread = threading.Thread(target=tell, name="prefect-progress", daemon=True)
     thread.start()
@@ -196,6 +201,7 @@ def artifact_key(campaign: str, what: str) -> str:
 def _tell_progress(
     artifact: UUID | None, key: str, share: float, said: str, ids: tuple[UUID | None, UUID | None]
 ) -> UUID | None:
+    """Create or update a progress artifact and return its id; None where the server refused."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
@@ -215,7 +221,7 @@ def _tell_progress(
             return client.create_artifact(made).id
     except Exception as error:  # noqa: BLE001  Prefect shows; it never fails a campaign
         log.info("Prefect was not shown progress: %s", error)
-        return artifact
+        return None
 
 
 def _uuid(text: object) -> UUID | None:
