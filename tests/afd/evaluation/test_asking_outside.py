@@ -70,7 +70,7 @@ def test_a_good_program_is_believed(tmp_path: Path) -> None:
         ("json.dump({'scores': {'other': {}}}, open(sys.argv[2], 'w'))", "none of the metrics"),
         ("os.symlink('/dev/zero', sys.argv[2])", "no plain file"),
         ("os.mkfifo(sys.argv[2])", "no plain file"),
-        ("open(sys.argv[2], 'wb').truncate(65 << 20)", "more than 64"),  # seen while it runs or after
+        ("open(sys.argv[2], 'wb').truncate(65 << 20)", "more than 64"),  # or "wrote more than"
         ("while True: print('x' * 65536)", "wrote more than 64 MB, killed"),
     ],
     ids=["exit", "signal", "silent", "text", "bytes", "deep", "list", "other metric", "link",
