@@ -27,10 +27,11 @@ demo: install ## a complete pocket campaign on two CPU cores, about 6 minutes
 install-test: ## the environment with the tools of the tests
 	@sh install.sh test
 
-check: install-test ## ruff, import-linter, pyright: about a minute
+check: install-test ## ruff, import-linter, names and docstrings, pyright: about a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.house.prose
 	$(BIN)/pyright --project pyproject.toml
 	$(BIN)/pyright --project pyright-basic.json
 
