@@ -157,6 +157,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 
 @pytest.mark.campaign
+@pytest.mark.nightly
 def test_each_group_says_how_long_it_takes_and_each_cell_where_it_is(played: Clone) -> None:
     assert re.search(r"3 campaigns, \d at a time, 6 rounds: about .*Ctrl-C keeps", played.printed)
     assert "afd-1 starts: runs/.ablations/afd-1.log" in played.printed
@@ -166,6 +167,7 @@ def test_each_group_says_how_long_it_takes_and_each_cell_where_it_is(played: Clo
 
 
 @pytest.mark.campaign
+@pytest.mark.nightly
 def test_every_arm_is_in_the_table_and_a_failed_one_as_failed(played: Clone) -> None:
     page = (played.folder / "docs" / "results.md").read_text()
     for arm in ("afd", "sft", "no_prior", "look alike"):
@@ -182,11 +184,13 @@ def test_every_arm_is_in_the_table_and_a_failed_one_as_failed(played: Clone) -> 
 
 
 @pytest.mark.campaign
+@pytest.mark.nightly
 def test_again_it_computes_nothing(played: Clone) -> None:
     assert "up to date" in played.dvc("repro")
 
 
 @pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_changed_arm_alone_runs_again_and_going_back_hits_the_run_cache(played: Clone) -> None:
     overlay = played.folder / "params" / "ablations" / "sft.yaml"
     before, was = overlay.read_text(), played.arm("sft-1")["student"]
@@ -203,6 +207,7 @@ def test_a_changed_arm_alone_runs_again_and_going_back_hits_the_run_cache(played
 
 
 @pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_stop_leaves_recorded_results_in_place_and_the_run_cache_knows_them(
     played: Clone,
 ) -> None:
@@ -234,12 +239,14 @@ def test_a_stop_leaves_recorded_results_in_place_and_the_run_cache_knows_them(
 
 
 @pytest.mark.campaign
+@pytest.mark.nightly
 def test_campaigns_of_the_grid_are_compared_by_name(played: Clone) -> None:
     told = played.run(".venv/bin/afd", "compare", "ablation-afd-1", "ablation-sft-1")
     assert "ablation-sft-1 minus ablation-afd-1" in told and "Trajectory error" in told
 
 
 @pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_killed_campaign_and_a_mistyped_cluster_are_no_failed_arm(played: Clone) -> None:
     """Nothing is written that dvc would take for a result; typed again it goes on."""
     cell = (".venv/bin/afd", "ablation", "play", "noisy_context", "--seed", "1", "--group", "grid")
@@ -262,6 +269,7 @@ def test_a_killed_campaign_and_a_mistyped_cluster_are_no_failed_arm(played: Clon
 
 
 @pytest.mark.campaign
+@pytest.mark.nightly
 def test_what_ran_here_is_compared_with_the_committed_numbers(played: Clone) -> None:
     """Of what ran here: equal, a number that no CPU explains, what never ran, a typing error."""
     arms = played.folder / "results" / "arms"

@@ -223,6 +223,7 @@ def test_compiled_blocks_are_the_same_network():
     assert not refused, "some passes would go on without compilation"
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++"))), reason="no C++ compiler is here")
 @pytest.mark.timeout(900)  # a minute of g++, on a busy machine many
 @torch.no_grad()
