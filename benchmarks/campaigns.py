@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from afd.artifacts import ArtifactRef
 from afd.config import Params
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows.campaign import play_final
 from flows.places import Places

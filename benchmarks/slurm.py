@@ -20,7 +20,7 @@ import psutil
 
 from afd.config import Cluster, Params
 from afd.params import load_params
-from afd.stages.request import prompts
+from afd.stages.requests import prompts
 from afd.store import Store
 from benchmarks.campaigns import PROJECT, requests_of
 from flows.dispatch import build, compute

@@ -11,8 +11,8 @@ from pathlib import Path
 from afd.artifacts import Artifact, ArtifactRef
 from afd.config import Params
 from afd.evaluation import targets
-from afd.stages import request
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
+from afd.stages import requests
 from afd.store import told, write_atomic, write_json
 from flows import decisions, versions
 from flows.invocation import command
@@ -125,7 +125,7 @@ def play_final(
 ) -> tuple[ArtifactRef, ArtifactRef]:
     """After the last round: evaluation on all held-out prompts, and the report on everything."""
     final = stages.make(
-        request.evaluate_final(
+        requests.evaluate_final(
             params,
             standing.prompt_set,
             standing.student,
@@ -133,14 +133,14 @@ def play_final(
             standing.held_out_clips,
         )
     )
-    page = stages.make(request.report(params, final, [dict(made) for made in standing.rounds]))
+    page = stages.make(requests.report(params, final, [dict(made) for made in standing.rounds]))
     return final, page
 
 
 def play_horizon(stages: Stages, params: Params, standing: Standing) -> ArtifactRef:
     """After the last round: the same student on clips longer than any it was trained on."""
     return stages.make(
-        request.evaluate_horizon(params, standing.prompt_set, standing.student, standing.reference)
+        requests.evaluate_horizon(params, standing.prompt_set, standing.student, standing.reference)
     )
 
 

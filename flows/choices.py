@@ -9,9 +9,9 @@ from afd.config.prompts import FilePrompts
 from afd.data.prompts import Prompt, PromptsError, compose, parse_jsonl, read_bytes, read_jsonl
 from afd.harvest.wants import Want, wants_of_request
 from afd.params import ParamsError, load_params
-from afd.stages import request
-from afd.stages.outcome import RefusedError
-from afd.stages.weight_files import refuse_missing_weights
+from afd.runtime.outcome import RefusedError
+from afd.runtime.weight_files import refuse_missing_weights
+from afd.stages import requests
 from afd.store import Store
 from afd.world.sentences import is_sentence
 from flows.asked import Asked, ClusterSource
@@ -33,7 +33,7 @@ def chosen_params(
     that are not on this disk.
     """
     chosen = read_params(campaign, places, params, overlays, overrides)
-    request.refuse_unpermitted(chosen.teacher.training_permitted)
+    requests.refuse_unpermitted(chosen.teacher.training_permitted)
     refuse_missing_weights(chosen)
     store = Store(places.store.resolve())
     prompts = prompts_of(chosen, store)
@@ -50,7 +50,7 @@ def prompts_of(params: Params, store: Store) -> list[Prompt]:
     Raises PromptsError with every problem at once, RefusedError for a file that cannot be read or
     for sentences that the student cannot read.
     """
-    asked, chosen = request.prompts(params), params.prompts
+    asked, chosen = requests.prompts(params), params.prompts
     sizes = (chosen.num_held_out, chosen.num_tuning, chosen.num_train)
     if not isinstance(chosen, FilePrompts):
         if store.have(asked.output):
@@ -84,8 +84,8 @@ def _trained_on(
     params: Params, teacher: RemoteTeacher | FolderTeacher, prompts: list[Prompt]
 ) -> list[Want]:
     """Every clip that a round will learn from; held-out ones are compared with only."""
-    prompt_set = request.prompts(params).output
-    rounds = [request.harvest_round(params, prompt_set, i) for i in range(params.num_rounds)]
+    prompt_set = requests.prompts(params).output
+    rounds = [requests.harvest_round(params, prompt_set, i) for i in range(params.num_rounds)]
     return [want for one in rounds for want in wants_of_request(one.params, teacher, prompts)]
 
 

@@ -444,8 +444,8 @@ def stage(
     threads: Annotated[int, Parameter(help="compute threads", validator=Number(gte=1))] = 1,
 ) -> int:
     """Run one stage's request file in this process (`python -m afd.stages`), for debugging."""
+    from afd.runtime.stage_log import write_to_stderr
     from afd.stages.__main__ import main as door
-    from afd.stages.stage_log import write_to_stderr
 
     write_to_stderr()
     arguments = [name, "--request", str(request), "--store", str(store)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afd.evaluation.course import Course
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from afd.store import told, write_json
 from flows.board import round_label
 from flows.invocation import command

@@ -9,11 +9,11 @@ import time
 from typing import Protocol
 
 from afd.failpoints import failpoint
+from afd.runtime.mailbox import request_id
+from afd.runtime.outcome import EXIT_CODE, Outcome, Status, explain, status_of
+from afd.runtime.request import StageRequest, needs_network
+from afd.runtime.workspace import reached
 from afd.stages.door import execute, limit_threads
-from afd.stages.mailbox import request_id
-from afd.stages.outcome import EXIT_CODE, Outcome, Status, explain, status_of
-from afd.stages.request import StageRequest, needs_network
-from afd.stages.workspace import reached
 from afd.store import write_atomic
 from flows.jobs import scheduler
 from flows.jobs.inside import StageJob, run_stage

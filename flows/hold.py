@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from afd.attempts import flock
 from afd.config import Frozen
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from afd.store import told, write_atomic
 from flows.invocation import command
 from flows.told import ToldError

@@ -12,7 +12,7 @@ from afd.config import Params
 from afd.config.teachers import DiffusersTeacher, FolderTeacher, RemoteTeacher, SimulatorTeacher
 from afd.fingerprint import fingerprint
 from afd.params import ParamsError, validate
-from afd.stages.identity import contents, semantic
+from afd.runtime.identity import contents, semantic
 from afd.store import StoreError, told, write_atomic, write_json
 from flows.invocation import RUNS, STORE
 

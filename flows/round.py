@@ -11,19 +11,19 @@
 
 from afd.config import Params
 from afd.evaluation import course
-from afd.stages import request
+from afd.stages import requests
 from flows.standing import Standing
 from flows.tasks import Stages
 
 
 def play_start(stages: Stages, params: Params) -> Standing:
     """Before any round: prompts, the teacher on held-out ones, a student that needs teaching."""
-    prompt_set = stages.make(request.prompts(params))
-    held_out_clips = stages.begin(request.harvest_held_out(params, prompt_set))
-    reference = stages.make(request.warmstart(params, prompt_set))
+    prompt_set = stages.make(requests.prompts(params))
+    held_out_clips = stages.begin(requests.harvest_held_out(params, prompt_set))
+    reference = stages.make(requests.warmstart(params, prompt_set))
     white_box = None
     if params.update.objective == "distribution_matching":
-        white_box = stages.make(request.white_box(params, prompt_set, reference))
+        white_box = stages.make(requests.white_box(params, prompt_set, reference))
     return Standing(
         prompt_set, held_out_clips.result(), reference, student=reference, white_box=white_box
     )
@@ -34,28 +34,28 @@ def play_round(stages: Stages, params: Params, standing: Standing) -> Standing:
     index, prompt_set = len(standing.rounds), standing.prompt_set
     fit = standing.course.fit(params.fit, params.alarms)
     own = params if fit == params.fit else params.model_copy(update={"fit": fit})
-    harvested = stages.begin(request.harvest_round(params, prompt_set, index))
+    harvested = stages.begin(requests.harvest_round(params, prompt_set, index))
     rollouts = discriminator = critic = None
     if params.update.objective != "supervised":  # the sft arm: no rollouts, nobody to convince
         rollouts = stages.make(
-            request.rollout(params, prompt_set, standing.behaviour(params), index)
+            requests.rollout(params, prompt_set, standing.behaviour(params), index)
         )
     shown = [*standing.replayed("teacher_clips", params), harvested.result()]
     if rollouts and standing.white_box:  # the dmd arm: velocities in place of a discriminator
-        critic = stages.make(request.critic(params, rollouts, standing.critic, index))
+        critic = stages.make(requests.critic(params, rollouts, standing.critic, index))
     elif rollouts:
         answered = [*standing.replayed("rollouts", params), rollouts]
         discriminator = stages.make(
-            request.fit(own, shown, answered, standing.discriminator, index, standing.anchor)
+            requests.fit(own, shown, answered, standing.discriminator, index, standing.anchor)
         )
     student = stages.make(
-        request.update(
+        requests.update(
             params, shown, rollouts, discriminator, standing.student, standing.reference, index,
             standing.matched(critic),
         )
     )  # fmt: skip
     evaluation = stages.make(
-        request.evaluate_round(params, prompt_set, student, standing.reference)
+        requests.evaluate_round(params, prompt_set, student, standing.reference)
     )
     made = {
         "teacher_clips": shown[-1],

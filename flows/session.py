@@ -21,8 +21,8 @@ from afd.artifacts import ArtifactRef
 from afd.config import Cluster, Params
 from afd.failpoints import failpoint
 from afd.params import ParamsError
-from afd.stages.outcome import RefusedError
-from afd.stages.request import StageRequest
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageRequest
 from afd.store import Store, StoreError, told, write_json
 from flows import versions
 from flows.asked import (

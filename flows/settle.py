@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from afd.stages.mailbox import Mailbox
+from afd.runtime.mailbox import Mailbox
 from afd.store import Store
 from flows.asked import State, read_asked, write_asked
 from flows.hold import HeldError, hold

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from afd.artifacts import ArtifactRef
 from afd.failpoints import failpoint
-from afd.stages.outcome import RefusedError
-from afd.stages.request import StageName, StageRequest
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageName, StageRequest
 from afd.store import Store
 from flows.board import Done
 from flows.dispatch import StageFailedError, compute

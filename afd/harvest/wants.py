@@ -117,7 +117,7 @@ def order_of(slot: str, prompt: str, attempt: int, asked: Asked) -> Order:
 def wants_of_request(
     params: dict[str, Any], teacher: RemoteTeacher | FolderTeacher, prompts: Sequence[Prompt]
 ) -> list[Want]:
-    """A want for every prompt of a harvest request (afd/stages/request.py), in its order.
+    """A want for every prompt of a harvest request (afd/runtime/request.py), in its order.
 
     The n-th time a prompt comes up it shows its n-th sample, then the first again.
     """

@@ -2,7 +2,7 @@
 
 With `--part I/N` it computes one part of a stage that can be split, with `--gather N` it puts the
 parts together and publishes. With AFD_RANK and its like set it is one of several processes that
-compute fit or update together (stages/ranks.py).
+compute fit or update together (runtime/ranks.py).
 
 Exit codes: 0 done, 1 crash, 2 refused (bad input), 3 store or disk, 4 busy (made elsewhere now), 5
 lost (another took over, or one that was needed is gone: ask again), 6 stopped (told to; what was
@@ -21,12 +21,12 @@ from pydantic import ValidationError
 
 from afd import signals
 from afd.attempts import LostError
-from afd.stages import stage_log
+from afd.runtime import stage_log
+from afd.runtime.outcome import EXIT_CODE, RefusedError, explain, invalid, status_of
+from afd.runtime.parts import Gather, Part
+from afd.runtime.ranks import BEGIN, Ranks, joined
+from afd.runtime.request import StageName, StageRequest
 from afd.stages.door import Asked, answer, follow, limit_threads
-from afd.stages.outcome import EXIT_CODE, RefusedError, explain, invalid, status_of
-from afd.stages.parts import Gather, Part
-from afd.stages.ranks import BEGIN, Ranks, joined
-from afd.stages.request import StageName, StageRequest
 from afd.store import Store
 
 

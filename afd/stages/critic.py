@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import CausalWanParams, CriticParams
-from afd.data.weights import Training, optimiser_tensors, restore_optimiser
 from afd.flow import path
 from afd.flow.times import draw_times
 from afd.losses.flow_matching import sft_loss
+from afd.runtime.outcome import RefusedError
+from afd.runtime.training_loop import resumed_at, steps
+from afd.runtime.training_state import Training, optimiser_tensors, restore_optimiser
+from afd.runtime.workspace import Workspace
 from afd.stages import lessons
-from afd.stages.outcome import RefusedError
-from afd.stages.training import resumed_at, steps
-from afd.stages.workspace import Workspace
 from afd.store import Store
 from afd.students.averaging import average_into, frozen_copy
 from afd.students.checkpoint import load_student, save_student

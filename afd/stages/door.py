@@ -17,13 +17,13 @@ from typing import Any
 
 from afd.artifacts import Artifact, MadeBy, Manifest
 from afd.attempts import Attempt, BusyError
-from afd.stages.batches import Batches, Compute
-from afd.stages.outcome import RefusedError
-from afd.stages.parts import Asked, Gather, Part, batches_of, max_parts
-from afd.stages.ranks import ALONE, BEGIN, SHARED_STAGES, Ranks
-from afd.stages.request import StageName, StageRequest
-from afd.stages.stage_log import log_end, log_start
-from afd.stages.workspace import Workspace
+from afd.runtime.batches import Batches, Compute
+from afd.runtime.outcome import RefusedError
+from afd.runtime.parts import Asked, Gather, Part, batches_of, max_parts
+from afd.runtime.ranks import ALONE, BEGIN, SHARED_STAGES, Ranks
+from afd.runtime.request import StageName, StageRequest
+from afd.runtime.stage_log import log_end, log_start
+from afd.runtime.workspace import Workspace
 from afd.store import Store, told
 from afd.version import commit_of
 

@@ -2,7 +2,7 @@
 
 Everybody answers the same prompts with the same noise. With teacher clips among the inputs this is
 the final judgement, with intervals paired by prompt; without them the cheaper look after a round.
-Sampling and measuring are what costs: they fall into batches (stages/parts.py).
+Sampling and measuring are what costs: they fall into batches (runtime/parts.py).
 """
 
 import math
@@ -23,8 +23,10 @@ from afd.device import give_back
 from afd.evaluation import drift, general, look, metrics
 from afd.evaluation.statistics import by_prompt, holm, mean_of, paired_difference
 from afd.fingerprint import fingerprint
+from afd.runtime.batches import Batch
+from afd.runtime.parts import num_batches
+from afd.runtime.workspace import Workspace
 from afd.stages import outside
-from afd.stages.batches import Batch
 from afd.stages.measuring import (
     LOOK_SEED,
     Film,
@@ -36,8 +38,6 @@ from afd.stages.measuring import (
     prompts_of,
     spread,
 )
-from afd.stages.parts import num_batches
-from afd.stages.workspace import Workspace
 from afd.store import Store, write_json
 
 ORDER: tuple[SideName, ...] = ("student", "base", "teacher")

@@ -17,7 +17,6 @@ from afd.artifacts import Artifact
 from afd.config import FitParams
 from afd.data.canonical import Canon, canon_of
 from afd.data.shards import places
-from afd.data.weights import Training
 from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.build import AnyDiscriminator, build
 from afd.discriminators.discriminator import Setting
@@ -26,13 +25,14 @@ from afd.evaluation import gauges
 from afd.harvest.permission import refuse_clips
 from afd.losses.adversarial import binary_cross_entropy, bradley_terry, r1_penalty
 from afd.losses.gradient_penalty import r1_by_differences
+from afd.runtime.micro_batches import slices
+from afd.runtime.ranks import Ranks
+from afd.runtime.training_loop import resumed_at, steps
+from afd.runtime.training_state import Training
+from afd.runtime.workspace import Workspace
 from afd.stages.panel import leak_accuracy
-from afd.stages.ranks import Ranks
-from afd.stages.request import refuse_unpermitted
+from afd.stages.requests import refuse_unpermitted
 from afd.stages.seen import in_parts, seen_rollouts, seen_teacher
-from afd.stages.slices import slices
-from afd.stages.training import resumed_at, steps
-from afd.stages.workspace import Workspace
 from afd.store import Store
 from afd.students.checkpoint import load_encoder
 

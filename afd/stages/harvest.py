@@ -34,11 +34,11 @@ from afd.harvest.live import Live
 from afd.harvest.status import NO_CATEGORY
 from afd.harvest.vault import keep_bytes, kept
 from afd.harvest.wants import Want, wants_of_request
+from afd.runtime.batches import Batch, Compute
+from afd.runtime.outcome import StoppedError
+from afd.runtime.parts import num_batches
+from afd.runtime.workspace import Workspace
 from afd.signals import show_life
-from afd.stages.batches import Batch, Compute
-from afd.stages.outcome import StoppedError
-from afd.stages.parts import num_batches
-from afd.stages.workspace import Workspace
 from afd.store import Store, write_json
 from afd.teachers.build import build
 from afd.teachers.teacher import PromptRefused

@@ -21,8 +21,8 @@ from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.discriminator import Discriminator
 from afd.evaluation import gauges
 from afd.flow.solver import trace
+from afd.runtime.ranks import ALONE, Ranks
 from afd.stages.panel import rank_correlation
-from afd.stages.ranks import ALONE, Ranks
 from afd.stages.seen import at_once, in_parts, seen_rollouts, seen_teacher
 from afd.store import Store
 from afd.students.checkpoint import Loaded, load_student

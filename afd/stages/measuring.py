@@ -19,11 +19,11 @@ from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.data.shards import places, read_table, read_videos
 from afd.encoding import encode as encode_mp4
 from afd.evaluation import drift, general, look, metrics
-from afd.stages.batches import Batch, Compute
-from afd.stages.cache import kept
-from afd.stages.identity import semantic
-from afd.stages.parts import evaluation_batch
-from afd.stages.revisions import REVISION
+from afd.runtime.batches import Batch, Compute
+from afd.runtime.cache import kept
+from afd.runtime.identity import semantic
+from afd.runtime.parts import evaluation_batch
+from afd.runtime.revisions import REVISION
 from afd.stages.seen import in_levels
 from afd.store import Store
 from afd.students.checkpoint import Loaded, load_student

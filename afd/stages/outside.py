@@ -17,7 +17,7 @@ from afd.data.prompts import Prompt
 from afd.encoding import CRF
 from afd.evaluation.outside import Answer, ask
 from afd.fingerprint import fingerprint
-from afd.stages.batches import Batch
+from afd.runtime.batches import Batch
 from afd.stages.measuring import Film
 from afd.store import write_json
 

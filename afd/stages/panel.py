@@ -19,7 +19,7 @@ from afd.config import LawsParams
 from afd.data.prompts import Prompt
 from afd.evaluation import gauges, leak, metrics
 from afd.stages.measuring import of_pocket_world
-from afd.stages.request import POCKET_LAWS
+from afd.stages.requests import POCKET_LAWS
 from afd.store import Store
 from afd.world import build as world
 from afd.world.sentences import parse

@@ -6,8 +6,8 @@ from typing import Any
 
 from afd.artifacts import Artifact
 from afd.data.prompts import compose, parse_jsonl, read_bytes, to_jsonl
-from afd.stages.outcome import RefusedError
-from afd.stages.workspace import Workspace
+from afd.runtime.outcome import RefusedError
+from afd.runtime.workspace import Workspace
 from afd.store import Store
 
 PROMPTS = "prompts.jsonl"

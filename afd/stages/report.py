@@ -16,7 +16,7 @@ from afd.evaluation.course import Course, course_of, gauges
 from afd.evaluation.figures import Curve
 from afd.evaluation.page import Filmstrip, Report, lead_sentence, render
 from afd.evaluation.readings import Row
-from afd.stages.workspace import Workspace
+from afd.runtime.workspace import Workspace
 from afd.store import Store
 
 PAGE = "report.html"

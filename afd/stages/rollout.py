@@ -2,7 +2,7 @@
 
 Every rollout's noise comes from its own seed, so the clips do not depend on batching or shards.
 The student that made them is a field of the artifact: update refuses any other. Batches may be
-computed by several processes (stages/parts.py).
+computed by several processes (runtime/parts.py).
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ from afd.artifacts import Artifact
 from afd.config import RolloutParams
 from afd.data.prompts import prompts_of_round, read_jsonl
 from afd.flow.solver import rollout
-from afd.stages.batches import Batch, Compute
-from afd.stages.parts import num_batches
-from afd.stages.workspace import Workspace
+from afd.runtime.batches import Batch, Compute
+from afd.runtime.parts import num_batches
+from afd.runtime.workspace import Workspace
 from afd.store import Store
 from afd.students.checkpoint import describe, load_student
 from afd.students.strict import CheckpointError

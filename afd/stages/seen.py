@@ -19,8 +19,8 @@ from torch import Tensor
 from afd.artifacts import Artifact
 from afd.data.canonical import Canon, canonical, film
 from afd.data.shards import read_table, read_videos
+from afd.runtime.cache import kept
 from afd.signals import show_life
-from afd.stages.cache import kept
 from afd.store import Store
 from afd.students.checkpoint import codec_sha256, load_codec
 from afd.students.codec import Codec

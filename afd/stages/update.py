@@ -18,16 +18,16 @@ from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import MemoryParams, UpdateParams
 from afd.data.canonical import Canon, canon_of
-from afd.data.weights import Training, optimiser_tensors, restore_optimiser
 from afd.harvest.permission import refuse_clips
+from afd.runtime.micro_batches import MicroBatch, backward
+from afd.runtime.ranks import ALONE, Ranks
+from afd.runtime.training_loop import resumed_at, steps
+from afd.runtime.training_state import Training, optimiser_tensors, restore_optimiser
+from afd.runtime.workspace import Workspace
 from afd.stages import lessons, objectives
 from afd.stages.lessons import OffPolicyError
 from afd.stages.objectives import Loss
-from afd.stages.ranks import ALONE, Ranks
-from afd.stages.request import refuse_unpermitted
-from afd.stages.slices import MicroBatch, backward
-from afd.stages.training import resumed_at, steps
-from afd.stages.workspace import Workspace
+from afd.stages.requests import refuse_unpermitted
 from afd.store import Store
 from afd.students.averaging import average_into
 from afd.students.checkpoint import Loaded

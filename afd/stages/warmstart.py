@@ -18,12 +18,12 @@ from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import CausalWanParams, PublishedStudent, WarmstartParams, rows_and_columns
 from afd.data.prompts import Prompt, read_jsonl
-from afd.data.weights import Training
 from afd.flow import path
 from afd.flow.times import draw_times, step_list
 from afd.losses.flow_matching import sft_loss
-from afd.stages.training import resumed_at, steps
-from afd.stages.workspace import Workspace
+from afd.runtime.training_loop import resumed_at, steps
+from afd.runtime.training_state import Training
+from afd.runtime.workspace import Workspace
 from afd.store import Store
 from afd.students import codec as codecs
 from afd.students.averaging import average_into, frozen_copy

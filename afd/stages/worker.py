@@ -20,11 +20,13 @@ import psutil
 
 from afd import signals
 from afd.attempts import CANCELLED
-from afd.stages.child import Child, Job, given_up, reap, start
-from afd.stages.door import describe_maker, limit_threads, stage_function
-from afd.stages.mailbox import Attention, Heartbeat, Mailbox, code_digest
-from afd.stages.outcome import Outcome
-from afd.stages.request import StageName
+from afd.runtime.child import Child, Job, given_up, reap, start
+from afd.runtime.mailbox import Attention, Heartbeat, Mailbox, code_digest
+from afd.runtime.outcome import Outcome
+from afd.runtime.parts import Asked
+from afd.runtime.request import StageName
+from afd.stages.door import answer, describe_maker, limit_threads, stage_function
+from afd.store import Store
 
 POLL_S = 0.01  # 100 directory scans a second: below 1 % of a core
 BEAT_S = 1.0
@@ -41,7 +43,11 @@ def serve(job: Job) -> None:
     pulse = _Pulse(box, code)
     attention = Attention(box)
     preload(lambda: pulse.beat("loading"))
-    made_by = describe_maker()
+    store, made_by = Store(job.store), describe_maker()
+
+    def compute(asked: Asked) -> None:
+        answer(asked, store, job.num_threads, made_by)
+
     box.take_back()
     job.logs.mkdir(parents=True, exist_ok=True)
     children: dict[int, Child] = {}
@@ -59,7 +65,7 @@ def serve(job: Job) -> None:
             ended[name] = given_up(name)
         free = job.num_children - len(children)
         for name in [name for name in waiting if name not in cancelled][:free]:
-            pid, child = start(job, box, name, made_by)
+            pid, child = start(job, box, name, compute)
             children[pid] = child
         pulse.beat("serving", tuple(child.name for child in children.values()))
         if not waiting and not children and not attention.is_paid():

@@ -1,10 +1,10 @@
 """A network spread over ranks: for those whose weights do not fit into one GPU (14B and beyond).
 
-The ranks of an update (afd.stages.ranks) each hold the whole network and sum their gradients, which
-serves 1.3B: 28 GB a rank. FSDP2 holds 1/n of what is frozen and gathers one block at a time. LoRAs
-stay whole on every rank: gradients are summed, moments, averages and checkpoints kept as without
-sharding, so the number of ranks may change between attempts. At 14B and rank 256 the LoRA with all
-that belongs to it takes 29 GB a rank, the frozen network 28 GB / n in bfloat16.
+The ranks of an update (afd.runtime.ranks) each hold the whole network and sum their gradients,
+which serves 1.3B: 28 GB a rank. FSDP2 holds 1/n of what is frozen and gathers one block at a time.
+LoRAs stay whole on every rank: gradients are summed, moments, averages and checkpoints kept as
+without sharding, so the number of ranks may change between attempts. At 14B and rank 256 the LoRA
+with all that belongs to it takes 29 GB a rank, the frozen network 28 GB / n in bfloat16.
 """
 
 from typing import Any, cast

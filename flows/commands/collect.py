@@ -18,7 +18,7 @@ from rich.table import Table
 
 from afd.artifacts import MANIFEST, Artifact
 from afd.attempts import flock
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from afd.store import Store
 from flows.commands.status import campaigns_in
 from flows.hold import sure_holder_of

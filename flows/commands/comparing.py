@@ -11,7 +11,7 @@ from rich.table import Table
 from afd.evaluation.comparison import Difference, Judged, compare
 from afd.evaluation.readings import meaning, show
 from afd.evaluation.results import CellResult
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from afd.store import Store
 from flows.commands.json_output import Document, print_document
 from flows.commands.status import campaigns_in, known_campaign

@@ -8,7 +8,7 @@ from pathlib import Path
 from afd.artifacts import ArtifactRef
 from afd.config import Cluster, Params
 from afd.params import ParamsError
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import decisions
 from flows.ablations import Cell, is_finished

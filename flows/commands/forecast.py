@@ -6,8 +6,8 @@ from functools import cached_property
 
 from afd.artifacts import ArtifactRef
 from afd.config import Params
-from afd.stages.outcome import RefusedError
-from afd.stages.request import StageRequest
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows.board import Done, Running
 from flows.campaign import play_final, play_horizon

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from afd.campaign_page.request import PAGE
 from afd.config import Cluster, Params
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from afd.store import Store
 from flows import decisions
 from flows.asked import ClusterSource, Doing

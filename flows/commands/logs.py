@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from afd.stages.outcome import RefusedError
-from afd.stages.request import StageName
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageName
 from flows.commands.status import CampaignState
 from flows.jobs.ledger import WORKER, Ledger
 

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from flows.asked import read_asked
 from flows.commands.page_server import served
 from flows.commands.status import campaigns_in, known_campaign

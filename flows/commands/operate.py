@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from flows.commands.logs import campaign_and_stage, chosen_log, follow, show
 from flows.commands.status import (
     CampaignState,

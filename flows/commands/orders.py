@@ -27,9 +27,9 @@ from afd.harvest.run import harvest
 from afd.harvest.tables import ledger_path
 from afd.harvest.transitions import WITHOUT_CLIP
 from afd.harvest.wants import Want, asked_of, wants_of_request
-from afd.stages import request
+from afd.runtime.outcome import RefusedError
+from afd.stages import requests
 from afd.stages.door import execute
-from afd.stages.outcome import RefusedError
 from afd.store import Store
 from afd.teachers.keys import read_key
 from afd.teachers.remote import UnauthorisedError
@@ -78,16 +78,16 @@ class Chosen:
                 "lay one over the params, e.g. --overlay params/teachers/seedance.yaml"
             )
         place = Store(store.resolve())
-        prompt_set = request.prompts(read).output
+        prompt_set = requests.prompts(read).output
         if writes:
-            made = execute(request.prompts(read), place)
+            made = execute(requests.prompts(read), place)
             prompts = read_jsonl(made.file("prompts.jsonl"))
         else:
             prompts = prompts_of(read, place)
         rounds = [
-            request.harvest_round(read, prompt_set, index) for index in range(read.num_rounds)
+            requests.harvest_round(read, prompt_set, index) for index in range(read.num_rounds)
         ]
-        asked = [*rounds, request.harvest_held_out(read, prompt_set)]
+        asked = [*rounds, requests.harvest_held_out(read, prompt_set)]
         wants = [
             want for one in asked for want in wants_of_request(one.params, read.teacher, prompts)
         ]

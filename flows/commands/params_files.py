@@ -11,8 +11,8 @@ from afd.config import Cluster, Params
 from afd.config.reference import reference
 from afd.config.schema import SchemaName, schema_text
 from afd.params import load_params, sources
+from afd.runtime.outcome import RefusedError
 from afd.shipped import shipped, shipped_folder
-from afd.stages.outcome import RefusedError
 from flows.commands.json_output import print_document
 from flows.commands.planning import refuse_unusable_prompts
 from flows.invocation import command, near

@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 from rich.text import Text
 
-from afd.stages.mailbox import request_id
+from afd.runtime.mailbox import request_id
 from flows.board import Activity, Done, Running, progress, round_label
 from flows.commands.forecast import seconds_left, try_planned_stages
 from flows.commands.numbers import clock, rough_time, short_number

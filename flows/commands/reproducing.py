@@ -11,7 +11,7 @@ from rich.table import Table
 from afd.evaluation.readings import meaning, show
 from afd.evaluation.reproduction import TOLERANCES, Reproduction, reproduction
 from afd.evaluation.results import CellResult
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from flows.ablations import every_cell, result_here
 from flows.commands.json_output import Document, print_document
 from flows.invocation import beside

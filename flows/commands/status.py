@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from afd.params import ParamsError
-from afd.stages.mailbox import Mailbox
-from afd.stages.outcome import RefusedError
-from afd.stages.request import StageRequest
+from afd.runtime.mailbox import Mailbox
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import decisions
 from flows.asked import FILE as ASKED

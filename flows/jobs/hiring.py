@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from afd.failpoints import failpoint
-from afd.stages.child import Job
-from afd.stages.mailbox import Mailbox, code_digest
-from afd.stages.outcome import Outcome
+from afd.runtime.child import Job
+from afd.runtime.mailbox import Mailbox, code_digest
+from afd.runtime.outcome import Outcome
 from afd.stages.worker import serve
 from flows.jobs import scheduler
 from flows.jobs.ledger import WORKER, JobEntry, Ledger, Seen, now

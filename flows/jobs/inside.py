@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afd.attempts import CANCELLED
-from afd.stages.child import GRACE_S
-from afd.stages.outcome import EXIT_CODE
-from afd.stages.parts import missing
-from afd.stages.request import StageRequest
+from afd.runtime.child import GRACE_S
+from afd.runtime.outcome import EXIT_CODE
+from afd.runtime.parts import missing
+from afd.runtime.request import StageRequest
 from afd.store import Store, write_atomic
 
 LOOK_S = 1.0  # for the mark that says it was cancelled

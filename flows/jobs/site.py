@@ -15,7 +15,7 @@ from afd.store import Store
 POLL_S = 0.01  # how often a waiting thread looks at first
 MAX_POLL_S = 0.1  # and when it has waited for some seconds: long stages are not looked at often
 TAIL_LINES = 20
-LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # of afd/stages/stage_log.py
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # of afd/runtime/stage_log.py
 LATE_S = 65.0  # NFS may hide for that long what another host has written (acdirmax is 60)
 
 

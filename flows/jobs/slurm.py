@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 
 from afd.failpoints import failpoint
-from afd.stages.mailbox import request_id
-from afd.stages.outcome import Outcome
-from afd.stages.parts import max_parts, missing
-from afd.stages.request import StageRequest
-from afd.stages.workspace import reached
+from afd.runtime.mailbox import request_id
+from afd.runtime.outcome import Outcome
+from afd.runtime.parts import max_parts, missing
+from afd.runtime.request import StageRequest
+from afd.runtime.workspace import reached
 from afd.store import write_atomic
 from flows.jobs import scheduler
 from flows.jobs.inside import GATHER, StageJob, run_stage

@@ -11,9 +11,9 @@ from typing import Any
 
 from afd.config import Cluster
 from afd.config.cluster import Resourced, Resources, SlurmParams
+from afd.runtime.mailbox import Owner
+from afd.runtime.outcome import RefusedError
 from afd.stages.door import limit_threads
-from afd.stages.mailbox import Owner
-from afd.stages.outcome import RefusedError
 from flows.jobs.ledger import Job
 from flows.jobs.scheduler import SLURM, SchedulerError
 from flows.jobs.site import Site

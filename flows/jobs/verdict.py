@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afd.config.cluster import Resourced, Resources
-from afd.stages.outcome import EXIT_CODE, Outcome, Status
+from afd.runtime.outcome import EXIT_CODE, Outcome, Status
 from flows.jobs.ledger import Seen
 from flows.jobs.site import log_tail
 

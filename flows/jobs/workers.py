@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 
 from afd.failpoints import failpoint
-from afd.stages.outcome import Outcome
-from afd.stages.parts import Gather, Part, Piece, max_parts, missing
-from afd.stages.request import StageRequest
+from afd.runtime.outcome import Outcome
+from afd.runtime.parts import Gather, Part, Piece, max_parts, missing
+from afd.runtime.request import StageRequest
 from flows.jobs.hiring import Hired, adopted, hired
 from flows.jobs.ledger import Ledger
 from flows.jobs.scheduler import SchedulerError

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from afd.artifacts import ArtifactRef
 from afd.config import Frozen
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import write_atomic
 from flows.asked import read_asked
 from flows.mlflow_runs.run_ids import CampaignStatus

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from afd.artifacts import ArtifactRef
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows.invocation import command
 from flows.mlflow_runs.client import Unavailable, brief

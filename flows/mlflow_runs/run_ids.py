@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from afd.artifacts import ArtifactRef
 from afd.evaluation.readings import flatten
-from afd.stages.identity import semantic
+from afd.runtime.identity import semantic
 from afd.store import write_json
 
 CampaignStatus = Literal["finished", "paused", "failed", "killed"]  # paused: rounds are left

@@ -7,7 +7,7 @@ from functools import partial
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
 from afd.evaluation.readings import flatten
-from afd.stages.request import StageName, StageRequest
+from afd.runtime.request import StageName, StageRequest
 from afd.store import Store, StoreError
 from flows import versions
 from flows.mlflow_runs import views

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from afd.params import ParamsError
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from flows.decisions import PausedError
 from flows.hold import HeldError
 from flows.told import is_told

@@ -20,7 +20,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from afd.config import Frozen
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from afd.store import write_atomic
 from flows.places import Places
 from flows.prefect_runs.reach import is_of_its_host, may_have_key, trouble

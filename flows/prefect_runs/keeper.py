@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from afd.store import write_atomic
 
 KNOWN = "server.json"  # the port and the keeper, for whoever wants to use the server

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from afd.artifacts import Artifact, Manifest
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import decisions
 from flows.board import progress

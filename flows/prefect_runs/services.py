@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from afd.attempts import flock
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from afd.store import write_atomic
 from flows.places import Places
 from flows.prefect_runs import keeper

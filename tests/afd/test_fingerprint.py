@@ -13,8 +13,8 @@ import pytest
 from afd.config import Cluster, Params
 from afd.fingerprint import canonical, fingerprint
 from afd.params import load_params
-from afd.stages import request
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
+from afd.stages import requests
 
 PARAMS = Path(__file__).parents[2] / "params"
 NO_IDENTITY = {
@@ -69,22 +69,22 @@ def params() -> Params:
 
 def campaign(of: Params) -> list[StageRequest]:
     """Every request of a campaign of two rounds."""
-    prompts = request.prompts(of)
-    held_out = request.harvest_held_out(of, prompts.output)
-    base = request.warmstart(of, prompts.output)
+    prompts = requests.prompts(of)
+    held_out = requests.harvest_held_out(of, prompts.output)
+    base = requests.warmstart(of, prompts.output)
     asked, student, judge = [prompts, held_out, base], base.output, None
     for index in range(2):
-        clips = request.harvest_round(of, prompts.output, index)
+        clips = requests.harvest_round(of, prompts.output, index)
         behaviour = student if of.rollout.refresh == "every_round" else base.output
-        rollouts = request.rollout(of, prompts.output, behaviour, index)
-        fit = request.fit(of, [clips.output], [rollouts.output], judge, index)
-        update = request.update(
+        rollouts = requests.rollout(of, prompts.output, behaviour, index)
+        fit = requests.fit(of, [clips.output], [rollouts.output], judge, index)
+        update = requests.update(
             of, [clips.output], rollouts.output, fit.output, student, base.output, index
         )
-        look = request.evaluate_round(of, prompts.output, update.output, base.output)
+        look = requests.evaluate_round(of, prompts.output, update.output, base.output)
         asked += [clips, rollouts, fit, update, look]
         student, judge = update.output, fit.output
-    final = request.evaluate_final(of, prompts.output, student, base.output, held_out.output)
+    final = requests.evaluate_final(of, prompts.output, student, base.output, held_out.output)
     return [*asked, final]
 
 
@@ -153,7 +153,7 @@ def test_every_value_of_params_is_identity(field: str, value: Any) -> None:
     if name == "high":
         section["low"] = min(section["high"], section["low"])
     changed = Params.model_validate(values)
-    report = (request.report(of, campaign(of)[-1].output, []).output for of in (params(), changed))
+    report = (requests.report(of, campaign(of)[-1].output, []).output for of in (params(), changed))
     assert len(set(report)) == 2
     assert identities(changed) != identities(params())
 

@@ -23,10 +23,9 @@ from afd.data.sheets import side_by_side
 from afd.encoding import encode
 from afd.evaluation.outside import Answer
 from afd.params import load_params
+from afd.runtime.request import StageRequest
 from afd.seeds import numpy_generator
-from afd.stages import outside
-from afd.stages import request as ask
-from afd.stages.request import StageRequest
+from afd.stages import outside, requests
 from afd.store import Store, write_json
 
 SENTENCES = (
@@ -112,17 +111,17 @@ def make_campaign(root: Path, params: Params, num_rounds: int = 2) -> CampaignOn
     """A campaign under `root` (store/ and runs/demo/), its final evaluation included."""
     campaign = CampaignOnDisk(root, params, Store(root / "store"))
     save = campaign.save
-    prompt_set = save(None, ask.prompts(params)).ref
-    held_out = save(None, ask.harvest_held_out(params, prompt_set)).ref
-    base = save(None, ask.warmstart(params, prompt_set)).ref
+    prompt_set = save(None, requests.prompts(params)).ref
+    held_out = save(None, requests.harvest_held_out(params, prompt_set)).ref
+    base = save(None, requests.warmstart(params, prompt_set)).ref
     student, previous = base, None
     for index in range(num_rounds):
-        clips = save(index, ask.harvest_round(params, prompt_set, index), index).ref
-        rollouts = save(index, ask.rollout(params, prompt_set, student, index), index).ref
-        judge = save(index, ask.fit(params, [clips], [rollouts], previous, index), index).ref
-        update = ask.update(params, [clips], rollouts, judge, student, base, index)
+        clips = save(index, requests.harvest_round(params, prompt_set, index), index).ref
+        rollouts = save(index, requests.rollout(params, prompt_set, student, index), index).ref
+        judge = save(index, requests.fit(params, [clips], [rollouts], previous, index), index).ref
+        update = requests.update(params, [clips], rollouts, judge, student, base, index)
         student = save(index, update, index).ref
-        look = ask.evaluate_round(params, prompt_set, student, base)
+        look = requests.evaluate_round(params, prompt_set, student, base)
         evaluation = save(index, look, index).ref
         previous = judge
         campaign.rounds.append(
@@ -134,7 +133,7 @@ def make_campaign(root: Path, params: Params, num_rounds: int = 2) -> CampaignOn
                 "evaluation": evaluation,
             }
         )
-    final = ask.evaluate_final(params, prompt_set, student, base, held_out)
+    final = requests.evaluate_final(params, prompt_set, student, base, held_out)
     campaign.evaluation = save(None, final)
     return campaign
 

@@ -21,8 +21,8 @@ def preload() -> None:
     import mlflow.tracking  # noqa: F401
 
     import flows.commands.launch  # noqa: F401
+    from afd.runtime.request import StageName
     from afd.stages import worker
-    from afd.stages.request import StageName
     from flows.quiet import be_quiet
 
     be_quiet()

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from afd.stages.child import Job
+from afd.runtime.child import Job
 from flows.jobs.inside import StageJob
 
 

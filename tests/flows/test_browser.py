@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from afd.stages import request as ask
+from afd.stages import requests
 from afd.stages.door import execute
 from flows import versions
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
@@ -63,7 +63,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, browser: "Browser") -> Itera
     root = tmp_path_factory.mktemp("shown")
     campaign = make_campaign(root, small_params(), num_rounds=3)
     assert campaign.evaluation is not None
-    request = ask.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    request = requests.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
     report = execute(request, campaign.store)
     campaign.made.append((None, request, report))
     database = root / "runs" / ".services" / "mlflow" / "mlflow.db"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from flows.choices import chosen_params
 from flows.places import Places
 from tests.flows.conftest import PARAMS

@@ -27,7 +27,7 @@ QUIET = {
 PYCACHE = shutil.ignore_patterns("__pycache__")
 COPIED = (  # of the project: what dvc reads, and what its stage `quick` depends on
     ".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "dvc.lock", "params", "results", "docs",
-    "afd/evaluation", "afd/stages/revisions.py", "flows/commands/comparing.py",
+    "afd/evaluation", "afd/runtime/revisions.py", "flows/commands/comparing.py",
 )  # fmt: skip
 AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@t")
 

@@ -11,9 +11,9 @@ import pytest
 
 from afd.config import Cluster
 from afd.params import load_params
-from afd.stages.mailbox import Owner, request_id
-from afd.stages.outcome import Outcome, Status
-from afd.stages.request import StageRequest
+from afd.runtime.mailbox import Owner, request_id
+from afd.runtime.outcome import Outcome, Status
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import dispatch
 from flows.dispatch import LocalJobs, compute

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from afd.store import write_atomic
 from flows import hold as holding
 from flows.hold import HeldError, Holder, ask_to_cancel, hold, holder_of, sure_holder_of

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from afd.failpoints import FAILPOINTS
-from afd.stages.mailbox import Heartbeat, Mailbox
+from afd.runtime.mailbox import Heartbeat, Mailbox
 from afd.store import Store
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT, Forge
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from afd.stages import request as ask
+from afd.stages import requests
 from afd.store import Store
 from flows.asked import FILE as ASKED
 from flows.commands.operate import say_up
@@ -165,7 +165,7 @@ def test_progress_ends_at_100_percent(
 
     monkeypatch.setattr(pages, "LONG_S", 0.01)
     monkeypatch.setattr(pages, "EVERY_S", 0.01)
-    store, request = Store(tmp_path), ask.prompts(small_params())
+    store, request = Store(tmp_path), requests.prompts(small_params())
     file = store.work_path(request.output) / "progress.json"
     file.parent.mkdir(parents=True)
     file.write_text('{"done": 1190, "total": 1200}')

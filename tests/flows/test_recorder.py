@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from afd.artifacts import Artifact
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import versions
 from flows.mlflow_runs.champion import choose_champion
@@ -242,7 +242,7 @@ CAMPAIGN = """
 import os, signal, sys, time
 from pathlib import Path
 from flows.mlflow_runs.recorder import RunRecorder
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 root, uri, request = Path(sys.argv[1]), sys.argv[2], StageRequest.model_validate_json(sys.argv[3])
 own = RunRecorder(uri, root / "runs" / "demo", Store(root / "nothing-made"))

@@ -8,7 +8,7 @@ import pytest
 from afd.artifacts import ArtifactRef
 from afd.config import Params
 from afd.params import load_params
-from afd.stages.request import StageName, StageRequest
+from afd.runtime.request import StageName, StageRequest
 from flows.foreseen import standing_before
 from flows.round import play_round, play_start
 from flows.standing import Standing

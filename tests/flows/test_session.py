@@ -7,7 +7,7 @@ import pytest
 
 from afd.config import Cluster, Params
 from afd.params import ParamsError, load_params
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from flows import session, settle
 from flows.asked import FILE, Asked, read_asked, write_asked
 from flows.decisions import PausedError

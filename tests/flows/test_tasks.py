@@ -14,7 +14,7 @@ import pytest
 from afd.artifacts import ArtifactRef
 from afd.config import Cluster, Params
 from afd.params import load_params
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import dispatch, tasks
 from flows.dispatch import StageFailedError

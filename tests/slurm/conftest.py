@@ -16,7 +16,8 @@ import pytest
 
 from afd.config import Cluster, Params
 from afd.params import load_params
-from afd.stages.request import StageRequest, prompts
+from afd.runtime.request import StageRequest
+from afd.stages.requests import prompts
 from afd.store import Store
 from flows.jobs.site import Site
 

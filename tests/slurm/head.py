@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows.dispatch import build, compute
 from flows.jobs.site import Site

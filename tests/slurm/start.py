@@ -10,9 +10,9 @@ import psutil
 
 from afd.config import Params
 from afd.params import load_params
-from afd.stages import request as ask
+from afd.runtime.request import StageRequest
+from afd.stages import requests
 from afd.stages.door import execute
-from afd.stages.request import StageRequest
 from afd.store import Store
 
 PARAMS = Path(__file__).parents[2] / "params" / "tiny.yaml"
@@ -33,15 +33,15 @@ class Start:
 def make_start(folder: Path) -> Start:
     params = load_params(Params, PARAMS, (), OVERRIDES)
     store, whole = Store(folder / "store"), Store(folder / "whole")
-    prompt_set = execute(ask.prompts(params), store).ref
-    student = execute(ask.warmstart(params, prompt_set), store).ref
-    clips = execute(ask.harvest_round(params, prompt_set, 0), store).ref
+    prompt_set = execute(requests.prompts(params), store).ref
+    student = execute(requests.warmstart(params, prompt_set), store).ref
+    clips = execute(requests.harvest_round(params, prompt_set, 0), store).ref
     shutil.copytree(store.root, whole.root)
-    rollout = ask.rollout(params, prompt_set, student, 0)
+    rollout = requests.rollout(params, prompt_set, student, 0)
     rollouts = execute(rollout, whole).ref
-    fit = ask.fit(params, [clips], [rollouts], None, 0)
+    fit = requests.fit(params, [clips], [rollouts], None, 0)
     judge = execute(fit, whole).ref
-    update = ask.update(params, clips, rollouts, judge, student, student, 0)
+    update = requests.update(params, clips, rollouts, judge, student, student, 0)
     execute(update, whole)
     return Start(store, whole, rollout, fit, update)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from safetensors.torch import load_file
 
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from flows.dispatch import build, compute
 from flows.jobs.ledger import WORKER, Ledger
 from flows.jobs.site import Site

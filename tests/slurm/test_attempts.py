@@ -15,11 +15,11 @@ import pytest
 from afd.config import Params
 from afd.config.cluster import Resourced
 from afd.params import load_params
-from afd.stages import request as ask
+from afd.runtime.outcome import Outcome
+from afd.runtime.request import StageRequest
+from afd.runtime.workspace import reached
+from afd.stages import requests
 from afd.stages.door import execute
-from afd.stages.outcome import Outcome
-from afd.stages.request import StageRequest
-from afd.stages.workspace import reached
 from afd.store import Store
 from flows.dispatch import build, compute
 from flows.jobs import slurm as slurm_jobs
@@ -41,8 +41,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageRequest, Store]
         Params, PROJECT / "params" / "tiny.yaml", (), [f"warmstart.num_steps={NUM_STEPS}"]
     )
     store = Store(tmp_path_factory.mktemp("undisturbed"))
-    prompt_set = execute(ask.prompts(params), store).ref
-    warmstart = ask.warmstart(params, prompt_set)
+    prompt_set = execute(requests.prompts(params), store).ref
+    warmstart = requests.warmstart(params, prompt_set)
     execute(warmstart, store)
     return warmstart, store
 
@@ -67,7 +67,7 @@ def test_requeued_preempted_out_of_time_and_its_node_lost(
     monkeypatch.setenv("AFD_CHECKPOINT_PERIOD_S", "0.1")
     request, undisturbed = made
     here = site("disturbed", "slurm.warn_s=5", "resources.every_stage.mem_gb=2")
-    execute(ask.prompts(load_params(Params, PROJECT / "params" / "tiny.yaml")), here.store)
+    execute(requests.prompts(load_params(Params, PROJECT / "params" / "tiny.yaml")), here.store)
     asked = Asked(here, request)
     met = set[int]()
 
@@ -126,7 +126,7 @@ def test_cancelled_while_its_step_lives_on_a_lost_node_it_stops_and_publishes_no
     monkeypatch.setenv("AFD_CHECKPOINT_PERIOD_S", "0.1")
     request, undisturbed = made
     here = site("lost-node", "resources.every_stage.mem_gb=2")
-    execute(ask.prompts(load_params(Params, PROJECT / "params" / "tiny.yaml")), here.store)
+    execute(requests.prompts(load_params(Params, PROJECT / "params" / "tiny.yaml")), here.store)
     asked = Asked(here, request)
     (old,) = until(lambda: doors(here.store))
     until(lambda: reached(here.store, request))
@@ -190,7 +190,7 @@ def test_a_pilot_whose_time_is_nearly_over_hands_over_to_another(
     monkeypatch.setenv("AFD_CHECKPOINT_PERIOD_S", "0.1")
     request, undisturbed = made
     here = site("pilot", "allocation=campaign", "resources.worker.mem_gb=4")
-    execute(ask.prompts(load_params(Params, PROJECT / "params" / "tiny.yaml")), here.store)
+    execute(requests.prompts(load_params(Params, PROJECT / "params" / "tiny.yaml")), here.store)
     dispatch = build(here)
     outcomes: list[Outcome] = []
     waiting = threading.Thread(target=lambda: outcomes.append(compute(dispatch, here, request)))

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from afd.stages.mailbox import request_id
-from afd.stages.outcome import Outcome
-from afd.stages.request import StageRequest
+from afd.runtime.mailbox import request_id
+from afd.runtime.outcome import Outcome
+from afd.runtime.request import StageRequest
 from flows.dispatch import build, compute
 from flows.jobs import slurm as slurm_jobs
 from flows.jobs.inside import StageJob

@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from afd.stages.mailbox import request_id
-from afd.stages.request import StageRequest
+from afd.runtime.mailbox import request_id
+from afd.runtime.request import StageRequest
 from flows.jobs.ledger import Job, JobEntry, Ledger
 from flows.jobs.site import Site
 from tests.slurm.conftest import MAX_ARRAY, PROJECT, RealSlurm, until

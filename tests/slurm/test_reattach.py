@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from afd.stages.mailbox import request_id
-from afd.stages.request import StageRequest
+from afd.runtime.mailbox import request_id
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows.jobs.ledger import WORKER, Ledger
 from tests.slurm.conftest import PROJECT, RealSlurm, prompts_request, until

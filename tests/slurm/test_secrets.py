@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from afd.store import Store
 from flows.dispatch import build
 from flows.jobs import slurm as slurm_jobs

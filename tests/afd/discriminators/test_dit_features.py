@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from afd.config import DitFeaturesDiscriminator
-from afd.data.weights import Training
 from afd.discriminators import checkpoint
 from afd.discriminators.backbones import BackboneError
 from afd.discriminators.build import build
 from afd.discriminators.discriminator import Setting
 from afd.discriminators.dit_features import DitFeatures
 from afd.losses.adversarial import bradley_terry, r1_penalty
+from afd.runtime.training_state import Training
 from afd.text.words import encode
 from tests.afd.discriminators import tiny_wan
 

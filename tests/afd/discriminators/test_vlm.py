@@ -14,7 +14,6 @@ from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from afd.config import VlmDiscriminator
-from afd.data.weights import Training
 from afd.discriminators import checkpoint
 from afd.discriminators.backbones import BackboneError
 from afd.discriminators.build import build
@@ -22,6 +21,7 @@ from afd.discriminators.discriminator import Setting
 from afd.discriminators.vlm import Vlm
 from afd.discriminators.vlm_inputs import PromptTooLongError
 from afd.losses.adversarial import bradley_terry, r1_penalty
+from afd.runtime.training_state import Training
 from tests.afd.discriminators import tiny_qwen
 
 SETTING = Setting(num_frames=8, frame_size=16, text_dim=64)

@@ -13,8 +13,9 @@ from afd.latents import LatentGeometry
 from afd.params import ParamsError, load_params
 from afd.planning.machines import machine
 from afd.planning.plan import plan
+from afd.runtime.request import StageRequest
 from afd.seeds import generator
-from afd.stages import request
+from afd.stages import requests
 from afd.students.causal_wan import CausalWan, build
 
 PARAMS = Path(__file__).parents[3] / "params"
@@ -64,10 +65,10 @@ def test_it_is_identity_where_it_judges_and_nowhere_else():
     judging = plain.evaluate.model_copy(update={"guidance": SCALE})
     guided = plain.model_copy(update={"evaluate": judging})
     assert "guidance" not in plain.model_dump(mode="json")["evaluate"]
-    prompts = request.StageRequest(stage="prompts", params={}, inputs={}).output
-    one, other = (request.evaluate_round(of, prompts, prompts, prompts) for of in (plain, guided))
+    prompts = StageRequest(stage="prompts", params={}, inputs={}).output
+    one, other = (requests.evaluate_round(of, prompts, prompts, prompts) for of in (plain, guided))
     assert one.output != other.output and other.params["guidance"] == SCALE
-    one, other = (request.rollout(of, prompts, prompts, 0) for of in (plain, guided))
+    one, other = (requests.rollout(of, prompts, prompts, 0) for of in (plain, guided))
     assert one.output == other.output
 
 

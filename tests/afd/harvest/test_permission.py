@@ -23,9 +23,9 @@ from afd.harvest.restoring import revalidate
 from afd.harvest.vault import KeptClip, kept_keys
 from afd.harvest.wants import asked_of, want
 from afd.params import load_params
-from afd.stages import request
+from afd.runtime.outcome import status_of
+from afd.stages import requests
 from afd.stages.door import execute
-from afd.stages.outcome import status_of
 from afd.store import Store
 from afd.teachers.build import build
 from flows.choices import chosen_params
@@ -54,16 +54,14 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Videos with sidecars of the first two rounds' prompts, by the simulator."""
     tiny, root = load_params(Params, TINY), tmp_path_factory.mktemp("films")
     store, simulator = Store(root / "store"), build(tiny.teacher, tiny.num_frames, tiny.fps)
-    prompt_set = execute(request.prompts(tiny), store).ref
+    prompt_set = execute(requests.prompts(tiny), store).ref
     videos = root / "videos"
     videos.mkdir()
-    texts = [
-        text
+    clips = [
+        execute(requests.harvest_round(tiny, prompt_set, index), store)
         for index in range(tiny.num_rounds)
-        for text in read_table(execute(request.harvest_round(tiny, prompt_set, index), store).path)[
-            "prompt"
-        ]
     ]
+    texts = [text for made in clips for text in read_table(made.path)["prompt"]]
     for number, text in enumerate(dict.fromkeys(texts)):
         (videos / f"{number}.mp4").write_bytes(simulator.film(text, number))
         (videos / f"{number}.txt").write_text(text)
@@ -76,8 +74,8 @@ def params_with(teacher: FolderTeacher) -> Params:
 
 
 def harvested(store: Store, params: Params) -> Artifact:
-    prompt_set = execute(request.prompts(params), store).ref
-    return execute(request.harvest_round(params, prompt_set, 0), store)
+    prompt_set = execute(requests.prompts(params), store).ref
+    return execute(requests.harvest_round(params, prompt_set, 0), store)
 
 
 def chosen(tmp_path: Path, store: Store, teacher: FolderTeacher) -> Params:
@@ -103,16 +101,16 @@ def test_what_was_imported_as_forbidden_is_not_trained_on_whatever_params_say(
 
     clips = harvested(store, params_with(generous))  # harvesting always may
     params = params_with(generous)
-    student = execute(request.warmstart(params, _prompt_set(params, store)), store)
-    rollouts = execute(request.rollout(params, _prompt_set(params, store), student.ref, 0), store)
-    fit = request.fit(params, [clips.ref], [rollouts.ref], None, 0)
+    student = execute(requests.warmstart(params, _prompt_set(params, store)), store)
+    rollouts = execute(requests.rollout(params, _prompt_set(params, store), student.ref, 0), store)
+    fit = requests.fit(params, [clips.ref], [rollouts.ref], None, 0)
     with pytest.raises(NotPermittedError) as refused:
         execute(fit, store)
     assert status_of(refused.value) == "refused"
     supervised = params.model_copy(
         update={"update": params.update.model_copy(update={"objective": "supervised"})}
     )
-    update = request.update(supervised, [clips.ref], None, None, student.ref, student.ref, 0)
+    update = requests.update(supervised, [clips.ref], None, None, student.ref, student.ref, 0)
     with pytest.raises(NotPermittedError):
         execute(update, store)
 
@@ -126,7 +124,7 @@ def test_what_was_imported_as_forbidden_is_not_trained_on_whatever_params_say(
 
 
 def _prompt_set(params: Params, store: Store) -> Any:
-    return execute(request.prompts(params), store).ref
+    return execute(requests.prompts(params), store).ref
 
 
 def test_a_single_forbidden_clip_is_named(tmp_path: Path, films: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from afd.artifacts import Artifact
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 
 PROJECT = Path(__file__).resolve().parents[3]

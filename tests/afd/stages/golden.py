@@ -22,9 +22,9 @@ import torch
 from afd.artifacts import Artifact
 from afd.config import Params
 from afd.params import load_params
-from afd.stages import request
+from afd.runtime.request import StageRequest
+from afd.stages import requests
 from afd.stages.door import execute, limit_threads
-from afd.stages.request import StageRequest
 from afd.store import Store
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
@@ -64,14 +64,14 @@ def play(root: Path) -> Numbers:
         made[role] = execute(asked, store)
         return made[role].ref
 
-    prompts = make("prompts", request.prompts(params))
-    base = make("warmstart", request.warmstart(params, prompts))
-    clips = make("harvest", request.harvest_round(params, prompts, 0))
-    held_out = make("held_out", request.harvest_held_out(params, prompts))
-    rollouts = make("rollout", request.rollout(params, prompts, base, 0))
-    judge = make("fit", request.fit(params, [clips], [rollouts], None, 0))
-    student = make("update", request.update(params, [clips], rollouts, judge, base, base, 0))
-    make("evaluate", request.evaluate_final(params, prompts, student, base, held_out))
+    prompts = make("prompts", requests.prompts(params))
+    base = make("warmstart", requests.warmstart(params, prompts))
+    clips = make("harvest", requests.harvest_round(params, prompts, 0))
+    held_out = make("held_out", requests.harvest_held_out(params, prompts))
+    rollouts = make("rollout", requests.rollout(params, prompts, base, 0))
+    judge = make("fit", requests.fit(params, [clips], [rollouts], None, 0))
+    student = make("update", requests.update(params, [clips], rollouts, judge, base, base, 0))
+    make("evaluate", requests.evaluate_final(params, prompts, student, base, held_out))
 
     shown: Numbers = {}
     for role in ("warmstart", "fit", "update"):

@@ -14,11 +14,11 @@ import pytest
 from afd.artifacts import Artifact
 from afd.config import Params
 from afd.params import load_params
-from afd.stages import request
+from afd.runtime.outcome import EXIT_CODE
+from afd.runtime.request import StageRequest
+from afd.runtime.workspace import reached
+from afd.stages import requests
 from afd.stages.door import execute
-from afd.stages.outcome import EXIT_CODE
-from afd.stages.request import StageRequest
-from afd.stages.workspace import reached
 from afd.store import Store
 from tests.afd.stages.conftest import PATIENCE_S, Forge, Run, hashes, with_inputs
 
@@ -32,7 +32,7 @@ class Warmstart:
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
         params = load_params(Params, TINY)
-        self.request = request.warmstart(params, execute(request.prompts(params), self.store).ref)
+        self.request = requests.warmstart(params, execute(requests.prompts(params), self.store).ref)
         self.whole: Artifact = execute(self.request, self.store)
 
     def fresh(self, root: Path) -> Store:

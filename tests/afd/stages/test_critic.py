@@ -4,7 +4,7 @@ from pathlib import Path
 
 from afd.config import Params
 from afd.params import load_params
-from afd.stages import request
+from afd.stages import requests
 from afd.stages.door import execute
 from afd.store import Store
 from tests.afd.stages.conftest import Forge, hashes, with_inputs
@@ -20,11 +20,11 @@ MATCHING = (
 
 def test_a_killed_critic_goes_on_bit_for_bit(forge: Forge, tmp_path: Path) -> None:
     params, made = load_params(Params, TINY, (), MATCHING), Store(tmp_path / "made")
-    prompt_set = execute(request.prompts(params), made).ref
-    student = execute(request.warmstart(params, prompt_set), made).ref
-    rollouts = execute(request.rollout(params, prompt_set, student, 0), made).ref
-    first = request.critic(params, rollouts, student, 0)
-    asked = request.critic(params, rollouts, execute(first, made).ref, 1)
+    prompt_set = execute(requests.prompts(params), made).ref
+    student = execute(requests.warmstart(params, prompt_set), made).ref
+    rollouts = execute(requests.rollout(params, prompt_set, student, 0), made).ref
+    first = requests.critic(params, rollouts, student, 0)
+    asked = requests.critic(params, rollouts, execute(first, made).ref, 1)
     whole = execute(asked, made)
     store = with_inputs(made, asked, tmp_path / "again")
     assert forge.start(asked, store, AFD_FAILPOINT="critic.step:2").wait() == -9

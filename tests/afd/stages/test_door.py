@@ -14,10 +14,11 @@ from afd.artifacts import ArtifactRef
 from afd.attempts import BusyError
 from afd.config import Params
 from afd.params import load_params
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageRequest
 from afd.stages.__main__ import main
 from afd.stages.door import execute
-from afd.stages.outcome import RefusedError
-from afd.stages.request import StageRequest, prompts
+from afd.stages.requests import prompts
 from afd.store import Store
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"

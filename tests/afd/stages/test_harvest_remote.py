@@ -11,9 +11,10 @@ from afd.artifacts import Artifact
 from afd.config import Params
 from afd.data.shards import places, read_table
 from afd.params import load_params
-from afd.stages import report, request
+from afd.runtime.outcome import RefusedError, status_of
+from afd.runtime.request import StageRequest, needs_network
+from afd.stages import report, requests
 from afd.stages.door import execute
-from afd.stages.outcome import RefusedError, status_of
 from afd.store import Store
 from tests.afd.harvest.ordering import KEY, KEY_VARIABLE, teacher_at
 from tests.harvest_server.script import Fate, Script
@@ -37,13 +38,13 @@ class Round:
 
     def __init__(self, store: Store, params: Params) -> None:
         self.store, self.params = store, params
-        self.prompt_set = self.make(request.prompts(params)).ref
+        self.prompt_set = self.make(requests.prompts(params)).ref
 
-    def make(self, asked: request.StageRequest) -> Artifact:
+    def make(self, asked: StageRequest) -> Artifact:
         return execute(asked, self.store)
 
     def harvest(self) -> Artifact:
-        return self.make(request.harvest_round(self.params, self.prompt_set, 0))
+        return self.make(requests.harvest_round(self.params, self.prompt_set, 0))
 
 
 @pytest.fixture(autouse=True)
@@ -78,9 +79,9 @@ def test_the_clips_of_a_vendor_are_a_round_like_any_other(
     assert report.refusals([{}]) == []
 
     # The discriminator learns from the groups that have a pair.
-    student = played.make(request.warmstart(played.params, played.prompt_set))
-    rollouts = played.make(request.rollout(played.params, played.prompt_set, student.ref, 0))
-    judge = played.make(request.fit(played.params, [clips.ref], [rollouts.ref], None, 0))
+    student = played.make(requests.warmstart(played.params, played.prompt_set))
+    rollouts = played.make(requests.rollout(played.params, played.prompt_set, student.ref, 0))
+    judge = played.make(requests.fit(played.params, [clips.ref], [rollouts.ref], None, 0))
     assert judge.manifest.summary["num_pairs"] == 3
 
 
@@ -109,16 +110,16 @@ def test_how_a_teacher_is_reached_is_nobodys_identity(tmp_path: Path) -> None:
     with Server("ark", Script(key=KEY)) as server:
         here, there = remote(server), remote(server, base_url=GONE, in_flight=1, budget_usd=9.0)
         other = remote(server, parameters={"resolution": "720p"})
-    prompt_set = request.prompts(here).output
+    prompt_set = requests.prompts(here).output
     names = [
-        request.harvest_round(params, prompt_set, 0).output.fingerprint
+        requests.harvest_round(params, prompt_set, 0).output.fingerprint
         for params in (here, there, other)
     ]
     assert names[0] == names[1] != names[2]
-    asked = request.harvest_round(here, prompt_set, 0)
-    assert request.needs_network(asked)
+    asked = requests.harvest_round(here, prompt_set, 0)
+    assert needs_network(asked)
     tiny = load_params(Params, TINY)
-    assert not request.needs_network(request.harvest_round(tiny, prompt_set, 0))
+    assert not needs_network(requests.harvest_round(tiny, prompt_set, 0))
 
 
 def test_a_round_that_too_few_prompts_answer_stops_and_says_why(
@@ -140,7 +141,7 @@ def test_training_without_permission_is_refused_and_harvesting_is_not(tmp_path: 
         played = Round(Store(tmp_path), remote(server, training_permitted="unknown"))
         clips = played.harvest()
     with pytest.raises(RefusedError, match="training_permitted is 'unknown'"):
-        request.fit(played.params, [clips.ref], [], None, 0)
+        requests.fit(played.params, [clips.ref], [], None, 0)
 
 
 def test_a_folder_is_a_teacher_too(tmp_path: Path, prompts: list[str]) -> None:

@@ -11,7 +11,8 @@ from afd.artifacts import Artifact
 from afd.config import Params
 from afd.discriminators.conv import ConvDiscriminator
 from afd.params import load_params
-from afd.stages import request
+from afd.runtime.request import StageRequest
+from afd.stages import requests
 from afd.stages.door import execute
 from afd.store import Store
 from tests.afd.discriminators import tiny_qwen, tiny_wan
@@ -53,13 +54,13 @@ class Played:
     def __init__(self, root: Path, overrides: tuple[str, ...] = ()) -> None:
         self.store = Store(root)
         self.params = load_params(Params, TINY, (), (*FEW, *overrides))
-        self.prompt_set = self.make(request.prompts(self.params))
+        self.prompt_set = self.make(requests.prompts(self.params))
         base = self.prompt_set.ref
-        self.student = self.make(request.warmstart(self.params, base))
-        self.clips = self.make(request.harvest_round(self.params, base, 0))
-        self.rollouts = self.make(request.rollout(self.params, base, self.student.ref, 0))
+        self.student = self.make(requests.warmstart(self.params, base))
+        self.clips = self.make(requests.harvest_round(self.params, base, 0))
+        self.rollouts = self.make(requests.rollout(self.params, base, self.student.ref, 0))
 
-    def make(self, asked: request.StageRequest) -> Artifact:
+    def make(self, asked: StageRequest) -> Artifact:
         return execute(asked, self.store)
 
     def with_judge(self, values: dict[str, Any]) -> Params:
@@ -69,7 +70,7 @@ class Played:
     def fit(self, of: Params, index: int = 0, before: Artifact | None = None) -> Artifact:
         clips, rollouts = [self.clips.ref], [self.rollouts.ref]
         previous = before.ref if before else None
-        return self.make(request.fit(of, clips, rollouts, previous, index))
+        return self.make(requests.fit(of, clips, rollouts, previous, index))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def update(played: Played, of: Params, judge: Artifact) -> Artifact:
     student = played.student.ref
     return played.make(
-        request.update(of, [played.clips.ref], played.rollouts.ref, judge.ref, student, student, 0)
+        requests.update(of, [played.clips.ref], played.rollouts.ref, judge.ref, student, student, 0)
     )
 
 
@@ -143,7 +144,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_kept(
     monkeypatch.setattr(ConvDiscriminator, "forward", always)
     whole["seed"] = 2
     asked = Params.model_validate(whole)
-    ref = request.fit(asked, [played.clips.ref], [played.rollouts.ref], None, 0).output
+    ref = requests.fit(asked, [played.clips.ref], [played.rollouts.ref], None, 0).output
     with pytest.raises(FloatingPointError, match=r"more than fit\.max_skipped_steps \(1\)"):
         played.fit(asked)
     kept = list(played.store.work_path(ref).rglob("not-finite-step-*.safetensors"))

@@ -13,9 +13,10 @@ from afd.artifacts import Artifact
 from afd.config import OutsideEvaluator, Params
 from afd.evaluation import general, readings
 from afd.params import load_params
-from afd.stages import request
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageRequest
+from afd.stages import requests
 from afd.stages.door import execute
-from afd.stages.outcome import RefusedError
 from afd.store import Store
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
@@ -53,18 +54,18 @@ class Played:
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
         self.params = load_params(Params, TINY)
-        self.prompt_set = self.make(request.prompts(self.params))
-        self.student = self.make(request.warmstart(self.params, self.prompt_set.ref))
-        self.held_out = self.make(request.harvest_held_out(self.params, self.prompt_set.ref))
+        self.prompt_set = self.make(requests.prompts(self.params))
+        self.student = self.make(requests.warmstart(self.params, self.prompt_set.ref))
+        self.held_out = self.make(requests.harvest_held_out(self.params, self.prompt_set.ref))
 
-    def make(self, asked: request.StageRequest) -> Artifact:
+    def make(self, asked: StageRequest) -> Artifact:
         return execute(asked, self.store)
 
-    def asked(self, *evaluators: OutsideEvaluator) -> request.StageRequest:
+    def asked(self, *evaluators: OutsideEvaluator) -> StageRequest:
         evaluate = self.params.evaluate.model_copy(update={"evaluators": evaluators})
         params = self.params.model_copy(update={"evaluate": evaluate})
         base, student = self.prompt_set.ref, self.student.ref
-        return request.evaluate_final(params, base, student, student, self.held_out.ref)
+        return requests.evaluate_final(params, base, student, student, self.held_out.ref)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +120,8 @@ def test_prompts_of_any_world_are_measured_by_pixels_and_programs(
         evaluator("bright", GOOD, "brightness", when="every_round").model_dump(mode="json")
     ]
     params = Params.model_validate(whole)
-    prompt_set, student = played.make(request.prompts(params)), played.student.ref
-    made = played.make(request.evaluate_round(params, prompt_set.ref, student, student))
+    prompt_set, student = played.make(requests.prompts(params)), played.student.ref
+    made = played.make(requests.evaluate_round(params, prompt_set.ref, student, student))
     summary = json.loads(made.file("summary.json").read_bytes())
     names = {*general.NAMES, "bright.brightness", "frechet_distance"}
     assert summary["metrics"].keys() == names

@@ -10,12 +10,12 @@ import pytest
 from afd.attempts import BusyError, LostError
 from afd.config import Params
 from afd.params import load_params
-from afd.stages import request
+from afd.runtime.outcome import EXIT_CODE, RefusedError
+from afd.runtime.parts import Part, max_parts, missing, saved
+from afd.runtime.request import StageRequest
+from afd.stages import requests
 from afd.stages.__main__ import main
 from afd.stages.door import compute_part, execute
-from afd.stages.outcome import EXIT_CODE, RefusedError
-from afd.stages.parts import Part, max_parts, missing, saved
-from afd.stages.request import StageRequest
 from afd.store import Store
 from tests.afd.stages.conftest import Forge, hashes, with_inputs
 
@@ -29,11 +29,11 @@ class Campaign:
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
         params = load_params(Params, TINY, (), OVERRIDES)
-        prompts = execute(request.prompts(params), self.store)
-        student = execute(request.warmstart(params, prompts.ref), self.store)
-        held_out = execute(request.harvest_held_out(params, prompts.ref), self.store)
-        self.rollout = request.rollout(params, prompts.ref, student.ref, 0)
-        self.evaluate = request.evaluate_final(
+        prompts = execute(requests.prompts(params), self.store)
+        student = execute(requests.warmstart(params, prompts.ref), self.store)
+        held_out = execute(requests.harvest_held_out(params, prompts.ref), self.store)
+        self.rollout = requests.rollout(params, prompts.ref, student.ref, 0)
+        self.evaluate = requests.evaluate_final(
             params, prompts.ref, student.ref, student.ref, held_out.ref
         )
         self.whole = {asked.stage: execute(asked, self.store) for asked in self.requests}

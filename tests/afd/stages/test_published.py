@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from afd.artifacts import Artifact
 from afd.config import Params
 from afd.params import ParamsError, load_params
-from afd.stages import request, update
+from afd.runtime.micro_batches import TooLargeError
+from afd.runtime.outcome import EXIT_CODE, RefusedError, status_of
+from afd.runtime.request import StageRequest
+from afd.stages import requests, update
 from afd.stages.__main__ import main
 from afd.stages.door import execute
 from afd.stages.lessons import OffPolicyError
-from afd.stages.outcome import EXIT_CODE, RefusedError, status_of
-from afd.stages.slices import TooLargeError
 from afd.store import Store
 from afd.students import export
 from afd.students.causal_wan import CausalWan
@@ -61,19 +62,19 @@ class Round:
 
     def __init__(self, root: Path, params: Params) -> None:
         self.store, self.params = Store(root), params
-        self.prompts = self.make(request.prompts(params)).ref
-        self.base = self.make(request.warmstart(params, self.prompts))
-        self.clips = self.make(request.harvest_round(params, self.prompts, 0))
-        self.rollouts = self.make(request.rollout(params, self.prompts, self.base.ref, 0))
-        self.judge = self.make(request.fit(params, [self.clips.ref], [self.rollouts.ref], None, 0))
+        self.prompts = self.make(requests.prompts(params)).ref
+        self.base = self.make(requests.warmstart(params, self.prompts))
+        self.clips = self.make(requests.harvest_round(params, self.prompts, 0))
+        self.rollouts = self.make(requests.rollout(params, self.prompts, self.base.ref, 0))
+        self.judge = self.make(requests.fit(params, [self.clips.ref], [self.rollouts.ref], None, 0))
         self.student = self.make(self.update())
 
-    def make(self, asked: request.StageRequest) -> Artifact:
+    def make(self, asked: StageRequest) -> Artifact:
         return execute(asked, self.store)
 
-    def update(self) -> request.StageRequest:
+    def update(self) -> StageRequest:
         refs = [made.ref for made in (self.rollouts, self.judge, self.base, self.base)]
-        return request.update(self.params, [self.clips.ref], *refs, round_index=0)
+        return requests.update(self.params, [self.clips.ref], *refs, round_index=0)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +96,10 @@ def test_only_the_lora_is_kept_of_a_round(played: Round):
 
 
 def test_the_next_round_goes_on_from_it(played: Round):
-    rollouts = played.make(request.rollout(played.params, played.prompts, played.student.ref, 1))
-    clips = played.make(request.harvest_round(played.params, played.prompts, 1))
+    rollouts = played.make(requests.rollout(played.params, played.prompts, played.student.ref, 1))
+    clips = played.make(requests.harvest_round(played.params, played.prompts, 1))
     judge = played.make(
-        request.fit(
+        requests.fit(
             played.params,
             [played.clips.ref, clips.ref],
             [played.rollouts.ref, rollouts.ref],
@@ -107,13 +108,13 @@ def test_the_next_round_goes_on_from_it(played: Round):
         )
     )
     refs = [made.ref for made in (rollouts, judge, played.student, played.base)]
-    student = played.make(request.update(played.params, [clips.ref], *refs, round_index=1))
+    student = played.make(requests.update(played.params, [clips.ref], *refs, round_index=1))
     assert (student.path / "student.json").read_text() == (
         played.student.path / "student.json"
     ).read_text()
-    held_out = played.make(request.harvest_held_out(played.params, played.prompts))
+    held_out = played.make(requests.harvest_held_out(played.params, played.prompts))
     final = played.make(
-        request.evaluate_final(
+        requests.evaluate_final(
             played.params, played.prompts, student.ref, played.base.ref, held_out.ref
         )
     )
@@ -145,19 +146,19 @@ def test_rollouts_are_proven_to_be_the_behaviours(played: Round):
 def test_where_files_lie_and_what_memory_holds_is_no_identity(played: Round, files: Path, tmp_path):
     shutil.copytree(files, tmp_path / "elsewhere")
     moved = params_of(tmp_path / "elsewhere", "update.memory.micro_batch=1")
-    asked = request.warmstart(moved, played.prompts)
+    asked = requests.warmstart(moved, played.prompts)
     assert asked.output == played.base.ref
     refs = [made.ref for made in (played.rollouts, played.judge, played.base, played.base)]
     clips = [played.clips.ref]
-    assert request.update(moved, clips, *refs, round_index=0).output == played.student.ref
+    assert requests.update(moved, clips, *refs, round_index=0).output == played.student.ref
     changed = save_self_forcing(tmp_path / "elsewhere" / "self_forcing.pt")
     state = torch.load(changed, weights_only=True)
     state["generator_ema"]["model._fsdp_wrapped_module.head.head.bias"] += 1
     torch.save(state, changed)
-    assert request.warmstart(moved, played.prompts).output != played.base.ref
+    assert requests.warmstart(moved, played.prompts).output != played.base.ref
     changed.unlink()
     with pytest.raises(RefusedError, match=r"student\.checkpoint: .*Nothing is downloaded"):
-        request.warmstart(moved, played.prompts)
+        requests.warmstart(moved, played.prompts)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
@@ -201,7 +202,7 @@ def test_others_load_what_was_trained(played: Round, files: Path, tmp_path: Path
     assert "is not empty; give a new folder" in capsys.readouterr().err
 
 
-def with_memory(asked: request.StageRequest, **memory: Any) -> request.StageRequest:
+def with_memory(asked: StageRequest, **memory: Any) -> StageRequest:
     """The same update, computed under other circumstances."""
     own = asked.params["update"] | {"memory": memory}
     changed = asked.model_copy(update={"params": asked.params | {"update": own}})
@@ -342,19 +343,19 @@ def played_prompt(played: Round) -> str:
 def test_text_encoder_and_transformer_must_belong_together(files: Path, tmp_path: Path):
     params = params_of(files)
     store = Store(tmp_path)
-    prompts = execute(request.prompts(params), store).ref
+    prompts = execute(requests.prompts(params), store).ref
     config = files / "text_encoder" / "config.json"
     whole = config.read_text()
     narrow = {"d_model": 8, "d_ff": 16, "num_heads": 3}
     try:
         config.write_text(json.dumps(json.loads(whole) | narrow))
         with pytest.raises((CheckpointError, TextError)):
-            execute(request.warmstart(params, prompts), store)
+            execute(requests.warmstart(params, prompts), store)
     finally:
         config.write_text(whole)
     short = params_of(files, "student.num_text_tokens=23")
     with pytest.raises(TextError, match=r"prompt\(s\) exceed 23 tokens"):
-        execute(request.warmstart(short, prompts), store)
+        execute(requests.warmstart(short, prompts), store)
 
 
 class Evil:
@@ -373,7 +374,7 @@ def test_a_checkpoint_that_is_none_is_refused_at_the_door(
     """Cut short, with code in it, of another model, with NaN: told by file and reason."""
     whole = torch.load(files / "self_forcing.pt", weights_only=True)
     store, file = Store(tmp_path / "store"), tmp_path / "self_forcing.pt"
-    prompts = execute(request.prompts(params_of(files)), store).ref
+    prompts = execute(requests.prompts(params_of(files)), store).ref
 
     def refused(saved: object, told: str) -> None:
         if isinstance(saved, bytes):
@@ -382,7 +383,7 @@ def test_a_checkpoint_that_is_none_is_refused_at_the_door(
             torch.save(saved, file)
         params = params_of(files, f"student.checkpoint={file}")
         asked = tmp_path / "request.json"
-        asked.write_text(request.warmstart(params, prompts).model_dump_json())
+        asked.write_text(requests.warmstart(params, prompts).model_dump_json())
         code = main(["warmstart", "--request", str(asked), "--store", str(store.root)])
         said = capsys.readouterr().err
         assert code == EXIT_CODE["refused"], said
@@ -430,7 +431,7 @@ def test_chunks_in_bfloat16_under_a_window_and_from_the_average(files: Path, tmp
     assert base["condition_embedder.time_proj.weight"].dtype == torch.float32
     weights = load_file(played.student.file("student.safetensors"))
     assert all(value.dtype == torch.float32 for value in weights.values())
-    rollouts = played.make(request.rollout(params, played.prompts, played.student.ref, 1))
+    rollouts = played.make(requests.rollout(params, played.prompts, played.student.ref, 1))
     assert (
         rollouts.manifest.summary["weights_sha256"]
         == load_student(played.student.path, "average").weights_sha256()

@@ -19,11 +19,11 @@ from afd.data.canonical import canon_of
 from afd.discriminators import conv
 from afd.discriminators.discriminator import Setting
 from afd.params import load_params
-from afd.stages import fit, lessons, objectives, request, update
+from afd.runtime.outcome import EXIT_CODE
+from afd.runtime.ranks import ALONE, Ranks
+from afd.runtime.request import StageRequest
+from afd.stages import fit, lessons, objectives, requests, update
 from afd.stages.door import execute
-from afd.stages.outcome import EXIT_CODE
-from afd.stages.ranks import ALONE, Ranks
-from afd.stages.request import StageRequest
 from afd.store import Store
 from tests.afd.stages.conftest import Forge, Run, hashes, with_inputs
 
@@ -43,13 +43,13 @@ class Campaign:
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
         self.params = params = load_params(Params, TINY, (), ["num_rounds=1"])
-        prompts = self.make(request.prompts(params))
-        student = self.make(request.warmstart(params, prompts.ref))
-        clips = self.make(request.harvest_round(params, prompts.ref, 0))
-        rollouts = self.make(request.rollout(params, prompts.ref, student.ref, 0))
-        self.fit = request.fit(params, [clips.ref], [rollouts.ref], None, 0)
+        prompts = self.make(requests.prompts(params))
+        student = self.make(requests.warmstart(params, prompts.ref))
+        clips = self.make(requests.harvest_round(params, prompts.ref, 0))
+        rollouts = self.make(requests.rollout(params, prompts.ref, student.ref, 0))
+        self.fit = requests.fit(params, [clips.ref], [rollouts.ref], None, 0)
         judge = self.make(self.fit)
-        self.update = request.update(
+        self.update = requests.update(
             params, [clips.ref], rollouts.ref, judge.ref, student.ref, student.ref, 0
         )
         self.make(self.update)

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from afd.artifacts import Artifact
 from afd.config import Params
 from afd.params import load_params
-from afd.stages import request
+from afd.runtime.request import StageRequest
+from afd.stages import requests
 from afd.stages.door import execute
-from afd.stages.request import StageRequest
 from afd.store import Store
 from tests.afd.discriminators import tiny_qwen
 from tests.afd.stages.conftest import Forge, with_inputs
@@ -74,14 +74,14 @@ class Played:
 
     def __init__(self, root: Path, params: Params) -> None:
         self.store, self.params = Store(root), params
-        self.prompts = self.make(request.prompts(params)).ref
-        self.base = self.make(request.warmstart(params, self.prompts))
-        self.clips = self.make(request.harvest_round(params, self.prompts, 0))
-        self.rollouts = self.make(request.rollout(params, self.prompts, self.base.ref, 0))
-        self.fit = request.fit(params, [self.clips.ref], [self.rollouts.ref], None, 0)
+        self.prompts = self.make(requests.prompts(params)).ref
+        self.base = self.make(requests.warmstart(params, self.prompts))
+        self.clips = self.make(requests.harvest_round(params, self.prompts, 0))
+        self.rollouts = self.make(requests.rollout(params, self.prompts, self.base.ref, 0))
+        self.fit = requests.fit(params, [self.clips.ref], [self.rollouts.ref], None, 0)
         self.judge = self.make(self.fit)
         refs = [made.ref for made in (self.rollouts, self.judge, self.base, self.base)]
-        self.update = request.update(params, [self.clips.ref], *refs, round_index=0)
+        self.update = requests.update(params, [self.clips.ref], *refs, round_index=0)
         self.student = self.make(self.update)
 
     def make(self, asked: StageRequest) -> Artifact:
@@ -119,9 +119,9 @@ def test_every_player_has_learned_and_is_judged(played: Played) -> None:
     for name, before in load_file(played.base.file("student.safetensors")).items():
         after = load_file(played.student.file("student.safetensors"))[name]
         assert not torch.equal(before, after), f"{name} has not learned"
-    held_out = played.make(request.harvest_held_out(played.params, played.prompts))
+    held_out = played.make(requests.harvest_held_out(played.params, played.prompts))
     judged = played.make(
-        request.evaluate_final(
+        requests.evaluate_final(
             played.params, played.prompts, played.student.ref, played.base.ref, held_out.ref
         )
     )
@@ -131,7 +131,7 @@ def test_every_player_has_learned_and_is_judged(played: Played) -> None:
     keep = played.params.evaluate.model_copy(update={"guidance": 3.0})
     guided = played.params.model_copy(update={"evaluate": keep})
     again = played.make(
-        request.evaluate_final(
+        requests.evaluate_final(
             guided, played.prompts, played.student.ref, played.base.ref, held_out.ref
         )
     )

@@ -11,9 +11,9 @@ from PIL import Image
 
 from afd.artifacts import Artifact
 from afd.attempts import Attempt
-from afd.stages import report, request
+from afd.runtime.workspace import Workspace
+from afd.stages import report, requests
 from afd.stages.door import execute
-from afd.stages.workspace import Workspace
 from tests.flows import campaign_on_disk
 from tests.flows.campaign_on_disk import METRICS, CampaignOnDisk, make_campaign, small_params
 
@@ -30,7 +30,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> CampaignOnDisk:
 @pytest.fixture(scope="module")
 def made(campaign: CampaignOnDisk) -> Artifact:
     assert campaign.evaluation is not None
-    asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    asked = requests.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
     return execute(asked, campaign.store)
 
 
@@ -116,7 +116,7 @@ def test_the_same_inputs_give_the_same_bytes(
     campaign: CampaignOnDisk, made: Artifact, tmp_path: Path
 ) -> None:
     assert campaign.evaluation is not None
-    asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    asked = requests.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
     inputs = {role: campaign.store.load(ref) for role, ref in asked.inputs.items()}
     work = Workspace(Attempt.begin(tmp_path / "work"))
     work.prepare()
@@ -127,7 +127,7 @@ def test_the_same_inputs_give_the_same_bytes(
 
 def test_costs_count_each_stage_once(campaign: CampaignOnDisk) -> None:
     assert campaign.evaluation is not None
-    asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    asked = requests.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
     inputs = {role: campaign.store.load(ref) for role, ref in asked.inputs.items()}
     counted = {stage: count for stage, count, _, _ in report.spent(inputs, campaign.store)}
     made = [r.stage for _, r, _ in campaign.made]
@@ -140,7 +140,7 @@ def test_a_promised_file_that_is_missing_is_named(campaign: CampaignOnDisk, tmp_
     shutil.copytree(campaign.evaluation.path, copy)
     files = {n: e for n, e in campaign.evaluation.manifest.files.items() if n != "card.json"}
     broken = Artifact(copy, campaign.evaluation.manifest.model_copy(update={"files": files}))
-    asked = request.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
+    asked = requests.report(campaign.params, campaign.evaluation.ref, campaign.rounds)
     inputs = {role: campaign.store.load(ref) for role, ref in asked.inputs.items()}
     work = Workspace(Attempt.begin(tmp_path / "work"))
     work.prepare()
@@ -156,7 +156,7 @@ def test_alarms_are_told_with_what_they_did_and_silence_is_told_too(
     values = campaign.params.model_dump(mode="json")
     values["alarms"] = {"collapse": {"action": "more_fit_steps", "min_pair_accuracy": 1.0}}
     params = type(campaign.params).model_validate(values)
-    asked = request.report(params, campaign.evaluation.ref, campaign.rounds)
+    asked = requests.report(params, campaign.evaluation.ref, campaign.rounds)
     alarmed = execute(asked, campaign.store).file("report.html").read_text(encoding="utf-8")
     section = alarmed[alarmed.index('id="alarms"') : alarmed.index('id="discriminator"')]
     assert section.count("<td>collapse</td>") == 3 and section.count("fit/pair_accuracy") == 3

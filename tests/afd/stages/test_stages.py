@@ -28,15 +28,15 @@ from afd.harvest.integrity import verify
 from afd.harvest.vault import KeptClip, kept_keys
 from afd.losses.flow_matching import sft_loss
 from afd.params import load_params
-from afd.stages import lessons, measuring, objectives, request
-from afd.stages.batches import Batch
+from afd.runtime.batches import Batch
+from afd.runtime.outcome import RefusedError, status_of
+from afd.runtime.parts import num_batches
+from afd.runtime.request import StageRequest
+from afd.stages import lessons, measuring, objectives, requests
 from afd.stages.door import execute
 from afd.stages.evaluate import card
 from afd.stages.fit import read_rounds
 from afd.stages.lessons import OffPolicyError, from_rollouts, traced
-from afd.stages.outcome import RefusedError, status_of
-from afd.stages.parts import num_batches
-from afd.stages.request import StageRequest
 from afd.stages.seen import seen_rollouts, seen_teacher
 from afd.stages.update import gather, refuse_off_policy
 from afd.store import Store, StoreError
@@ -53,18 +53,18 @@ class Played:
     def __init__(self, root: Path, overrides: Sequence[str] = ()) -> None:
         self.store = Store(root)
         self.params = load_params(Params, TINY, (), overrides)
-        self.prompt_set = self.make(request.prompts(self.params))
+        self.prompt_set = self.make(requests.prompts(self.params))
         base = self.prompt_set.ref
-        self.student = self.make(request.warmstart(self.params, base))
-        self.clips = self.make(request.harvest_round(self.params, base, 0))
-        self.held_out = self.make(request.harvest_held_out(self.params, base))
-        self.rollouts = self.make(request.rollout(self.params, base, self.student.ref, 0))
+        self.student = self.make(requests.warmstart(self.params, base))
+        self.clips = self.make(requests.harvest_round(self.params, base, 0))
+        self.held_out = self.make(requests.harvest_held_out(self.params, base))
+        self.rollouts = self.make(requests.rollout(self.params, base, self.student.ref, 0))
         self.judge = self.make(
-            request.fit(self.params, [self.clips.ref], [self.rollouts.ref], None, 0)
+            requests.fit(self.params, [self.clips.ref], [self.rollouts.ref], None, 0)
         )
         self.updated = self.make(self.update())
         self.final = self.make(
-            request.evaluate_final(
+            requests.evaluate_final(
                 self.params, base, self.updated.ref, self.student.ref, self.held_out.ref
             )
         )
@@ -77,7 +77,7 @@ class Played:
         made |= changed
         refs = {role: artifact.ref for role, artifact in made.items()}
         refs |= {"reference": self.student.ref, "teacher_clips": [self.clips.ref]}
-        return request.update(self.params, **refs, round_index=0)
+        return requests.update(self.params, **refs, round_index=0)
 
     def update_by(self, objective: str) -> Artifact:
         """The student of another arm, from the same rollouts and discriminator."""
@@ -85,7 +85,7 @@ class Played:
         arm = self.params.model_copy(update={"update": own})
         is_game = objective != "supervised"
         return self.make(
-            request.update(
+            requests.update(
                 arm,
                 [self.clips.ref],
                 self.rollouts.ref if is_game else None,
@@ -196,13 +196,15 @@ def test_distribution_matching_moves_the_student_from_its_critic_to_the_white_bo
 ) -> None:
     params = load_params(Params, TINY, (), MATCHING)
     base, student, rollouts = played.prompt_set.ref, played.student.ref, played.rollouts.ref
-    white_box = played.make(request.white_box(params, base, student))
-    critic = played.make(request.critic(params, rollouts, student, 0))
+    white_box = played.make(requests.white_box(params, base, student))
+    critic = played.make(requests.critic(params, rollouts, student, 0))
     assert critic.manifest.summary["resumed_from_step"] == 0
 
     def by(teacher: Artifact) -> dict[str, Tensor]:
         matched = {"white_box": teacher.ref, "critic": critic.ref}
-        made = played.make(request.update(params, [], rollouts, None, student, student, 0, matched))
+        made = played.make(
+            requests.update(params, [], rollouts, None, student, student, 0, matched)
+        )
         return load_file(made.file("student.safetensors"))
 
     before = load_file(played.student.file("student.safetensors"))
@@ -215,7 +217,7 @@ def test_a_critic_knows_the_rollouts_better_than_the_student_it_starts_from(
     played: Played,
 ) -> None:
     params = load_params(Params, TINY, (), MATCHING)
-    made = played.make(request.critic(params, played.rollouts.ref, played.student.ref, 0))
+    made = played.make(requests.critic(params, played.rollouts.ref, played.student.ref, 0))
     lesson = lessons.from_samples({"rollouts": played.rollouts}, load_student(made.path, "average"))
     draw = torch.Generator().manual_seed(0)
     noise = torch.randn(lesson.clean.shape, generator=draw)
@@ -263,7 +265,7 @@ def test_a_chain_that_ends_elsewhere_is_refused(played: Played) -> None:
 def test_rollouts_do_not_depend_on_batching(played: Played, tmp_path: Path) -> None:
     small = played.params.rollout.model_copy(update={"batch_size": 3})
     params = played.params.model_copy(update={"rollout": small})
-    asked = request.rollout(params, played.prompt_set.ref, played.student.ref, 0)
+    asked = requests.rollout(params, played.prompt_set.ref, played.student.ref, 0)
     again = played.make(asked)
     ours = load_file(again.file("rollouts.safetensors"))["latents"]
     theirs = load_file(played.rollouts.file("rollouts.safetensors"))["latents"]
@@ -280,8 +282,8 @@ def test_harvest_and_rollout_agree_on_the_prompts(played: Played) -> None:
 
 def test_a_second_campaign_pays_for_nothing_it_can_read(played: Played) -> None:
     other = played.params.model_copy(update={"seed": 2})
-    prompt_set = played.make(request.prompts(other))
-    again = played.make(request.harvest_held_out(other, prompt_set.ref))
+    prompt_set = played.make(requests.prompts(other))
+    again = played.make(requests.harvest_held_out(other, prompt_set.ref))
     assert played.held_out.manifest.summary["num_paid"] == 4
     assert again.manifest.summary["num_paid"] == 0
 
@@ -293,8 +295,8 @@ def test_a_clone_that_pulled_shards_pays_for_nothing_they_hold(
     copy = Store(tmp_path / "store")
     shutil.copytree(played.store.root, copy.root, ignore=shutil.ignore_patterns("clips"))
     other = played.params.model_copy(update={"seed": 5})
-    prompt_set = execute(request.prompts(other), copy)
-    asked = request.harvest_held_out(other, prompt_set.ref)
+    prompt_set = execute(requests.prompts(other), copy)
+    asked = requests.harvest_held_out(other, prompt_set.ref)
     again = execute(asked, copy)
     assert (again.manifest.summary["num_paid"], again.manifest.summary["num_reused"]) == (0, 4)
     films = [pd.read_parquet(of.file("clips.parquet")) for of in (again, played.held_out)]
@@ -330,8 +332,8 @@ def test_a_clip_that_is_filmed_here_is_kept_as_every_other_one(
         note.unlink()  # a store that is older than its notes: the next round writes them
     shutil.rmtree(copy.root / "teacher_clips")
     for made in (played.clips, played.held_out):
-        execute(request.harvest_round(played.params, played.prompt_set.ref, 0), copy)
-        execute(request.harvest_held_out(played.params, played.prompt_set.ref), copy)
+        execute(requests.harvest_round(played.params, played.prompt_set.ref, 0), copy)
+        execute(requests.harvest_held_out(played.params, played.prompt_set.ref), copy)
         assert copy.have(made.ref)
     assert {note: note.read_bytes() for note in copy.clips.rglob("*.json")} == notes
 
@@ -343,11 +345,11 @@ def test_a_changed_paid_video_is_named(played: Played) -> None:
     other = played.params.model_copy(update={"seed": 3, "num_rounds": 1})
     try:
         with pytest.raises(StoreError, match=path.name):
-            prompt_set = played.make(request.prompts(other))
+            prompt_set = played.make(requests.prompts(other))
             every = other.rollout.model_copy(update={"num_prompts": 428})
             wide = other.model_copy(update={"rollout": every})
-            played.make(request.harvest_held_out(wide, prompt_set.ref))
-            played.make(request.harvest_round(wide, prompt_set.ref, 0))
+            played.make(requests.harvest_held_out(wide, prompt_set.ref))
+            played.make(requests.harvest_round(wide, prompt_set.ref, 0))
     finally:
         path.write_bytes(sound)
 
@@ -360,7 +362,7 @@ def test_a_corrupt_shard_is_named_with_its_cure(played: Played) -> None:
     try:
         with pytest.raises(StoreError, match=r"clips\.tar.*run the same command again"):
             params = played.params.model_copy(update={"seed": 9})
-            played.make(request.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0))
+            played.make(requests.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0))
     finally:
         tar.write_bytes(sound)
 
@@ -398,7 +400,7 @@ def test_training_needs_permission(played: Played) -> None:
     unread = played.params.teacher.model_copy(update={"training_permitted": "no"})
     params = played.params.model_copy(update={"teacher": unread})
     with pytest.raises(RefusedError, match="'no'"):
-        request.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0)
+        requests.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0)
 
 
 @pytest.mark.parametrize(("num_tokens", "dim"), [(24, 64), (30, 20)])
@@ -482,7 +484,7 @@ def test_an_evaluation_holds_one_student_at_a_time(
 def test_twice_the_horizon_is_judged_block_by_block_on_another_card(played: Played) -> None:
     params = load_params(Params, TINY, (), ["evaluate.horizon=2"])
     asked = (played.prompt_set.ref, played.updated.ref, played.student.ref)
-    made = played.make(request.evaluate_horizon(params, *asked))
+    made = played.make(requests.evaluate_horizon(params, *asked))
     summary = json.loads(made.file("summary.json").read_bytes())
     card = json.loads(made.file("card.json").read_bytes())
     assert (card["num_frames"], card["horizon"]) == (32, 2)
@@ -490,19 +492,19 @@ def test_twice_the_horizon_is_judged_block_by_block_on_another_card(played: Play
     assert summary["drift"].keys() == {"student", "base"}
     left = {name: made.file(name).read_bytes() for name in made.manifest.files}
     shutil.rmtree(made.path)  # made again, with what the base said out of the cache
-    again = played.make(request.evaluate_horizon(params, *asked))
+    again = played.make(requests.evaluate_horizon(params, *asked))
     assert {name: again.file(name).read_bytes() for name in again.manifest.files} == left
     # Who does not ask for it has the evaluation that was there before.
     final = (*asked, played.held_out.ref)
-    asked_again = request.evaluate_final(params, *final)
-    assert asked_again.output == request.evaluate_final(played.params, *final).output
+    asked_again = requests.evaluate_final(params, *final)
+    assert asked_again.output == requests.evaluate_final(played.params, *final).output
 
 
 def test_campaigns_of_two_training_seeds_share_a_card(played: Played) -> None:
     """The teacher's held-out clips are the same ones, harvested in another order."""
     other = load_params(Params, TINY, (), ["seed=2"])
-    prompt_set = played.make(request.prompts(other))
-    clips = played.make(request.harvest_held_out(other, prompt_set.ref))
+    prompt_set = played.make(requests.prompts(other))
+    clips = played.make(requests.harvest_held_out(other, prompt_set.ref))
     assert clips.ref != played.held_out.ref
     told = played.final.manifest.params
     cards = [card(told, [], {"teacher_clips": shard}) for shard in (played.held_out, clips)]

@@ -17,12 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from afd.runtime.child import Child, Job, reap
+from afd.runtime.mailbox import Attention, Mailbox, Owner, code_digest, request_id
+from afd.runtime.outcome import EXIT_CODE, Outcome
+from afd.runtime.parts import Gather, Part
+from afd.runtime.request import StageRequest
 from afd.stages import worker as worker_module
-from afd.stages.child import Child, Job, reap
-from afd.stages.mailbox import Attention, Mailbox, Owner, code_digest, request_id
-from afd.stages.outcome import EXIT_CODE, Outcome
-from afd.stages.parts import Gather, Part
-from afd.stages.request import StageRequest
 from afd.store import Store
 
 PATIENCE_S = 30.0
@@ -31,7 +31,7 @@ import os, signal, sys, time
 from pathlib import Path
 from afd import signals
 from afd.stages import door, worker
-from afd.stages.outcome import StoppedError
+from afd.runtime.outcome import StoppedError
 
 def run(params, inputs, store, work):
     match params["do"]:

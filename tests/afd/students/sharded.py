@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from afd.config import LoraParams
 from afd.flow.solver import rollout
 from afd.flow.times import step_list
-from afd.stages.ranks import Ranks
+from afd.runtime.ranks import Ranks
 from afd.students import lora
 from afd.students.causal_wan import Manner
 from afd.students.sharding import sharded

@@ -14,10 +14,10 @@ from afd.data.clips import decode
 from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.data.shards import places, read_shard, read_table
 from afd.params import load_params
-from afd.stages import request
+from afd.runtime.outcome import RefusedError
+from afd.runtime.parts import Part, max_parts, missing
+from afd.stages import requests
 from afd.stages.door import compute_part, execute
-from afd.stages.outcome import RefusedError
-from afd.stages.parts import Part, max_parts, missing
 from afd.store import Store
 from afd.teachers.build import build
 from afd.teachers.pipeline import PipelineError
@@ -81,8 +81,8 @@ def test_a_clip_is_an_mp4_of_its_own_size_and_its_seed_alone(folder: Path) -> No
 def test_parts_film_what_the_whole_films_and_nothing_twice(folder: Path, tmp_path: Path) -> None:
     of = params(folder, tmp_path)
     whole, parted = Store(tmp_path / "whole"), Store(tmp_path / "parted")
-    prompts = request.prompts(of)
-    asked = request.harvest_round(of, prompts.output, 0)
+    prompts = requests.prompts(of)
+    asked = requests.harvest_round(of, prompts.output, 0)
     for store in (whole, parted):
         execute(prompts, store)
     made = execute(asked, whole)
@@ -96,7 +96,7 @@ def test_parts_film_what_the_whole_films_and_nothing_twice(folder: Path, tmp_pat
     assert [f.sha256 for f in gathered.manifest.files.values()] == [
         f.sha256 for f in made.manifest.files.values()
     ]
-    again = execute(request.harvest_round(of, prompts.output, 0), Store(parted.root))
+    again = execute(requests.harvest_round(of, prompts.output, 0), Store(parted.root))
     assert again.ref == gathered.ref
     for row in read_shard(gathered.path):
         assert len(decode(bytes(row["bytes"])).frames) == 17
@@ -107,12 +107,12 @@ def test_a_prompt_that_it_would_cut_has_no_clip_and_the_round_goes_on(
 ) -> None:
     of = params(folder, tmp_path)
     store = Store(tmp_path / "store")
-    prompts = execute(request.prompts(of), store)
+    prompts = execute(requests.prompts(of), store)
     texts = [prompt.text for prompt in every_prompt(of, prompts)]
     lengths = [len(text.encode()) + 1 for text in texts]  # bytes and an end
     few = sorted(lengths)[1]
     of = params(folder, tmp_path, max_prompt_tokens=few)
-    made = execute(request.harvest_round(of, prompts.ref, 0), store)
+    made = execute(requests.harvest_round(of, prompts.ref, 0), store)
     kept = [place for place, length in enumerate(lengths) if length <= few]
     assert made.manifest.summary["num_clips"] == len(kept) < len(lengths)
     assert made.manifest.summary["num_refused"] == len(lengths) - len(kept)
@@ -121,16 +121,16 @@ def test_a_prompt_that_it_would_cut_has_no_clip_and_the_round_goes_on(
 
 def test_its_content_is_identity_and_its_place_is_not(folder: Path, tmp_path: Path) -> None:
     of = params(folder, tmp_path)
-    prompts = request.prompts(of).output
+    prompts = requests.prompts(of).output
     moved = tiny_pipeline.save(tmp_path / "elsewhere")
     other = tiny_pipeline.save(tmp_path / "other", seed=1)
     prints = [
-        request.harvest_round(params(f, tmp_path), prompts, 0).output.fingerprint
+        requests.harvest_round(params(f, tmp_path), prompts, 0).output.fingerprint
         for f in (folder, moved, other)
     ]
     assert prints[0] == prints[1] != prints[2]
     with pytest.raises(RefusedError, match=r"teacher\.pipeline"):
-        request.harvest_round(params(tmp_path / "nowhere", tmp_path), prompts, 0)
+        requests.harvest_round(params(tmp_path / "nowhere", tmp_path), prompts, 0)
 
 
 def test_what_a_pipeline_would_do_in_silence_is_said(folder: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from afd.artifacts import Artifact
-from afd.stages import request as ask
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
+from afd.stages import requests
 from afd.store import write_json
 from flows.commands.collect import collect, garbage
 from flows.hold import hold
@@ -48,9 +48,9 @@ def left_over(campaign: CampaignOnDisk) -> dict[str, Artifact]:
     """What another campaign made whose folder is gone, by kind."""
     params, refs = campaign.params, campaign.rounds[-1]
     (prompt_set,) = (a.ref for a in campaign.store.all() if a.manifest.kind == "prompt_set")
-    clips = campaign.save(2, ask.harvest_round(params, prompt_set, 2), 2)
-    rollouts = campaign.save(2, ask.rollout(params, prompt_set, refs["student"], 2), 2)
-    fit = ask.fit(params, [clips.ref], [rollouts.ref], refs["discriminator"], 2)
+    clips = campaign.save(2, requests.harvest_round(params, prompt_set, 2), 2)
+    rollouts = campaign.save(2, requests.rollout(params, prompt_set, refs["student"], 2), 2)
+    fit = requests.fit(params, [clips.ref], [rollouts.ref], refs["discriminator"], 2)
     found = [clips, rollouts, campaign.save(2, fit, 2)]
     return {one.manifest.kind: one for one in found}
 
@@ -118,7 +118,7 @@ def test_it_is_refused_while_something_runs_or_where_no_campaign_says_what_is_ne
     here, before = places(campaign), whole(campaign.root)
     with hold(campaign.folder, "demo"), pytest.raises(RefusedError, match="demo runs"):
         collect(here.runs, here.store, remove=True, dry_run=False)
-    request = ask.rollout(
+    request = requests.rollout(
         campaign.params, campaign.rounds[0]["student"], campaign.rounds[0]["student"], 7
     )
     with (

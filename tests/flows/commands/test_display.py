@@ -12,8 +12,8 @@ from rich.console import Console
 from afd.config import Cluster, Params
 from afd.evaluation import targets
 from afd.params import load_params
-from afd.stages.mailbox import request_id
-from afd.stages.request import prompts
+from afd.runtime.mailbox import request_id
+from afd.stages.requests import prompts
 from flows.commands import progress_lines
 from flows.commands.display import results_table
 from flows.commands.progress_lines import Progress, ProgressLines

@@ -7,7 +7,7 @@ import pytest
 
 from afd.config import Params
 from afd.params import ParamsError, load_params
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from afd.store import StoreError
 from flows.cli import app
 from flows.hold import HeldError, hold

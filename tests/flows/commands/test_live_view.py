@@ -11,7 +11,7 @@ from rich.console import Console
 
 from afd.config import Cluster, Params
 from afd.params import load_params
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows.board import Done
 from flows.campaign_page import PageWriter

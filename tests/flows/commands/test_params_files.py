@@ -8,7 +8,7 @@ import yaml
 
 from afd.config import Cluster, Params
 from afd.params import ParamsError, load_params
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from flows.cli import app
 from tests.flows.conftest import CLUSTER, PROJECT
 

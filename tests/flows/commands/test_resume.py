@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 from flows import hold as holding
 from flows.commands import launch
 from flows.commands.launch import Launch, resume

@@ -7,7 +7,7 @@ import pytest
 
 from afd.config import Cluster, Params
 from afd.params import load_params
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from flows.asked import Asked, write_asked
 from flows.commands import up
 from flows.commands.operate import say_status

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from afd.store import write_atomic, write_json
 from flows.commands.operate import say_status
 from flows.commands.up import STATE, Up, bring_up, standing, take_down

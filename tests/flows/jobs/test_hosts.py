@@ -9,8 +9,8 @@ import pytest
 
 from afd.config import Cluster
 from afd.params import load_params
-from afd.stages.mailbox import Mailbox, Owner, request_id
-from afd.stages.request import StageRequest
+from afd.runtime.mailbox import Mailbox, Owner, request_id
+from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import dispatch
 from flows.dispatch import LocalJobs, compute

@@ -8,9 +8,10 @@ import pytest
 
 from afd.config import Cluster, Params
 from afd.params import load_params
+from afd.runtime.outcome import Outcome
+from afd.runtime.request import StageRequest
 from afd.stages.door import execute
-from afd.stages.outcome import Outcome
-from afd.stages.request import StageRequest, prompts
+from afd.stages.requests import prompts
 from afd.store import Store
 from flows.commands.doctor_cluster import slurm_findings
 from flows.dispatch import compute

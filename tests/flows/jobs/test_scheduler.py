@@ -7,7 +7,7 @@ import pytest
 
 from afd.config import Cluster
 from afd.params import load_params
-from afd.stages.mailbox import Mailbox
+from afd.runtime.mailbox import Mailbox
 from afd.store import Store
 from flows.jobs import scheduler
 from flows.jobs import slurm as slurm_jobs

@@ -6,8 +6,8 @@ import pytest
 
 from afd.config import Cluster, Params
 from afd.params import load_params
-from afd.stages.mailbox import request_id
-from afd.stages.request import prompts
+from afd.runtime.mailbox import request_id
+from afd.stages.requests import prompts
 from afd.store import Store
 from flows.jobs import slurm as slurm_jobs
 from flows.jobs.ledger import Ledger

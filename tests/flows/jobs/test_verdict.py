@@ -7,7 +7,7 @@ import pytest
 
 from afd.config import Cluster
 from afd.params import load_params
-from afd.stages.outcome import Status
+from afd.runtime.outcome import Status
 from flows.jobs.ledger import Seen
 from flows.jobs.verdict import Ended, judge, says_done
 from tests.flows.conftest import PROJECT

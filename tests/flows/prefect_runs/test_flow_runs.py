@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from flows.places import Places
 from flows.prefect_runs import flow_runs, keeper
 from flows.prefect_runs.flow_runs import OWN, FlowRun, settle

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from afd.stages.mailbox import Owner
+from afd.runtime.mailbox import Owner
 from flows.prefect_runs import keeper as keeping
 from flows.prefect_runs.keeper import KNOWN, SERVER, end_left_server, other_host
 from tests.flows.conftest import PROJECT

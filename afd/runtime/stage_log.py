@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 
 from afd.artifacts import Artifact
-from afd.stages.request import StageRequest
+from afd.runtime.request import StageRequest
 
 log = logging.getLogger("afd.stages")
 NUM_LINES = 20  # about progress, of a stage of many short steps

@@ -1,7 +1,7 @@
 """Where one attempt at a stage works: files of the artifact, metrics, progress and checkpoints.
 
     <work>/progress.json             what a person watches; never read by a stage
-    <work>/batches/                  finished batches of a stage that can be split (stages/parts.py)
+    <work>/batches/                  finished batches of a stage that can be split (parts.py)
     <work>/attempts/0001/out/        becomes the artifact; metrics.jsonl is its learning curve
     <work>/attempts/0001/checkpoints/  step-<step>-<sha256[:16]>.safetensors, the last two
 
@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 
 from afd import signals
 from afd.attempts import Attempt
-from afd.stages.batches import Batch, Batches, Compute
-from afd.stages.parts import show_progress
-from afd.stages.ranks import ALONE, Ranks
-from afd.stages.request import StageRequest
-from afd.stages.stage_log import StepLog
-from afd.stages.tensors import read_tensors, write_tensors
+from afd.runtime.batches import Batch, Batches, Compute
+from afd.runtime.parts import show_progress
+from afd.runtime.ranks import ALONE, Ranks
+from afd.runtime.request import StageRequest
+from afd.runtime.stage_log import StepLog
+from afd.runtime.tensor_files import read_tensors, write_tensors
 from afd.store import Store, StoreError, disk_error, write_atomic
 
 if TYPE_CHECKING:

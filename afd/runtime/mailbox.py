@@ -22,9 +22,9 @@ from typing import Literal
 import psutil
 
 from afd.config import Frozen
-from afd.stages.outcome import Outcome
-from afd.stages.parts import Asked, Gather, Part
-from afd.stages.request import StageRequest
+from afd.runtime.outcome import Outcome
+from afd.runtime.parts import Asked, Gather, Part
+from afd.runtime.request import StageRequest
 from afd.store import write_atomic
 
 BOXES = ("req", "run", "done", "cancel")

@@ -6,10 +6,10 @@ Draws are keyed by step (afd.seeds), so a stage killed anywhere ends as if it ha
 from collections.abc import Iterator
 
 from afd import signals
-from afd.data.weights import Training
 from afd.failpoints import FailpointName, failpoint
-from afd.stages.outcome import StoppedError
-from afd.stages.workspace import Workspace
+from afd.runtime.outcome import StoppedError
+from afd.runtime.training_state import Training
+from afd.runtime.workspace import Workspace
 from afd.store import StoreError
 
 Tally = dict[str, int]

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from afd.config import Frozen, rows_and_columns
-from afd.stages.outcome import RefusedError
-from afd.stages.request import StageName, StageRequest
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageName, StageRequest
 from afd.store import Store
 
 EVALUATION_BATCH = 64  # clips sampled and measured at once, where they are small

@@ -11,7 +11,7 @@ from typing import Any, cast
 from afd.checkpoints import content_sha256 as weights_sha256
 from afd.config import FilePrompts, Params, semantic_teacher
 from afd.config.evaluators import semantic_evaluator
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 
 # Paths of weights: their content is identity (params["content"]), their place is not.
 WEIGHTS: dict[tuple[str, str], tuple[str, ...]] = {  # (section, field) -> entries of the folder

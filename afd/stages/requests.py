@@ -1,37 +1,24 @@
-"""What to compute: one request names a stage, its params and its inputs, and so its artifact.
+"""Requests of the nine stages: the params and inputs that each stage takes.
 
-The request's fingerprint is the artifact's, known before anything runs. This module is what flows
-see of the stages: it imports no torch.
+Flows build their requests here; nothing imports torch.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from afd.artifacts import ArtifactKind, ArtifactRef
+from afd.artifacts import ArtifactRef
 from afd.config import (
     FilePrompts,
-    Frozen,
     LawsParams,
     Params,
     SimulatorTeacher,
     WarmstartParams,
 )
-from afd.fingerprint import fingerprint
-from afd.stages.identity import content, content_of, content_sha256, semantic
-from afd.stages.outcome import RefusedError
-from afd.stages.revisions import REVISION, StageName
+from afd.runtime.identity import content, content_of, content_sha256
+from afd.runtime.outcome import RefusedError
+from afd.runtime.request import StageRequest
+from afd.runtime.revisions import StageName
 
-OUTPUT: dict[StageName, ArtifactKind] = {
-    "prompts": "prompt_set",
-    "harvest": "teacher_clips",
-    "warmstart": "student_weights",
-    "rollout": "rollouts",
-    "fit": "discriminator_weights",
-    "critic": "student_weights",
-    "update": "student_weights",
-    "evaluate": "evaluation",
-    "report": "report",
-}
 TRAIN = "train"
 POCKET_LAWS = {  # of params/pocket.yaml
     "gravity": {"low": 0.15, "high": 0.15},
@@ -39,31 +26,6 @@ POCKET_LAWS = {  # of params/pocket.yaml
     "velocity_jitter": 0.0,
     "collide": 1.0,
 }
-
-
-class StageRequest(Frozen):
-    """One stage to run. All of it is identity, but for the path of a prompts file."""
-
-    stage: StageName
-    params: dict[str, Any]
-    inputs: dict[str, ArtifactRef]  # role -> artifact
-
-    @property
-    def makes_student(self) -> bool:
-        """Whether what it makes is a student, not another network of its family."""
-        others = self.stage == "critic" or "start" in self.inputs
-        return OUTPUT[self.stage] == "student_weights" and not others
-
-    @property
-    def output(self) -> ArtifactRef:
-        """The artifact this request makes."""
-        identity = {
-            "stage": self.stage,
-            "revision": REVISION[self.stage],
-            "params": semantic(self.params),
-            "inputs": {role: ref.fingerprint for role, ref in self.inputs.items()},
-        }
-        return ArtifactRef(kind=OUTPUT[self.stage], fingerprint=fingerprint(identity))
 
 
 def prompts(params: Params) -> StageRequest:
@@ -85,11 +47,6 @@ def refuse_unpermitted(permitted: str) -> None:
             "refused, clips that were paid are kept; set it to yes once the teacher's terms have "
             "been read and allow it"
         )
-
-
-def needs_network(request: StageRequest) -> bool:
-    """Whether a stage talks to a vendor: it runs where there is a network, on no compute node."""
-    return request.stage == "harvest" and request.params["teacher"]["kind"] == "remote"
 
 
 def harvest_round(params: Params, prompt_set: ArtifactRef, round_index: int) -> StageRequest:

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from afd.config import MemoryParams
-from afd.stages.slices import MicroBatch, TooLargeError, backward, slices
+from afd.runtime.micro_batches import MicroBatch, TooLargeError, backward, slices
 
 MEMORY = torch.linspace(1, 2, 12).reshape(6, 2)
 

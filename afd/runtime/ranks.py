@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from afd.attempts import LostError
-from afd.stages.outcome import RefusedError
+from afd.runtime.outcome import RefusedError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

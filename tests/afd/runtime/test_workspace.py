@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from afd.attempts import Attempt
-from afd.stages.workspace import METRICS, NUM_KEPT, Workspace
+from afd.runtime.workspace import METRICS, NUM_KEPT, Workspace
 from afd.store import StoreError
 
 STEPS = 6
@@ -19,7 +19,7 @@ STEPS = 6
 LOOP = f"""
 import sys, torch
 from pathlib import Path
-from afd.stages.workspace import Workspace
+from afd.runtime.workspace import Workspace
 from afd.attempts import Attempt
 work = Workspace(Attempt.begin(Path(sys.argv[1])))
 work.prepare()

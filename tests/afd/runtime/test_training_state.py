@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from afd.data.weights import (
+from afd.runtime.training_state import (
     Training,
     WeightsError,
     module_tensors,

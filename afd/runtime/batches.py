@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from afd import signals
 from afd.attempts import LostError
 from afd.failpoints import failpoint
-from afd.stages.outcome import StoppedError
-from afd.stages.parts import saved, show_progress
-from afd.stages.stage_log import StepLog
-from afd.stages.tensors import read_tensors, write_tensors
+from afd.runtime.outcome import StoppedError
+from afd.runtime.parts import saved, show_progress
+from afd.runtime.stage_log import StepLog
+from afd.runtime.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

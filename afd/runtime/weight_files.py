@@ -9,8 +9,8 @@ from pathlib import Path
 
 from afd.checkpoints import content_files
 from afd.config import Params
-from afd.stages.identity import WEIGHTS
-from afd.stages.outcome import RefusedError
+from afd.runtime.identity import WEIGHTS
+from afd.runtime.outcome import RefusedError
 
 
 @dataclass(frozen=True)
