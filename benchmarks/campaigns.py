@@ -15,11 +15,11 @@ from afd.config import Params
 from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows.campaign import play_final
-from flows.places import Places
+from flows.library_env import DEFAULTS
+from flows.paths import CampaignPaths
 from flows.prefect_runs.services import OwnPrefect
-from flows.quiet import QUIET
 from flows.round import play_round, play_start
-from flows.tasks import Named, Pending
+from flows.tasks import Pending, Ready
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLUSTER = PROJECT / "params" / "cluster" / "local.yaml"
@@ -36,7 +36,7 @@ class Requests:
         return request.output
 
     def begin(self, request: StageRequest) -> Pending:
-        return Named(self.make(request))
+        return Ready(self.make(request))
 
     def summary(self, ref: ArtifactRef) -> dict[str, object]:
         return {}
@@ -45,10 +45,10 @@ class Requests:
 def requests_of(params: Params) -> list[StageRequest]:
     """Every stage of a campaign, in an order that can be computed one after the other."""
     requests = Requests()
-    standing = play_start(requests, params)
+    state = play_start(requests, params)
     for _ in range(params.num_rounds):
-        standing = play_round(requests, params, standing)
-    play_final(requests, params, standing)
+        state = play_round(requests, params, state)
+    play_final(requests, params, state)
     return requests.asked
 
 
@@ -59,8 +59,8 @@ class Folder:
     path: Path
 
     @property
-    def places(self) -> Places:
-        return Places(self.path / "runs", self.path / "store")
+    def places(self) -> CampaignPaths:
+        return CampaignPaths(self.path / "runs", self.path / "store")
 
     @property
     def store(self) -> Store:
@@ -73,7 +73,7 @@ class Folder:
         return self.run(command, **environment)
 
     def run(self, command: Sequence[str], **environment: str) -> float:
-        everything = {**os.environ, **QUIET, "PYTHONPATH": str(PROJECT), **environment}
+        everything = {**os.environ, **DEFAULTS, "PYTHONPATH": str(PROJECT), **environment}
         started = time.perf_counter()
         done = subprocess.run(
             command, cwd=self.path, env=everything, check=False, capture_output=True, text=True

@@ -28,15 +28,15 @@ from afd.evaluation.results import FAILED, CellResult, save_cell
 from afd.params import ParamsError, load_params, validate
 from afd.store import Store
 from flows.ablation_progress import GroupProgress
-from flows.asked import read_asked
 from flows.campaign import play_final, play_horizon
-from flows.foreseen import standing_after_all
-from flows.hold import Holder, holder_of
+from flows.campaign_lock import LockHolder, holder_of
+from flows.dry_run import final_state
+from flows.errors import UserError
 from flows.jobs.site import log_tail
-from flows.places import Places, kept_params
+from flows.last_command import read_last_command
+from flows.paths import CampaignPaths, saved_params
 from flows.recorded import cell_name
-from flows.tasks import Plan, UnmadeError
-from flows.told import ToldError
+from flows.tasks import DryRunStages, NotComputedError
 
 POCKET, ABLATIONS, GRID = (Path("params") / n for n in ("pocket.yaml", "ablations", "grid.yaml"))
 RESULTS = Path("results")
@@ -74,7 +74,7 @@ class Grid(Frozen):
     world_arms: Listed[tuple[Name, ...]]
 
 
-class UnplayedError(ToldError):
+class UnplayedError(UserError):
     """A cell whose campaign was killed or paused."""
 
 
@@ -160,48 +160,50 @@ def read_grid() -> Grid:
     return grid
 
 
-def play(cell: Cell, beside: Sequence[Cell], places: Places, cluster: Path, jobs: int) -> bool:
+def play(
+    cell: Cell, beside: Sequence[Cell], paths: CampaignPaths, cluster: Path, jobs: int
+) -> bool:
     """Play what is not finished of `cell` and of the cells beside it; leave the cell's results.
 
     False when its campaign failed: its results then say so, and the others have been played. Raises
     UnplayedError when it was killed or paused, which is no result.
     """
     others = (other for other in beside if other != cell)
-    wanted = [cell, *(other for other in others if not has_failed(other, places))]
-    logs = places.runs / ".ablations"
+    wanted = [cell, *(other for other in others if not has_failed(other, paths))]
+    logs = paths.runs / ".ablations"
     logs.mkdir(parents=True, exist_ok=True)
-    left = [one for one in wanted if not is_finished(one, places)]
-    codes = dict(played(left, places, cluster, jobs))
-    found = result_here(cell, places)
+    left = [one for one in wanted if not is_finished(one, paths)]
+    codes = dict(played(left, paths, cluster, jobs))
+    found = result_here(cell, paths)
     if found is None:
         raise UnplayedError(
             f"{cell.campaign} came to no end, exit code {codes.get(cell)} (a signal: below 0); "
-            f"what it has computed is kept, type the same command again\n{_why(cell, places)}"
+            f"what it has computed is kept, type the same command again\n{_why(cell, paths)}"
         )
     is_done = found.status != FAILED
-    save_cell(RESULTS, found, curves(cell, Store(places.store)) if is_done else None)
+    save_cell(RESULTS, found, curves(cell, Store(paths.store)) if is_done else None)
     return is_done
 
 
-def result_here(cell: Cell, places: Places) -> CellResult | None:
+def result_here(cell: Cell, paths: CampaignPaths) -> CellResult | None:
     """The result of a cell that ran here, from the store; None for one that came to no end."""
-    store = Store(places.store)
+    store = Store(paths.store)
     evaluation = final_evaluation(cell.params(), store)
     if evaluation is not None and store.have(evaluation):
         return _result(cell, store, evaluation)
-    if not has_failed(cell, places):
+    if not has_failed(cell, paths):
         return None
-    return CellResult(cell.name, cell.arm, cell.world, cell.seed, FAILED, _why(cell, places))
+    return CellResult(cell.name, cell.arm, cell.world, cell.seed, FAILED, _why(cell, paths))
 
 
-def _why(cell: Cell, places: Places) -> str:
-    return log_tail(str(places.runs / ".ablations" / f"{cell.name}.log"))
+def _why(cell: Cell, paths: CampaignPaths) -> str:
+    return log_tail(str(paths.runs / ".ablations" / f"{cell.name}.log"))
 
 
-def is_finished(cell: Cell, places: Places) -> bool:
+def is_finished(cell: Cell, paths: CampaignPaths) -> bool:
     """Whether its campaign has come to its end and its results stand in the store."""
-    left = places.runs / cell.campaign / "summary.json"
-    params, store = cell.params(), Store(places.store)
+    left = paths.runs / cell.campaign / "summary.json"
+    params, store = cell.params(), Store(paths.store)
     final = final_evaluation(params, store)
     if not left.exists() or final is None or not store.have(final):
         return False
@@ -209,48 +211,48 @@ def is_finished(cell: Cell, places: Places) -> bool:
     return longer is None or store.have(longer)
 
 
-def _has_begun(cell: Cell, places: Places) -> bool:
+def _has_begun(cell: Cell, paths: CampaignPaths) -> bool:
     """Whether its campaign is here with these very params."""
     try:
-        return kept_params(places.runs / cell.campaign) == cell.params()
+        return saved_params(paths.runs / cell.campaign) == cell.params()
     except ParamsError:
         return False
 
 
-def has_failed(cell: Cell, places: Places) -> bool:
+def has_failed(cell: Cell, paths: CampaignPaths) -> bool:
     """Whether its campaign ended by a fault of its own: other cells do not play it once more."""
-    asked = read_asked(places.runs / cell.campaign)
-    return asked is not None and asked.state == "failed"
+    last = read_last_command(paths.runs / cell.campaign)
+    return last is not None and last.state == "failed"
 
 
-def played_elsewhere(cell: Cell, places: Places) -> Holder | None:
+def played_elsewhere(cell: Cell, paths: CampaignPaths) -> LockHolder | None:
     """The other process that holds its campaign: what a killed `dvc repro` left goes on, and is
     waited for."""
-    return holder_of(places.runs / cell.campaign)
+    return holder_of(paths.runs / cell.campaign)
 
 
 def final_evaluation(params: Params, store: Store) -> ArtifactRef | None:
     """Its name is known without playing anything; None where alarms steer and have yet to."""
     try:
-        standing = standing_after_all(params, store)
-    except UnmadeError:
+        state = final_state(params, store)
+    except NotComputedError:
         return None
-    return play_final(Plan(), params, standing)[0]
+    return play_final(DryRunStages(), params, state)[0]
 
 
 def horizon_evaluation(params: Params, store: Store) -> ArtifactRef | None:
     """The one on longer clips, where it was asked for."""
     if params.evaluate.horizon is None:
         return None
-    return play_horizon(Plan(), params, standing_after_all(params, store))
+    return play_horizon(DryRunStages(), params, final_state(params, store))
 
 
 def curves(cell: Cell, store: Store) -> pd.DataFrame:
     """What happened after so many rounds, the base first; a round without a number has none."""
     params = cell.params()
-    standing = standing_after_all(params, store)
+    state = final_state(params, store)
     rows: list[dict[str, Any]] = [{"round": 0, "num_rollouts": 0}]
-    for index, made in enumerate(standing.rounds):
+    for index, made in enumerate(state.rounds):
         rollouts = (
             params.rollout.num_prompts * params.rollout.group_size if "rollouts" in made else 0
         )
@@ -260,7 +262,7 @@ def curves(cell: Cell, store: Store) -> pd.DataFrame:
                 summary = store.load(made[role]).manifest.summary
                 row |= {name: summary[name] for name in names if name in summary}
         rows.append(row)
-    if standing.rounds and store.have(first := standing.rounds[0]["evaluation"]):
+    if state.rounds and store.have(first := state.rounds[0]["evaluation"]):
         measured = json.loads(store.load(first).file("summary.json").read_bytes())["metrics"]
         rows[0] |= {name: measured[name]["base"] for name in CURVES["evaluation"]}
     names = [name for of_role in CURVES.values() for name in of_role]
@@ -279,7 +281,7 @@ def _result(cell: Cell, store: Store, evaluation: ArtifactRef) -> CellResult:
 
 
 def played(
-    cells: Iterable[Cell], places: Places, cluster: Path, jobs: int
+    cells: Iterable[Cell], paths: CampaignPaths, cluster: Path, jobs: int
 ) -> Iterator[tuple[Cell, int]]:
     """Campaigns as processes of their own, `jobs` at a time, and how each ended.
 
@@ -287,25 +289,25 @@ def played(
     """
     waiting = list(cells)
     running: dict[Cell, subprocess.Popen[bytes]] = {}
-    said: set[Cell] = set()
+    reported: set[Cell] = set()
     num_rounds = {cell.name: cell.params().num_rounds for cell in waiting}
-    goes_on = [cell.name for cell in waiting if _has_begun(cell, places)]
-    progress = GroupProgress(num_rounds, places.runs, jobs, goes_on)
+    goes_on = [cell.name for cell in waiting if _has_begun(cell, paths)]
+    progress = GroupProgress(num_rounds, paths.runs, jobs, goes_on)
     progress.begin(waiting)
     try:
         while waiting or running:
             for cell in list(waiting):
                 if len(running) == jobs:
                     break
-                if (holder := played_elsewhere(cell, places)) is not None:
-                    if cell not in said:
+                if (holder := played_elsewhere(cell, paths)) is not None:
+                    if cell not in reported:
                         sys.stderr.write(f"{cell.campaign}: waits for {holder}, who plays it\n")
-                        said.add(cell)
+                        reported.add(cell)
                     continue
                 waiting.remove(cell)
-                if not is_finished(cell, places):
+                if not is_finished(cell, paths):
                     progress.started(cell)
-                    running[cell] = _start(cell, places, cluster)
+                    running[cell] = _start(cell, paths, cluster)
             for cell, process in list(running.items()):
                 code = process.poll()
                 if code is not None:
@@ -321,17 +323,17 @@ def played(
             process.wait()
 
 
-def _start(cell: Cell, places: Places, cluster: Path) -> "subprocess.Popen[bytes]":
+def _start(cell: Cell, paths: CampaignPaths, cluster: Path) -> "subprocess.Popen[bytes]":
     command = [
         sys.executable, "-m", "flows.cli", "campaign", "--name", cell.campaign, "--no-prefect",
         "--set-aside",  # dvc plays a cell again because its params are others
         "--params", str(POCKET), *(f"--overlay={overlay}" for overlay in cell.overlays),
         *(f"--set={setting}" for setting in (f"seed={cell.seed}", *cell.settings)),
-        "--runs", str(places.runs), "--store", str(places.store), "--cluster", str(cluster),
+        "--runs", str(paths.runs), "--store", str(paths.store), "--cluster", str(cluster),
     ]  # fmt: skip
     if cluster.name == "local.yaml":  # a process is a campaign: no worker beside it
         command += ["--set-cluster", "executor=in_process"]
-    log = places.runs / ".ablations" / f"{cell.name}.log"
+    log = paths.runs / ".ablations" / f"{cell.name}.log"
     with log.open("wb") as output:
         return subprocess.Popen(
             command,

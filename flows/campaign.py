@@ -14,13 +14,13 @@ from afd.evaluation import targets
 from afd.runtime.outcome import RefusedError
 from afd.stages import requests
 from afd.store import told, write_atomic, write_json
-from flows import decisions, versions
-from flows.invocation import command
-from flows.places import Places
+from flows import alarm_log, dvc_tracking
+from flows.command_text import command
+from flows.paths import CampaignPaths
 from flows.round import play_round, play_start
 from flows.session import Session
-from flows.standing import Standing
-from flows.tasks import Played, Stages
+from flows.state import CampaignState
+from flows.tasks import ComputedStages, Stages
 
 SUMMARY, REPORT_PAGE = "summary.json", "report.html"
 
@@ -34,76 +34,76 @@ class Finished:
     student: ArtifactRef
 
 
-def run_start(session: Session) -> Standing:
+def run_start(session: Session) -> CampaignState:
     """Make and keep what comes before the first round."""
-    standing = play_start(Played(session, None), session.params)
+    state = play_start(ComputedStages(session, None), session.params)
     made = {
-        "prompt_set": standing.prompt_set,
-        "held_out_clips": standing.held_out_clips,
-        "student": standing.reference,
-        **({"white_box": standing.white_box} if standing.white_box else {}),
+        "prompt_set": state.prompt_set,
+        "held_out_clips": state.held_out_clips,
+        "student": state.reference,
+        **({"white_box": state.white_box} if state.white_box else {}),
     }
     session.close_round("start", made)
-    return standing
+    return state
 
 
-def run_round(session: Session, standing: Standing) -> Standing:
+def run_round(session: Session, state: CampaignState) -> CampaignState:
     """Make and keep one round; raises PausedError while an alarm waits for a person."""
-    index = len(standing.rounds)
-    decisions.refuse_stopped(standing.course, index)
-    refuse_paused(session, standing)
-    after = play_round(Played(session, index), session.params, standing)
-    decision = decisions.keep(session.site.folder, index, after.course)
+    index = len(state.rounds)
+    alarm_log.refuse_stopped(state.course, index)
+    refuse_paused(session, state)
+    after = play_round(ComputedStages(session, index), session.params, state)
+    decision = alarm_log.record_decision(session.site.folder, index, after.course)
     session.close_round(f"{index:03d}", after.rounds[-1])
-    session.tell(decision)
+    session.note_alarms(decision)
     session.recorder.sync_soon()
     session.dispatch.end_round()
     return after
 
 
-def refuse_paused(session: Session, standing: Standing) -> None:
+def refuse_paused(session: Session, state: CampaignState) -> None:
     """Raises PausedError after a round whose alarm waits for a person."""
-    places = Places(session.site.folder.parent, session.site.store.root)
-    decisions.refuse_paused(session.name, places, len(standing.rounds) - 1, standing.course)
+    paths = CampaignPaths(session.site.folder.parent, session.site.store.root)
+    alarm_log.refuse_paused(session.name, paths, len(state.rounds) - 1, state.course)
 
 
 def run_campaign(
-    session: Session, play: Callable[[Session, Standing], Standing] = run_round
+    session: Session, play: Callable[[Session, CampaignState], CampaignState] = run_round
 ) -> Finished:
     """Everything from prompts to report; `play` runs one round (Prefect runs it as a flow)."""
     params = session.params
     was_complete = session.is_complete
-    standing = run_start(session)
-    while not standing.is_over(params):
-        standing = play(session, standing)
-    refuse_paused(session, standing)
-    final, page = play_final(Played(session, None), params, standing)
+    state = run_start(session)
+    while not state.is_over(params):
+        state = play(session, state)
+    refuse_paused(session, state)
+    final, page = play_final(ComputedStages(session, None), params, state)
     ended = {"evaluation": final, "report": page}
     if params.evaluate.horizon is not None:
-        ended["horizon"] = play_horizon(Played(session, None), params, standing)
+        ended["horizon"] = play_horizon(ComputedStages(session, None), params, state)
     session.close_round("final", ended)
-    left = _leave(session, standing, ended)
+    left = _leave(session, state, ended)
     if not was_complete:  # a killed one costs `dvc repro` a look at the store, not a computation
-        versions.commit_pipeline(session.site.folder, params)
+        dvc_tracking.commit_pipeline(session.site.folder, params)
     return left
 
 
 def chosen_round(session: Session, index: int | None) -> int:
     """`index`, or the next round; raises RefusedError when there is no such round."""
     chosen = session.next_round if index is None else index
-    places = Places(session.site.folder.parent, session.site.store.root)
-    refuse_no_round(session.name, session.params, places, chosen, is_next=index is None)
+    paths = CampaignPaths(session.site.folder.parent, session.site.store.root)
+    refuse_no_round(session.name, session.params, paths, chosen, is_next=index is None)
     return chosen
 
 
 def refuse_no_round(
-    name: str, params: Params, places: Places, index: int, *, is_next: bool = False
+    name: str, params: Params, paths: CampaignPaths, index: int, *, is_next: bool = False
 ) -> None:
     """Raises RefusedError for a round that the campaign does not have."""
     last = params.num_rounds - 1
     if 0 <= index <= last:
         return
-    goes_on = command("campaign", "--name", name, runs=places.runs, store=places.store)
+    goes_on = command("campaign", "--name", name, runs=paths.runs, store=paths.store)
     raise RefusedError(
         f"round {index}: campaign {name!r} has rounds 0 to {last}"
         + ("; all of them are finished" if is_next else "")
@@ -111,47 +111,47 @@ def refuse_no_round(
     )
 
 
-def run_one_round(session: Session, index: int | None = None) -> Standing:
+def run_one_round(session: Session, index: int | None = None) -> CampaignState:
     """Round `index` (default: the next one), with whatever it needs from before it."""
     chosen = chosen_round(session, index)
-    standing = run_start(session)
+    state = run_start(session)
     for _ in range(chosen):  # finished ones cost a look at the store
-        standing = run_round(session, standing)
-    return run_round(session, standing)
+        state = run_round(session, state)
+    return run_round(session, state)
 
 
 def play_final(
-    stages: Stages, params: Params, standing: Standing
+    stages: Stages, params: Params, state: CampaignState
 ) -> tuple[ArtifactRef, ArtifactRef]:
     """After the last round: evaluation on all held-out prompts, and the report on everything."""
     final = stages.make(
         requests.evaluate_final(
             params,
-            standing.prompt_set,
-            standing.student,
-            standing.reference,
-            standing.held_out_clips,
+            state.prompt_set,
+            state.student,
+            state.reference,
+            state.held_out_clips,
         )
     )
-    page = stages.make(requests.report(params, final, [dict(made) for made in standing.rounds]))
+    page = stages.make(requests.report(params, final, [dict(made) for made in state.rounds]))
     return final, page
 
 
-def play_horizon(stages: Stages, params: Params, standing: Standing) -> ArtifactRef:
+def play_horizon(stages: Stages, params: Params, state: CampaignState) -> ArtifactRef:
     """After the last round: the same student on clips longer than any it was trained on."""
     return stages.make(
-        requests.evaluate_horizon(params, standing.prompt_set, standing.student, standing.reference)
+        requests.evaluate_horizon(params, state.prompt_set, state.student, state.reference)
     )
 
 
-def _leave(session: Session, standing: Standing, ended: Mapping[str, ArtifactRef]) -> Finished:
+def _leave(session: Session, state: CampaignState, ended: Mapping[str, ArtifactRef]) -> Finished:
     """Copy what people open out of the store."""
     folder, store = session.site.folder, session.site.store
     summary = json.loads(store.load(ended["evaluation"]).file(SUMMARY).read_bytes())
-    made = [standing.prompt_set, standing.held_out_clips, standing.reference]
-    made += [ref for one in standing.rounds for ref in one.values()]
+    made = [state.prompt_set, state.held_out_clips, state.reference]
+    made += [ref for one in state.rounds for ref in one.values()]
     spent = _spent(store.load(ref) for ref in [*made, *ended.values()])
-    left = Finished(folder / SUMMARY, folder / REPORT_PAGE, standing.student)
+    left = Finished(folder / SUMMARY, folder / REPORT_PAGE, state.student)
     with told(folder):
         met = [asdict(target) for target in targets.judge(summary)]
         write_json(left.summary, summary | {"stages": spent, "targets": met})

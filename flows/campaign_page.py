@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from afd.artifacts import ArtifactRef
 from afd.campaign_page.request import FOLDER, PAGE, REQUEST, Change, Link, PageRequest
 from afd.config import Params
-from flows import decisions
-from flows.invocation import command
+from flows import alarm_log
+from flows.command_text import command
 from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 from flows.params_source import read_source
@@ -46,14 +46,14 @@ class PageWriter:
     def write(self, state: str = "running") -> None:
         """Have the page show the campaign as its folder has it now; returns at once."""
         try:
-            asked = page_request(self._folder, self._store, self._params, self._uri, state)
+            page = page_request(self._folder, self._store, self._params, self._uri, state)
         except OSError as error:
             log.warning("the campaign page is not written: %s", error)
             return
-        if asked == read_request(self._folder):
+        if page == read_request(self._folder):
             return  # a finished campaign, typed again
         with self._changed:
-            self._next = asked
+            self._next = page
             if self._thread.ident is None:
                 self._thread.start()
             self._changed.notify()
@@ -86,10 +86,10 @@ def compose(request: PageRequest) -> "subprocess.Popen[bytes]":
     content = folder / FOLDER / f".{os.getpid()}-{threading.get_ident()}.json"
     content.parent.mkdir(exist_ok=True)
     content.write_text(request.model_dump_json())
-    with (folder / FOLDER / LOG).open("ab") as log, content.open("rb") as asked:
+    with (folder / FOLDER / LOG).open("ab") as log, content.open("rb") as stdin:
         process = subprocess.Popen(
             [sys.executable, "-m", "afd.campaign_page"],
-            stdin=asked, stdout=log, stderr=log, start_new_session=True,
+            stdin=stdin, stdout=log, stderr=log, start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
     content.unlink()
@@ -126,8 +126,8 @@ def page_request(
         ),
         alarms=tuple(
             line
-            for one in decisions.records(folder)
-            for line in decisions.lines(one, params.num_rounds)
+            for one in alarm_log.records(folder)
+            for line in alarm_log.lines(one, params.num_rounds)
         ),
         next_command="" if state in ("running", "finished") else goes_on,
     )

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from afd.planning.machines import Device
+from flows.command_text import CLUSTER, RUNS, STORE
 from flows.commands.options import (
     ClusterFile,
     ClusterOverrides,
@@ -25,7 +26,6 @@ from flows.commands.options import (
     examples,
     flag,
 )
-from flows.invocation import CLUSTER, RUNS, STORE
 
 
 def _version() -> str:
@@ -275,9 +275,9 @@ def ui(
 def sync(name: MaybeName = None, *, runs: Runs = RUNS, store: StoreFolder = STORE) -> None:
     """Record in MLflow what it lacks: after it was away, or for a new database."""
     from flows.commands.sync import synced
-    from flows.places import Places
+    from flows.paths import CampaignPaths
 
-    for line in synced(name, Places(runs, store)):
+    for line in synced(name, CampaignPaths(runs, store)):
         sys.stdout.write(f"{line}\n")
 
 
@@ -477,10 +477,10 @@ def help_(
 def main() -> None:
     """Run a command; what a person can mend is said without a traceback, exit code 2."""
     from flows.commands.ending import until_end
-    from flows.quiet import be_quiet, take_verbose
+    from flows.library_env import set_library_defaults, take_verbose
 
     arguments = take_verbose(sys.argv[1:])
-    be_quiet()
+    set_library_defaults()
     until_end(lambda: app(arguments, exit_on_error=True, result_action="return_value"))
 
 

@@ -19,14 +19,15 @@ from prefect import flow
 from prefect.runtime import flow_run as this_run
 
 from afd.failpoints import failpoint
-from flows import decisions
-from flows.asked import ClusterSource, Doing
+from flows import alarm_log
 from flows.campaign import chosen_round, run_campaign, run_one_round, run_round
-from flows.choices import chosen_cluster, chosen_params, named_teacher
-from flows.foreseen import standing_before
-from flows.invocation import CLUSTER
+from flows.command_text import CLUSTER
+from flows.dry_run import state_before
+from flows.inputs import chosen_cluster, chosen_params, named_teacher
+from flows.last_command import ClusterSource, CommandKind
+from flows.library_env import set_library_defaults
 from flows.params_source import params_source
-from flows.places import Places, teacher_name
+from flows.paths import CampaignPaths, teacher_name
 from flows.prefect_runs import flow_runs
 from flows.prefect_runs.final_states import ends_in_words, unreported_error
 from flows.prefect_runs.flow_runs import Ended, remembered
@@ -38,9 +39,8 @@ from flows.prefect_runs.pages import (
     leave_round,
 )
 from flows.prefect_runs.reach import is_away
-from flows.quiet import be_quiet
-from flows.session import Session, held, opened
-from flows.standing import Standing
+from flows.session import Session, open_campaign, session_of
+from flows.state import CampaignState
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -63,11 +63,11 @@ def _campaign_name() -> str:
 
 
 def _teacher(chosen: dict[str, Any]) -> str | None:
-    places = Places(Path(chosen.get("runs") or "runs"), Path(chosen.get("store") or "store"))
-    here = held(chosen["campaign"], places)
+    paths = CampaignPaths(Path(chosen.get("runs") or "runs"), Path(chosen.get("store") or "store"))
+    here = session_of(chosen["campaign"], paths)
     if here is not None:
         return teacher_name(here.params)
-    return named_teacher(chosen["campaign"], places, chosen.get("params"))
+    return named_teacher(chosen["campaign"], paths, chosen.get("params"))
 
 
 def _settle_cancelled(flow: object, flow_run: "FlowRun", state: object) -> None:
@@ -89,9 +89,9 @@ def _settle(run: "FlowRun", verdict: Ended) -> None:
     chosen = run.parameters
     name = str(chosen["campaign"])
     runs, store = (str(chosen.get(key) or key) for key in ("runs", "store"))
-    if held(name, Places(Path(runs), Path(store))) is not None:
-        return  # the command line's own process: it settles when it has let go
-    command = [sys.executable, "-m", "flows.settle", name, runs, store, verdict]
+    if session_of(name, CampaignPaths(Path(runs), Path(store))) is not None:
+        return  # the command line's own process: it reconciles when it has let go
+    command = [sys.executable, "-m", "flows.reconcile", name, runs, store, verdict]
     subprocess.run(command, check=False, timeout=120)
 
 
@@ -127,14 +127,14 @@ def afd_round(
         store: Folder of everything computed; artifacts found there are not computed again.
         acknowledge: Tick after a pause by an alarm: you have seen it, the campaign goes on.
     """
-    places = Places(Path(runs), Path(store))
+    paths = CampaignPaths(Path(runs), Path(store))
     loading = (params, overlays, overrides, cluster)
-    with _session(campaign, places, *loading, "round", round_index) as session:
+    with _session(campaign, paths, *loading, "round", round_index) as session:
         if acknowledge:
-            decisions.acknowledge(session.site.folder)
-        standing = run_one_round(session, round_index)
-        made = standing.rounds[-1]
-        _show_round(session, standing)
+            alarm_log.acknowledge(session.site.folder)
+        state = run_one_round(session, round_index)
+        made = state.rounds[-1]
+        _show_round(session, state)
         return made["student"].fingerprint
 
 
@@ -164,12 +164,12 @@ def afd_campaign(
         store: Folder of everything computed; artifacts found there are not computed again.
         acknowledge: Tick after a pause by an alarm: you have seen it, the campaign goes on.
     """
-    places = Places(Path(runs), Path(store))
+    paths = CampaignPaths(Path(runs), Path(store))
 
-    def play(session: Session, standing: Standing) -> Standing:
-        index = len(standing.rounds)
+    def play(session: Session, state: CampaignState) -> CampaignState:
+        index = len(state.rounds)
         if not session.with_prefect:
-            return run_round(session, standing)
+            return run_round(session, state)
         try:
             _sub_round(campaign=campaign, round_index=index, runs=runs, store=store)
         except Exception as error:
@@ -178,13 +178,13 @@ def afd_campaign(
             if (ended_in := unreported_error()) is not None:
                 raise ended_in from None
             session.go_on_without_prefect(error)
-            return run_round(session, standing)  # what the sub-flow made is found in the store
-        return standing_before(session.params, index + 1, session.site.store)
+            return run_round(session, state)  # what the sub-flow made is found in the store
+        return state_before(session.params, index + 1, session.site.store)
 
     loading = (params, overlays, overrides, cluster)
-    with _session(campaign, places, *loading, "campaign") as session:
+    with _session(campaign, paths, *loading, "campaign") as session:
         if acknowledge:
-            decisions.acknowledge(session.site.folder)
+            alarm_log.acknowledge(session.site.folder)
         left = run_campaign(session, play)
         if session.with_prefect:
             rows = campaign_rows(left.summary)
@@ -196,17 +196,17 @@ def afd_campaign(
 @ends_in_words
 def _sub_round(campaign: str, round_index: int, runs: str, store: str) -> str:
     """The same flow inside a campaign, which has seen to everything before this round."""
-    session = held(campaign, Places(Path(runs), Path(store)))
+    session = session_of(campaign, CampaignPaths(Path(runs), Path(store)))
     if session is None:
         raise RuntimeError(f"campaign {campaign!r} is not held by this process")
     with remembered(session.site.folder):
-        standing = standing_before(session.params, round_index, session.site.store)
-        after = run_round(session, standing)
+        state = state_before(session.params, round_index, session.site.store)
+        after = run_round(session, state)
         _show_round(session, after)
         return after.rounds[-1]["student"].fingerprint
 
 
-def _show_round(session: Session, after: Standing) -> None:
+def _show_round(session: Session, after: CampaignState) -> None:
     """Leave in Prefect what the last round measured, and what alarms said of it."""
     if session.with_prefect:
         evaluation = session.site.store.load(after.rounds[-1]["evaluation"])
@@ -217,35 +217,35 @@ def _show_round(session: Session, after: Standing) -> None:
 @contextmanager
 def _session(
     campaign: str,
-    places: Places,
+    paths: CampaignPaths,
     params: str | None,
     overlays: tuple[str, ...],
     overrides: tuple[str, ...],
     cluster: str,
-    doing: Doing,
+    kind: CommandKind,
     round_index: int | None = None,
 ) -> Iterator[Session]:
     """The campaign that this process holds already (the command line's), or held from here on."""
-    here = held(campaign, places)
+    here = session_of(campaign, paths)
     failpoint("flow.run_begun")
     if here is not None:
         with remembered(here.site.folder):
             yield here
         return
-    loaded = chosen_params(campaign, places, params, overlays, overrides)
-    with opened(
+    loaded = chosen_params(campaign, paths, params, overlays, overrides)
+    with open_campaign(
         campaign,
-        places,
+        paths,
         loaded,
         chosen_cluster(cluster),
         with_prefect=True,
-        doing=doing,
+        kind=kind,
         round_index=round_index,
         cluster_source=ClusterSource.of(cluster),
         params_source=params_source(params, overlays, overrides, loaded),
-        check=partial(_refuse_no_round, round_index) if doing == "round" else None,
+        check=partial(_refuse_no_round, round_index) if kind == "round" else None,
     ) as session:
-        flow_runs.settle(session.site.folder, "crashed")  # what an earlier, killed process left
+        flow_runs.reconcile(session.site.folder, "crashed")  # what an earlier, killed process left
         with remembered(session.site.folder):
             yield session
 
@@ -262,14 +262,12 @@ def main(ready: Path | None = None, runs: str = "runs", store: str = "store") ->
     """
     from prefect.runner import Runner
 
-    be_quiet()
+    set_library_defaults()
     runner = Runner(name="afd", pause_on_shutdown=False)
-    places = {
-        name: str(Path(place).resolve()) for name, place in (("runs", runs), ("store", store))
-    }
+    paths = {name: str(Path(place).resolve()) for name, place in (("runs", runs), ("store", store))}
     deployments: tuple[Any, ...] = (
-        afd_round.to_deployment("round", parameters=places, description=ROUND),
-        afd_campaign.to_deployment("campaign", parameters=places, description=CAMPAIGN),
+        afd_round.to_deployment("round", parameters=paths, description=ROUND),
+        afd_campaign.to_deployment("campaign", parameters=paths, description=CAMPAIGN),
     )
     for deployment in deployments:
         runner.add_deployment(deployment)

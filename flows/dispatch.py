@@ -15,6 +15,7 @@ from afd.runtime.request import StageRequest, needs_network
 from afd.runtime.workspace import reached
 from afd.stages.door import execute, limit_threads
 from afd.store import write_atomic
+from flows.errors import UserError
 from flows.jobs import scheduler
 from flows.jobs.inside import StageJob, run_stage
 from flows.jobs.ledger import JobEntry, Ledger, now
@@ -23,7 +24,6 @@ from flows.jobs.slurm import SlurmJobs
 from flows.jobs.submit import new_token, refuse_odd_paths, submit_local
 from flows.jobs.verdict import BY_CODE, left_exit_code
 from flows.jobs.workers import WorkerJob
-from flows.told import ToldError
 
 MAX_IDLE = 2  # attempts at one stage that are killed and leave nothing new: a bug, not bad luck
 BUSY_RETRY_S = 1.0
@@ -54,7 +54,7 @@ class Dispatch(Protocol):
         ...
 
 
-class StageFailedError(ToldError):
+class StageFailedError(UserError):
     """A stage left no artifact; `str` is the block of text for a person."""
 
     def __init__(self, request: StageRequest, outcome: Outcome) -> None:

@@ -30,7 +30,7 @@ class Lock:
     """One thing that dvc finds locked."""
 
     file: Path
-    told: str  # who holds it
+    text: str  # who holds it
     is_stale: bool
     cure: str  # empty where dvc needs none
 
@@ -42,7 +42,7 @@ def locks(root: Path) -> list[Lock]:
 
 def explain(root: Path) -> str:
     """What is locked, for the end of an error about it; empty where nothing is."""
-    return "".join(f"\n  {one.told}{f': {one.cure}' if one.cure else ''}" for one in locks(root))
+    return "".join(f"\n  {one.text}{f': {one.cure}' if one.cure else ''}" for one in locks(root))
 
 
 def release_dead_writers(root: Path) -> list[str]:
@@ -84,9 +84,9 @@ def _repository_lock(root: Path) -> Iterator[Lock]:
         if dvc:
             yield Lock(file, f"dvc runs now, process {dvc[0]}", False, "wait for it")
         else:
-            told = f"{file} is held (core.hardlink_lock), and no dvc runs here on this host"
+            text = f"{file} is held (core.hardlink_lock), and no dvc runs here on this host"
             cure = f"{ELSEWHERE}, rm {file}; {CLEARED}"
-            yield Lock(file, told, True, cure)
+            yield Lock(file, text, True, cure)
         return
     with file.open("rb") as opened:
         try:
@@ -110,11 +110,11 @@ def _table(root: Path) -> Iterator[Lock]:
         if _lives(entry, since):
             yield Lock(file, f"`{cmd}` runs, process {pid}", False, "wait for it")
         elif psutil.pid_exists(pid):
-            told = f"`{cmd}` does not run here, and its number {pid} is another process's now"
-            yield Lock(file, told, True, f"{ELSEWHERE}, rm {file}; {CLEARED}")
+            text = f"`{cmd}` does not run here, and its number {pid} is another process's now"
+            yield Lock(file, text, True, f"{ELSEWHERE}, rm {file}; {CLEARED}")
         else:
-            told = f"`{cmd}` (process {pid}) was killed: the next dvc command forgets it"
-            yield Lock(file, told, True, "")
+            text = f"`{cmd}` (process {pid}) was killed: the next dvc command forgets it"
+            yield Lock(file, text, True, "")
 
 
 def _entries(entries: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@
 from afd.config import Params
 from afd.evaluation import course
 from afd.stages import requests
-from flows.standing import Standing
+from flows.state import CampaignState
 from flows.tasks import Stages
 
 
-def play_start(stages: Stages, params: Params) -> Standing:
+def play_start(stages: Stages, params: Params) -> CampaignState:
     """Before any round: prompts, the teacher on held-out ones, a student that needs teaching."""
     prompt_set = stages.make(requests.prompts(params))
     held_out_clips = stages.begin(requests.harvest_held_out(params, prompt_set))
@@ -24,39 +24,37 @@ def play_start(stages: Stages, params: Params) -> Standing:
     white_box = None
     if params.update.objective == "distribution_matching":
         white_box = stages.make(requests.white_box(params, prompt_set, reference))
-    return Standing(
+    return CampaignState(
         prompt_set, held_out_clips.result(), reference, student=reference, white_box=white_box
     )
 
 
-def play_round(stages: Stages, params: Params, standing: Standing) -> Standing:
+def play_round(stages: Stages, params: Params, state: CampaignState) -> CampaignState:
     """One round, from a standing to the next."""
-    index, prompt_set = len(standing.rounds), standing.prompt_set
-    fit = standing.course.fit(params.fit, params.alarms)
+    index, prompt_set = len(state.rounds), state.prompt_set
+    fit = state.course.fit(params.fit, params.alarms)
     own = params if fit == params.fit else params.model_copy(update={"fit": fit})
     harvested = stages.begin(requests.harvest_round(params, prompt_set, index))
     rollouts = discriminator = critic = None
     if params.update.objective != "supervised":  # the sft arm: no rollouts, nobody to convince
         rollouts = stages.make(
-            requests.rollout(params, prompt_set, standing.behaviour(params), index)
+            requests.rollout(params, prompt_set, state.behaviour_student(params), index)
         )
-    shown = [*standing.replayed("teacher_clips", params), harvested.result()]
-    if rollouts and standing.white_box:  # the dmd arm: velocities in place of a discriminator
-        critic = stages.make(requests.critic(params, rollouts, standing.critic, index))
+    shown = [*state.replayed("teacher_clips", params), harvested.result()]
+    if rollouts and state.white_box:  # the dmd arm: velocities in place of a discriminator
+        critic = stages.make(requests.critic(params, rollouts, state.critic, index))
     elif rollouts:
-        answered = [*standing.replayed("rollouts", params), rollouts]
+        answered = [*state.replayed("rollouts", params), rollouts]
         discriminator = stages.make(
-            requests.fit(own, shown, answered, standing.discriminator, index, standing.anchor)
+            requests.fit(own, shown, answered, state.discriminator, index, state.first_pairs)
         )
     student = stages.make(
         requests.update(
-            params, shown, rollouts, discriminator, standing.student, standing.reference, index,
-            standing.matched(critic),
+            params, shown, rollouts, discriminator, state.student, state.reference, index,
+            state.matching_models(critic),
         )
     )  # fmt: skip
-    evaluation = stages.make(
-        requests.evaluate_round(params, prompt_set, student, standing.reference)
-    )
+    evaluation = stages.make(requests.evaluate_round(params, prompt_set, student, state.reference))
     made = {
         "teacher_clips": shown[-1],
         "rollouts": rollouts,
@@ -67,4 +65,4 @@ def play_round(stages: Stages, params: Params, standing: Standing) -> Standing:
     }
     kept = {role: ref for role, ref in made.items() if ref is not None}
     showed = course.gauges({role: stages.summary(ref) for role, ref in kept.items()})
-    return standing.after(kept, showed, params.alarms)
+    return state.after(kept, showed, params.alarms)

@@ -24,27 +24,27 @@ from afd.params import ParamsError
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.store import Store, StoreError, told, write_json
-from flows import versions
-from flows.asked import (
-    Asked,
-    ClusterSource,
-    Doing,
-    State,
-    read_asked,
-    restore_asked,
-    write_asked,
-)
-from flows.board import Board
+from flows import dvc_tracking
+from flows.alarm_log import PausedError, is_stopped, lines
+from flows.campaign_lock import hold_campaign
 from flows.campaign_page import PageWriter
-from flows.decisions import PausedError, is_stopped, lines
 from flows.dispatch import Dispatch, build
-from flows.hold import hold
 from flows.jobs.site import Site
+from flows.last_command import (
+    ClusterSource,
+    CommandKind,
+    CommandState,
+    LastCommand,
+    read_last_command,
+    restore_last_command,
+    write_last_command,
+)
 from flows.mlflow_runs.facts import status_of
 from flows.mlflow_runs.recorder import RunRecorder
-from flows.mlflow_runs.run_ids import CampaignStatus
+from flows.mlflow_runs.run_ids import CampaignEnding
 from flows.params_source import ParamsSource
-from flows.places import Places, campaign_folder, keep_params, refuse_unusable
+from flows.paths import CampaignPaths, campaign_folder, refuse_unusable, save_params
+from flows.progress import ProgressBoard
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Session:
     dispatch: Dispatch
     recorder: RunRecorder
     page: PageWriter
-    board: Board = field(default_factory=Board)
+    progress: ProgressBoard = field(default_factory=ProgressBoard)
     with_prefect: bool = False
     is_interrupted: bool = False  # Ctrl-C, SIGTERM or a closed terminal: an error is its echo
 
@@ -106,31 +106,31 @@ class Session:
         failpoint("flow.before_versions")
         artifacts = [self.site.store.load(ref) for ref in made.values()]
         index = int(name) if name.isdecimal() else None
-        with self.board.busy("DVC keeps its artifacts", index):
-            versions.track(self.site.folder, name, artifacts)
+        with self.progress.busy("DVC keeps its artifacts", index):
+            dvc_tracking.track(self.site.folder, name, artifacts)
         failpoint("flow.after_versions")
         if index is not None:
-            self.board.finish_round(index)
+            self.progress.finish_round(index)
             self.page.write()
 
-    def tell(self, decision: Mapping[str, Any]) -> None:
+    def note_alarms(self, decision: Mapping[str, Any]) -> None:
         """What alarms said and did after a round, to whoever looks on."""
         for line in lines(decision, self.params.num_rounds):
-            self.board.say(line)
+            self.progress.note(line)
 
 
-_held: dict[Path, Session] = {}
+_open_sessions: dict[Path, Session] = {}
 
 
 @contextmanager
-def opened(
+def open_campaign(
     name: str,
-    places: Places,
+    paths: CampaignPaths,
     params: Params,
     cluster: Cluster,
     *,
     with_prefect: bool = False,
-    doing: Doing = "campaign",
+    kind: CommandKind = "campaign",
     round_index: int | None = None,
     cluster_source: ClusterSource | None = None,
     params_source: ParamsSource | None = None,
@@ -139,21 +139,21 @@ def opened(
     """Hold the campaign; the same campaign opened again in this process is the same session.
 
     `check` may refuse what is wanted of it, before anything of the campaign is written.
-    Raises HeldError, ParamsError (other params than it was started with), StoreError, or what
-    `check` raises.
+    Raises CampaignRunningError, ParamsError (other params than it was started with), StoreError,
+    or what `check` raises.
     """
-    folder = campaign_folder(name, places)
-    if folder in _held:
-        yield _held[folder]
+    folder = campaign_folder(name, paths)
+    if folder in _open_sessions:
+        yield _open_sessions[folder]
         return
-    refuse_unusable(places)
-    with told(places.runs):
+    refuse_unusable(paths)
+    with told(paths.runs):
         folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder, name):
-        site = Site(Store(places.store.resolve()), folder, cluster)
+    with hold_campaign(folder, name):
+        site = Site(Store(paths.store.resolve()), folder, cluster)
         with told(site.store.root):
             site.store.tidy()
-        uri = places.tracking_uri(cluster.mlflow)
+        uri = paths.tracking_uri(cluster.mlflow)
         recorder = RunRecorder(uri, folder, site.store)
         page = PageWriter(folder, site.store.root, params, uri)
         session = Session(
@@ -161,21 +161,21 @@ def opened(
         )
         if check is not None:
             check(session)
-        keep_params(folder, params)
+        save_params(folder, params)
         if params_source is not None:
             params_source.write(folder)
-        asked = Asked(
-            doing=doing,
+        command = LastCommand(
+            kind=kind,
             round_index=round_index,
             cluster=cluster,
             store=str(site.store.root),
             with_prefect=with_prefect,
             cluster_source=cluster_source,
         )
-        _held[folder] = session
+        _open_sessions[folder] = session
         ending = _Ending()
         try:
-            with _asked(session, asked, ending):
+            with _recorded_command(session, command, ending):
                 recorder.open()
                 page.write()
                 yield session
@@ -185,41 +185,41 @@ def opened(
                 session.dispatch.close()
             finally:
                 recorder.close(ending.status)
-                del _held[folder]
+                del _open_sessions[folder]
                 page.close(_state_of(session))
 
 
 def _state_of(session: Session) -> str:
     """The campaign's state for a person, once nothing runs."""
-    asked = read_asked(session.site.folder)
-    return "finished" if session.is_complete or asked is None else asked.state
+    command = read_last_command(session.site.folder)
+    return "finished" if session.is_complete or command is None else command.state
 
 
 @dataclass
 class _Ending:
     """How a hold on a campaign ends, as far as is known."""
 
-    status: CampaignStatus = "killed"
+    status: CampaignEnding = "killed"
 
 
 @contextmanager
-def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
+def _recorded_command(session: Session, command: LastCommand, ending: "_Ending") -> Iterator[None]:
     """What is asked for is on disk while it runs, and how it ended afterwards.
 
     A refusal that computed nothing leaves what stood there: the campaign is as it was. An alarm's
     pause is noted all the same, with what was asked before it, which `afd resume` goes on with.
     """
-    folder, said = session.site.folder, ""
-    state: State | None = None
-    before, ended = read_asked(folder), status_of(folder)
+    folder, message = session.site.folder, ""
+    state: CommandState | None = None
+    before, ended = read_last_command(folder), status_of(folder)
     is_untouched = False
-    write_asked(folder, asked)
+    write_last_command(folder, command)
     try:
         yield
     except (RefusedError, ParamsError) as error:
-        ending.status, said = "paused", str(error)
-        if not session.board.has_computed:
-            asked = before or asked
+        ending.status, message = "paused", str(error)
+        if not session.progress.has_computed:
+            command = before or command
             is_untouched = not isinstance(error, PausedError)
         if is_untouched and before is not None:
             ending.status = ended
@@ -228,7 +228,7 @@ def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
         if session.is_interrupted:
             state = "cancelled"
         else:
-            ending.status, said = "failed", str(error)
+            ending.status, message = "failed", str(error)
         raise
     except BaseException:
         state = "cancelled"
@@ -236,20 +236,20 @@ def _asked(session: Session, asked: Asked, ending: "_Ending") -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that it causes
             if is_untouched:
-                restore_asked(folder, before)
+                restore_last_command(folder, before)
             else:
-                changed = {"state": state or ending.status, "told": said}
-                write_asked(folder, asked.model_copy(update=changed))
+                changed = {"state": state or ending.status, "message": message}
+                write_last_command(folder, command.model_copy(update=changed))
 
 
-def sessions() -> tuple[Session, ...]:
+def open_sessions() -> tuple[Session, ...]:
     """Every campaign that this process holds."""
-    return tuple(_held.values())
+    return tuple(_open_sessions.values())
 
 
-def held(name: str, places: Places) -> Session | None:
+def session_of(name: str, paths: CampaignPaths) -> Session | None:
     """The campaign's session, if this very process holds it."""
-    return _held.get(campaign_folder(name, places))
+    return _open_sessions.get(campaign_folder(name, paths))
 
 
 def read_round(file: Path) -> dict[str, ArtifactRef] | None:

@@ -15,12 +15,12 @@ from afd.failpoints import failpoint
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageName, StageRequest
 from afd.store import Store
-from flows.board import Done
 from flows.dispatch import StageFailedError, compute
 from flows.jobs.site import GivenUpError, log_tail
 from flows.prefect_runs.final_states import ends_in_words, raise_ended
 from flows.prefect_runs.pages import log_stage, progress_shown
 from flows.prefect_runs.reach import is_away
+from flows.progress import FinishedStage
 from flows.session import Session
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def make(session: Session, request: StageRequest, round_index: int | None) -> Ar
     if not was_there:
         with (
             session.recorder.computing(round_index, request),
-            session.board.running(request, round_index),
+            session.progress.computing(request, round_index),
             _ending(session),
         ):
             outcome = compute(session.dispatch, session.site, request)
@@ -68,13 +68,13 @@ def make(session: Session, request: StageRequest, round_index: int | None) -> Ar
     artifact = store.load(ref)
     session.record(round_index, request)
     made = artifact.manifest
-    session.board.finish(
-        Done(request, round_index, wall_s, made.summary, was_there, spent_s=made.wall_s)
+    session.progress.finish(
+        FinishedStage(request, round_index, wall_s, made.summary, was_there, spent_s=made.wall_s)
     )
     return ref
 
 
-class Played:
+class ComputedStages:
     """Stages computed for real, in the calling thread or beside it."""
 
     def __init__(self, session: Session, round_index: int | None) -> None:
@@ -94,14 +94,16 @@ class Played:
     def begin(self, request: StageRequest) -> Pending:
         """Start it now if there is room beside what runs, else when its result is asked for."""
         if self._session.dispatch.num_side_by_side == 1:
-            return Named(self.make(request))
+            return Ready(self.make(request))
         pending: Pending
         if self._session.with_prefect:
             with _untagged():
-                pending = prefect_task(request.stage).submit(self._held, request, self._round_index)
+                pending = prefect_task(request.stage).submit(
+                    self._opaque, request, self._round_index
+                )
         else:
             pending = _threads().submit(make, self._session, request, self._round_index)
-        self._begun.append(Begun(self._session, pending))
+        self._begun.append(PendingStage(self._session, pending))
         return self._begun[-1]
 
     def summary(self, ref: ArtifactRef) -> Mapping[str, object]:
@@ -113,7 +115,7 @@ class Played:
         try:
             with _untagged():
                 task = prefect_task(request.stage)
-                return raise_ended(task(self._held, request, self._round_index))
+                return raise_ended(task(self._opaque, request, self._round_index))
         except Exception as error:
             if not is_away(error):
                 raise
@@ -121,11 +123,11 @@ class Played:
             return make(self._session, request, self._round_index)
 
     @property
-    def _held(self) -> "Held":
-        return Held(self._session)
+    def _opaque(self) -> "Opaque":
+        return Opaque(self._session)
 
 
-class Begun:
+class PendingStage:
     """A stage that computes in a thread; giving up the wait gives up the campaign's jobs."""
 
     def __init__(self, session: Session, pending: Pending) -> None:
@@ -136,7 +138,7 @@ class Begun:
             return self._pending.result()
 
 
-class Named:
+class Ready:
     """A result that is there already."""
 
     def __init__(self, ref: ArtifactRef) -> None:
@@ -146,7 +148,7 @@ class Named:
         return self._ref
 
 
-class Plan:
+class DryRunStages:
     """Names what stages would make, without making it: identity is known beforehand.
 
     Alarms decide by what rounds showed, which is read from `store` as far as they are made; where
@@ -160,25 +162,28 @@ class Plan:
         return request.output
 
     def begin(self, request: StageRequest) -> Pending:
-        return Named(request.output)
+        return Ready(request.output)
 
     def summary(self, ref: ArtifactRef) -> Mapping[str, object]:
-        """Empty for what has not been made; raises UnmadeError where what follows depends on it."""
+        """Return an artifact's summary, empty for one that is not in the store.
+
+        Raises NotComputedError where alarms decide by it.
+        """
         if self._store is not None and self._store.have(ref):
             return self._store.load(ref).manifest.summary
         if self._alarms_steer:
-            raise UnmadeError(
+            raise NotComputedError(
                 f"{ref.kind} {ref.short} has not been made: alarms that steer decide by it what "
                 "comes after it; play the campaign's rounds in order"
             )
         return {}
 
 
-class UnmadeError(RefusedError):
+class NotComputedError(RefusedError):
     """What follows depends on the gauges of something that has not been made."""
 
 
-class Held:
+class Opaque:
     """Carries a session through Prefect, which would otherwise walk into its fields."""
 
     __slots__ = ("session",)
@@ -213,7 +218,7 @@ def prefect_task(stage: StageName) -> "Task[Any, Any]":
     from prefect import Task
     from prefect.cache_policies import NO_CACHE
 
-    def run(held: Held, request: StageRequest, round_index: int | None) -> ArtifactRef:
+    def run(held: Opaque, request: StageRequest, round_index: int | None) -> ArtifactRef:
         session = held.session
         was_there = session.site.store.have(request.output)
         with progress_shown(session.name, session.site.store, request):

@@ -16,7 +16,7 @@ import yaml
 from afd.params import ParamsError
 from afd.store import Store, write_atomic
 from flows.ablations import Cell, final_evaluation, is_finished, played
-from flows.places import Places
+from flows.paths import CampaignPaths
 
 TUNING = Path("params") / "tuning.yaml"
 SPLIT = "tuning"  # params/ablations/tuning.yaml
@@ -25,7 +25,7 @@ SHOWN = (ERROR, PERMANENCE, "gravity", "interpenetration", "sharpness")
 
 
 def tune(
-    places: Places, cluster: Path, jobs: int, arms: Sequence[str] = (), *, play: bool = True
+    paths: CampaignPaths, cluster: Path, jobs: int, arms: Sequence[str] = (), *, play: bool = True
 ) -> pd.DataFrame:
     """A row a run, `chosen` where it won its arm; raises ParamsError.
 
@@ -44,16 +44,16 @@ def tune(
     for turn in range(int(plan["num_rates"]) + 1):
         wave = {arm: _next(plan, arm, runs[arm], turn) for arm in chosen}
         cells = [cell for cell in wave.values() if cell is not None]
-        unfinished = [cell for cell in cells if not is_finished(cell, places)]
+        unfinished = [cell for cell in cells if not is_finished(cell, paths)]
         if play:
-            (places.runs / ".ablations").mkdir(parents=True, exist_ok=True)
-            for _ in played(unfinished, places, cluster, jobs):
+            (paths.runs / ".ablations").mkdir(parents=True, exist_ok=True)
+            for _ in played(unfinished, paths, cluster, jobs):
                 pass
         else:
             chosen = [arm for arm in chosen if wave[arm] not in unfinished]
             cells = [cell for cell in cells if cell not in unfinished]
         for cell in cells:
-            runs[cell.arm].append(_row(cell, Store(places.store), places))
+            runs[cell.arm].append(_row(cell, Store(paths.store), paths))
     for found in runs.values():
         best = _best(found, plan["least_permanence"])
         for row in found:
@@ -66,13 +66,13 @@ def save(table: pd.DataFrame, file: Path) -> None:
     if table.empty:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    told = table.to_csv(index=False, float_format="%.4g")
+    text = table.to_csv(index=False, float_format="%.4g")
     if file.exists():
         before = pd.read_csv(file, dtype=str, keep_default_na=False)
         kept = before[~before["arm"].isin(table["arm"].unique().tolist())]
-        now = pd.read_csv(io.StringIO(told), dtype=str, keep_default_na=False)
-        told = pd.concat([kept, now]).to_csv(index=False)
-    write_atomic(file, told.encode())
+        now = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        text = pd.concat([kept, now]).to_csv(index=False)
+    write_atomic(file, text.encode())
 
 
 def _next(
@@ -112,7 +112,7 @@ def next_rate(
     return ends[0] if ends else None
 
 
-def _row(cell: Cell, store: Store, places: Places) -> dict[str, Any]:
+def _row(cell: Cell, store: Store, paths: CampaignPaths) -> dict[str, Any]:
     params = cell.params()
     own = [setting for setting in cell.settings if "learning_rate" not in setting]
     row: dict[str, Any] = {
@@ -123,7 +123,7 @@ def _row(cell: Cell, store: Store, places: Places) -> dict[str, Any]:
         "cpu_s": None,
     }
     evaluation = final_evaluation(params, store)
-    left = places.runs / cell.campaign / "summary.json"
+    left = paths.runs / cell.campaign / "summary.json"
     if evaluation is None or not store.have(evaluation) or not left.exists():
         return row
     summary = json.loads(store.load(evaluation).file("summary.json").read_bytes())

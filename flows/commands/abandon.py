@@ -5,14 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from flows.invocation import command
+from flows.command_text import command
 from flows.prefect_runs.services import using
-from flows.session import sessions
+from flows.session import open_sessions
 
 
 def what_stops() -> Iterator[str]:
     """What a first Ctrl-C does to each campaign of this process, and the command to go on."""
-    for session in sessions():
+    for session in open_sessions():
         session.is_interrupted = True
         site = session.site
         goes_on = command("resume", "--name", session.name, runs=site.folder.parent)
@@ -29,18 +29,18 @@ def what_stops() -> Iterator[str]:
 
 
 def abandon() -> None:
-    """Start what settles the campaigns of this process, which the caller ends with its next call.
+    """Start the reconciliation of this process's campaigns; the caller ends with its next call.
 
     The helper takes the campaign's lock when this process has gone, and keeps Prefect's server.
     """
-    for session in sessions():
+    for session in open_sessions():
         folder, store = session.site.folder, session.site.store.root
         log = folder / "cancel.log"
         goes_on = command("resume", "--name", session.name, runs=folder.parent)
         arguments = [session.name, str(folder.parent), str(store), "cancelled"]
         with log.open("ab") as out:
             subprocess.Popen(
-                [sys.executable, "-m", "flows.settle", *arguments],
+                [sys.executable, "-m", "flows.reconcile", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -20,12 +20,12 @@ from afd.artifacts import MANIFEST, Artifact
 from afd.attempts import flock
 from afd.runtime.outcome import RefusedError
 from afd.store import Store
+from flows.campaign_lock import sure_holder_of
+from flows.command_text import command, sibling_program
 from flows.commands.status import campaigns_in
-from flows.hold import sure_holder_of
-from flows.invocation import beside, command
-from flows.places import Places
+from flows.dvc_tracking import tracked_by
+from flows.paths import CampaignPaths
 from flows.session import read_round
-from flows.versions import tracked_by
 
 REMOVABLE = ("rollouts", "evaluation", "report")
 CACHE = ".cache"
@@ -45,9 +45,9 @@ def collect(runs: Path, store: Path, *, remove: bool, dry_run: bool) -> None:
 
     `remove`: without asking. Raises RefusedError where it is not known what is needed.
     """
-    places, console = Places(runs, store), Console()
-    found = garbage(places)
-    _list(console, found, places)
+    paths, console = CampaignPaths(runs, store), Console()
+    found = garbage(paths)
+    _list(console, found, paths)
     if dry_run or not found:
         return
     if not remove:
@@ -58,30 +58,30 @@ def collect(runs: Path, store: Path, *, remove: bool, dry_run: bool) -> None:
         if console.input("type yes to remove them: ").strip() != "yes":
             console.print("nothing was removed")
             return
-    _refuse_running(places)
+    _refuse_running(paths)
     for one in found:
         _remove(one.path)
     size = sum(one.num_bytes for one in found)
     console.print(f"{len(found)} removed, {gigabytes(size)}", highlight=False)
 
 
-def garbage(places: Places) -> list[Garbage]:
+def garbage(paths: CampaignPaths) -> list[Garbage]:
     """Return what no campaign needs; raises RefusedError while one runs, or where none is."""
-    if not places.store.is_dir():
-        raise RefusedError(f"{places.store}: there is no such folder; name the store with --store")
-    campaigns = campaigns_in(places.runs)
+    if not paths.store.is_dir():
+        raise RefusedError(f"{paths.store}: there is no such folder; name the store with --store")
+    campaigns = campaigns_in(paths.runs)
     if not campaigns:
         raise RefusedError(
-            f"{places.runs}: no campaign is here, so nothing says what of {places.store} is "
+            f"{paths.runs}: no campaign is here, so nothing says what of {paths.store} is "
             "needed; name the folder of its campaigns with --runs"
         )
-    _refuse_running(places)
-    store = Store(places.store.resolve())
+    _refuse_running(paths)
+    store = Store(paths.store.resolve())
     artifacts = {one.manifest.fingerprint: one for one in store.all()}
     needed = _needed(campaigns, artifacts)
     since = _unfinished_since(campaigns)
     found = [
-        Garbage(one.path, f"{one.manifest.kind} of no campaign in {places.runs}", _size(one.path))
+        Garbage(one.path, f"{one.manifest.kind} of no campaign in {paths.runs}", _size(one.path))
         for key, one in artifacts.items()
         if one.manifest.kind in REMOVABLE and key not in needed and _time(one) < since
     ]
@@ -145,11 +145,11 @@ def _is_locked(work: Path) -> bool:
     return False
 
 
-def _refuse_running(places: Places) -> None:
-    for folder in campaigns_in(places.runs):
+def _refuse_running(paths: CampaignPaths) -> None:
+    for folder in campaigns_in(paths.runs):
         if (holder := sure_holder_of(folder)) is not None:
             raise RefusedError(f"{folder.name} runs, {holder}: nothing is removed while it does")
-    for work in places.store.glob(".work/*-*"):
+    for work in paths.store.glob(".work/*-*"):
         if _is_locked(work):
             raise RefusedError(f"{work}: a process computes it now: nothing is removed meanwhile")
 
@@ -160,29 +160,30 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def _list(console: Console, found: list[Garbage], places: Places) -> None:
+def _list(console: Console, found: list[Garbage], paths: CampaignPaths) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("size", justify="right")
     table.add_column("folder", overflow="fold")
     table.add_column("why", overflow="fold")
     for one in sorted(found, key=lambda one: -one.num_bytes):
-        path = one.path.relative_to(places.store.resolve())
-        table.add_row(gigabytes(one.num_bytes), str(places.store / path), one.why)
+        path = one.path.relative_to(paths.store.resolve())
+        table.add_row(gigabytes(one.num_bytes), str(paths.store / path), one.why)
     if found:
         console.print(table)
     needless = sum(one.num_bytes for one in found)
-    whole = _size(places.store)
+    whole = _size(paths.store)
     console.print(
-        f"no campaign of {places.runs} needs {gigabytes(needless)} of {gigabytes(whole)} in "
-        f"{places.store}; clips, ledgers and weights always stay",
+        f"no campaign of {paths.runs} needs {gigabytes(needless)} of {gigabytes(whole)} in "
+        f"{paths.store}; clips, ledgers and weights always stay",
         soft_wrap=True,
         highlight=False,
     )
-    copies = places.store.resolve().parent / ".dvc" / "cache"
+    copies = paths.store.resolve().parent / ".dvc" / "cache"
     if copies.is_dir():
         console.print(
             f"{copies}: {gigabytes(_size(copies))}, the second copy, which heals a damaged file; "
-            f"`{beside('dvc')} gc --workspace --dry` lists what of it no pointer here names",
+            f"`{sibling_program('dvc')} gc --workspace --dry` lists what of it no pointer here "
+            "names",
             soft_wrap=True,
             highlight=False,
         )

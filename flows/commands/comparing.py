@@ -13,10 +13,10 @@ from afd.evaluation.readings import meaning, show
 from afd.evaluation.results import CellResult
 from afd.runtime.outcome import RefusedError
 from afd.store import Store
+from flows.command_text import command
 from flows.commands.json_output import Document, print_document
 from flows.commands.status import campaigns_in, known_campaign
-from flows.invocation import command
-from flows.places import Places
+from flows.paths import CampaignPaths
 from flows.session import read_round
 
 NEEDED = (
@@ -45,14 +45,14 @@ WINS = (
 )
 
 
-def judged(campaign: str, places: Places) -> Judged:
+def judged(campaign: str, paths: CampaignPaths) -> Judged:
     """The student of a campaign as its final evaluation measured it; raises RefusedError."""
-    made = read_round(known_campaign(campaign, places.runs) / "rounds" / "final.json")
-    store = Store(places.store)
+    made = read_round(known_campaign(campaign, paths.runs) / "rounds" / "final.json")
+    store = Store(paths.store)
     if made is None or not store.have(made["evaluation"]):
         raise RefusedError(
-            f"campaign {campaign!r} has no final evaluation in {places.store}\n"
-            f"  {command('campaign', '--name', campaign, runs=places.runs, store=places.store)}"
+            f"campaign {campaign!r} has no final evaluation in {paths.store}\n"
+            f"  {command('campaign', '--name', campaign, runs=paths.runs, store=paths.store)}"
             "    goes on with it"
         )
     evaluation = store.load(made["evaluation"])
@@ -62,19 +62,19 @@ def judged(campaign: str, places: Places) -> Judged:
 
 
 def differences(
-    first: str, others: Sequence[str], places: Places
+    first: str, others: Sequence[str], paths: CampaignPaths
 ) -> dict[str, Sequence[Difference]]:
     """Return every metric of each of `others` minus `first`; raises RefusedError or CardError."""
     if not others:
-        raise RefusedError(_lacks_another(first, places.runs))
-    reference = judged(first, places)
-    rivals = [judged(other, places) for other in others]
+        raise RefusedError(_lacks_another(first, paths.runs))
+    reference = judged(first, paths)
+    rivals = [judged(other, paths) for other in others]
     return {rival.name: compare([reference], [rival]) for rival in rivals}
 
 
-def compared(first: str, others: Sequence[str], places: Places) -> list[RenderableType]:
+def compared(first: str, others: Sequence[str], paths: CampaignPaths) -> list[RenderableType]:
     """Return a table for each of `others` against `first`; raises RefusedError or CardError."""
-    found = differences(first, others, places)
+    found = differences(first, others, paths)
     return [_table(first, second, rows) for second, rows in found.items()]
 
 
@@ -82,11 +82,11 @@ def print_comparison(
     first: str, others: Sequence[str], runs: Path, store: Path, *, as_json: bool = False
 ) -> None:
     """Print the comparison as tables, no number cut, or as JSON."""
-    places = Places(runs, store)
+    paths = CampaignPaths(runs, store)
     if as_json:
-        print_document(compare_document(first, differences(first, others, places)))
+        print_document(compare_document(first, differences(first, others, paths)))
         return
-    for table in compared(first, others, places):
+    for table in compared(first, others, paths):
         needed = Console(width=1000).measure(table).maximum
         Console(width=max(Console().width, needed)).print(table)
 

@@ -17,16 +17,16 @@ from rich.text import Text
 
 from afd.config import Cluster
 from afd.params import ParamsError, secret_fields
-from flows.choices import chosen_cluster
 from flows.commands.doctor_cluster import Finding, slurm_findings
 from flows.commands.doctor_disk import disk_findings
 from flows.commands.doctor_versions import dvc_findings, git_findings
 from flows.commands.exit_codes import ExitCode
 from flows.commands.json_output import Document, print_document
+from flows.inputs import chosen_cluster
+from flows.library_env import DEFAULTS
 from flows.mlflow_runs.client import without_password
-from flows.places import MLFLOW_SERVER, Places
+from flows.paths import MLFLOW_SERVER, CampaignPaths
 from flows.prefect_runs.reach import configured_api, trouble
-from flows.quiet import QUIET
 
 PINS = Path("requirements.lock")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -59,7 +59,7 @@ def _lacks(found: Sequence[Finding]) -> bool:
 
 def findings(runs: Path, store: Path, cluster: Path) -> list[Finding]:
     """Return the findings of every check; a check that raises is a finding itself."""
-    places = Places(runs, store)
+    paths = CampaignPaths(runs, store)
     found: list[Finding] = []
     chosen: Cluster | None = None
     try:
@@ -68,7 +68,7 @@ def findings(runs: Path, store: Path, cluster: Path) -> list[Finding]:
         found.append(Finding("cluster", "missing", " ".join(str(error).split())))
     except Exception as error:  # noqa: BLE001 (as in _guarded)
         found.append(_unchecked("cluster", error))
-    checks = _checks(places, chosen.mlflow if chosen else None)
+    checks = _checks(paths, chosen.mlflow if chosen else None)
     if chosen is not None:
         checks["slurm"] = lambda: slurm_findings(chosen, runs, store)
     for what, check in checks.items():
@@ -76,15 +76,15 @@ def findings(runs: Path, store: Path, cluster: Path) -> list[Finding]:
     return found
 
 
-def _checks(places: Places, mlflow: str | None) -> dict[str, Check]:
+def _checks(paths: CampaignPaths, mlflow: str | None) -> dict[str, Check]:
     return {
         "python": _python,
         "packages": _packages,
-        "runs": lambda: disk_findings("runs", places.runs),
-        "store": lambda: disk_findings("store", places.store),
+        "runs": lambda: disk_findings("runs", paths.runs),
+        "store": lambda: disk_findings("store", paths.store),
         "git": lambda: git_findings(Path.cwd()),
         "dvc": lambda: dvc_findings(Path.cwd()),
-        "mlflow": lambda: _mlflow(places, mlflow),
+        "mlflow": lambda: _mlflow(paths, mlflow),
         "prefect": _prefect,
         "telemetry": _telemetry,
         "secrets": _secrets,
@@ -137,8 +137,8 @@ def _packages() -> Iterator[Finding]:
         yield Finding("packages", "ok", f"all {len(pins)} as tested")
 
 
-def _mlflow(places: Places, chosen: str | None) -> Iterator[Finding]:
-    uri = chosen or MLFLOW_SERVER or f"sqlite:///{places.mlflow_database}"
+def _mlflow(paths: CampaignPaths, chosen: str | None) -> Iterator[Finding]:
+    uri = chosen or MLFLOW_SERVER or f"sqlite:///{paths.mlflow_database}"
     if not uri.startswith("sqlite:///"):
         yield _mlflow_server(uri)
         return
@@ -178,7 +178,7 @@ def _mlflow_server(uri: str) -> Finding:
 
 def _telemetry() -> Iterator[Finding]:
     """What a user's own environment turns on again."""
-    switched = [name for name in TELEMETRY if os.environ.get(name) != QUIET[name]]
+    switched = [name for name in TELEMETRY if os.environ.get(name) != DEFAULTS[name]]
     if switched:
         told = f"{', '.join(switched)} changed by your environment: unset it to stay quiet"
         yield Finding("telemetry", "warning", told)

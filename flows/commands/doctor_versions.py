@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flows import dvc_locks
+from flows.command_text import sibling_program
 from flows.commands.doctor_cluster import Finding
-from flows.invocation import beside
 
 TIMEOUT_S = 20
 # A campaign writes these: uncommitted ones are results, and the commit still names the code.
@@ -43,18 +43,18 @@ def git_findings(folder: Path) -> Iterator[Finding]:
 def dvc_findings(folder: Path) -> Iterator[Finding]:
     """The repository in `folder`, and its locks."""
     if not (folder / ".dvc" / "config").exists():
-        start = f"`{beside('dvc')} init --no-scm` makes one"
+        start = f"`{sibling_program('dvc')} init --no-scm` makes one"
         found = f"no .dvc here: rounds are kept in the store only ({start})"
         yield Finding("dvc", "warning", found)
         return
     found = f"dvc {version('dvc')}, repository {folder}"
     if not (folder / ".git").exists() and not _has_no_scm(folder):
-        cure = f"`git init`, or `{beside('dvc')} config --local core.no_scm true`"
+        cure = f"`git init`, or `{sibling_program('dvc')} config --local core.no_scm true`"
         yield Finding("dvc", "warning", f"{found}, without git: before `dvc repro` type {cure}")
     else:
         yield Finding("dvc", "ok", found)
     for lock in dvc_locks.locks(folder):
-        holder = f"{lock.told}{f': {lock.cure}' if lock.cure else ''}"
+        holder = f"{lock.text}{f': {lock.cure}' if lock.cure else ''}"
         yield Finding("dvc lock", "warning" if lock.is_stale and lock.cure else "ok", holder)
 
 

@@ -10,29 +10,29 @@ from afd.config import Cluster, Params
 from afd.params import ParamsError
 from afd.runtime.request import StageRequest
 from afd.store import Store
-from flows import decisions
+from flows import alarm_log
 from flows.ablations import Cell, is_finished
-from flows.asked import Doing
 from flows.campaign import play_final, play_horizon, refuse_no_round
+from flows.campaign_lock import already_running, sure_holder_of
+from flows.command_text import short_path
 from flows.commands.consoles import console
-from flows.hold import held_by, sure_holder_of
-from flows.invocation import near
-from flows.places import (
-    Places,
+from flows.last_command import CommandKind
+from flows.paths import (
+    CampaignPaths,
     campaign_folder,
-    kept_params,
     refuse_other_params,
     refuse_unusable,
+    saved_params,
     teacher_name,
 )
 from flows.prefect_runs.reach import configured_api
 from flows.round import play_round, play_start
 from flows.session import read_round
-from flows.standing import Standing
-from flows.tasks import Pending, Plan, UnmadeError
+from flows.state import CampaignState
+from flows.tasks import DryRunStages, NotComputedError, Pending
 
 
-class CountedStages(Plan):
+class CountedStages(DryRunStages):
     """Stages by name: those that the store has, and those that would be computed."""
 
     def __init__(self, store: Store, *, alarms_steer: bool) -> None:
@@ -60,15 +60,15 @@ class DryRun:
     name: str
     params: Params
     cluster: Cluster
-    places: Places
+    paths: CampaignPaths
 
     @property
     def folder(self) -> Path:
-        return campaign_folder(self.name, self.places)
+        return campaign_folder(self.name, self.paths)
 
     def show(
         self,
-        doing: Doing,
+        kind: CommandKind,
         index: int | None,
         *,
         with_prefect: bool,
@@ -77,24 +77,25 @@ class DryRun:
     ) -> None:
         """Print what would be done.
 
-        Raises what a start would: StoreError, ParamsError, HeldError or RefusedError.
+        Raises what a start would: StoreError, ParamsError, CampaignRunningError or RefusedError.
         """
         moved = self._check(aside=aside)
-        store = Store(self.places.store.resolve())
+        store = Store(self.paths.store.resolve())
         rounds_done = 0 if moved else self._rounds_done(store)
-        if doing == "round":
+        if kind == "round":
             is_next = index is None
             index = rounds_done if index is None else index
-            refuse_no_round(self.name, self.params, self.places, index, is_next=is_next)
+            refuse_no_round(self.name, self.params, self.paths, index, is_next=is_next)
         stages = CountedStages(store, alarms_steer=self.params.alarms.steers)
-        beyond = self._play(stages, index if doing == "round" else None, acknowledges=acknowledges)
+        beyond = self._play(stages, index if kind == "round" else None, acknowledges=acknowledges)
         out = console()
-        aim = "campaign" if doing == "campaign" else f"round {index} of campaign"
+        folder = short_path(self.folder)
+        aim = "campaign" if kind == "campaign" else f"round {index} of campaign"
         rows = {
             "dry run": f"{aim} {self.name}: checked; nothing was started or written",
             "params": _params_line(self.params),
-            "folder": f"{near(self.folder)} ({'new' if not self.folder.exists() else 'is there'})",
-            "aside": f"what {near(self.folder)} holds now would be renamed" if moved else "",
+            "folder": f"{folder} ({'new' if not self.folder.exists() else 'is there'})",
+            "aside": f"what {folder} holds now would be renamed" if moved else "",
             "rounds": f"{rounds_done} of {self.params.num_rounds} are finished",
             "compute": _counts(stages.missing) or "nothing: all of it is in the store",
             "in store": _counts(stages.there),
@@ -107,13 +108,13 @@ class DryRun:
 
     def _check(self, *, aside: bool) -> bool:
         """Return whether an earlier campaign of this name would be renamed."""
-        refuse_unusable(self.places)
+        refuse_unusable(self.paths)
         if self.folder.exists() and (holder := sure_holder_of(self.folder)) is not None:
-            raise held_by(self.folder, self.name, holder)
+            raise already_running(self.folder, self.name, holder)
         try:
             refuse_other_params(self.folder, self.params)
         except ParamsError:
-            if not aside or kept_params(self.folder) is None:
+            if not aside or saved_params(self.folder) is None:
                 raise
             return True
         return False
@@ -129,24 +130,24 @@ class DryRun:
     def _play(self, stages: CountedStages, last: int | None, *, acknowledges: bool) -> str:
         """Count every stage up to round `last`, or to the report; return what cannot be known."""
         params = self.params
-        standing = play_start(stages, params)
+        state = play_start(stages, params)
         try:
-            while not standing.is_over(params) and (last is None or len(standing.rounds) <= last):
-                self._refuse_alarms(standing, acknowledges=acknowledges)
-                standing = play_round(stages, params, standing)
+            while not state.is_over(params) and (last is None or len(state.rounds) <= last):
+                self._refuse_alarms(state, acknowledges=acknowledges)
+                state = play_round(stages, params, state)
             if last is None:
-                self._refuse_alarms(standing, acknowledges=acknowledges)
-                play_final(stages, params, standing)
+                self._refuse_alarms(state, acknowledges=acknowledges)
+                play_final(stages, params, state)
                 if params.evaluate.horizon is not None:
-                    play_horizon(stages, params, standing)
-        except UnmadeError:
-            return f"alarms choose what follows round {len(standing.rounds) - 1}"
+                    play_horizon(stages, params, state)
+        except NotComputedError:
+            return f"alarms choose what follows round {len(state.rounds) - 1}"
         return ""
 
-    def _refuse_alarms(self, standing: Standing, *, acknowledges: bool) -> None:
-        index = len(standing.rounds) - 1
+    def _refuse_alarms(self, state: CampaignState, *, acknowledges: bool) -> None:
+        index = len(state.rounds) - 1
         if not acknowledges:
-            decisions.refuse_paused(self.name, self.places, index, standing.course)
+            alarm_log.refuse_paused(self.name, self.paths, index, state.course)
 
     def _where(self, *, with_prefect: bool) -> str:
         cluster = self.cluster
@@ -171,11 +172,11 @@ def _counts(stages: Counter[str]) -> str:
     return f"{total} stages: {listed}" if total else ""
 
 
-def print_cells(cell: Cell, beside: Sequence[Cell], places: Places, jobs: int) -> None:
+def print_cells(cell: Cell, beside: Sequence[Cell], paths: CampaignPaths, jobs: int) -> None:
     """Print the campaigns that `afd ablation play` would run; raises ParamsError, StoreError."""
-    refuse_unusable(places)
+    refuse_unusable(paths)
     cells = [cell, *(other for other in beside if other != cell)]
-    left = [one for one in cells if not is_finished(one, places)]
+    left = [one for one in cells if not is_finished(one, paths)]
     out = console()
     out.print("dry run  nothing was started or written", markup=False)
     out.print(f"play     {', '.join(one.campaign for one in left) or 'nothing'}", markup=False)

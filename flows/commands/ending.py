@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from flows.commands.exit_codes import ExitCode
-from flows.told import is_told
+from flows.errors import is_user_error
 
 STOPPED = "stopped: everything finished is kept; run the same command again to go on"
 AGAIN_S = 0.05
@@ -31,7 +31,7 @@ def until_end(run: Callable[[], Any]) -> NoReturn:
     except Exception as error:
         if _said:  # what computed beside the interrupted one gave up first
             _leave(ExitCode.INTERRUPTED, "".join(_said) or STOPPED)
-        if not is_told(error):
+        if not is_user_error(error):
             raise
         _leave(ExitCode.REFUSED, str(error))
     _leave(code if isinstance(code, int) else ExitCode.DONE)

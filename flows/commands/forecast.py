@@ -9,10 +9,10 @@ from afd.config import Params
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.store import Store
-from flows.board import Done, Running
 from flows.campaign import play_final, play_horizon
+from flows.progress import FinishedStage, RunningStage
 from flows.round import play_round, play_start
-from flows.tasks import Pending, Plan
+from flows.tasks import DryRunStages, Pending
 
 # Time gone over time computed: below 1 where stages run side by side, above it for what lies
 # between them. Bounded, since one slow start would foretell hours.
@@ -32,7 +32,7 @@ class Planned:
         return self.request.output.fingerprint
 
 
-class Listing(Plan):
+class Listing(DryRunStages):
     """Notes every stage that is asked for. An alarm that is not known yet changes nothing."""
 
     def __init__(self, store: Store) -> None:
@@ -74,8 +74,8 @@ def try_planned_stages(params: Params, store: Store, last_round: int | None) -> 
 
 def seconds_left(
     planned: Sequence[Planned],
-    done: Sequence[Done],
-    running: Sequence[Running],
+    done: Sequence[FinishedStage],
+    running: Sequence[RunningStage],
     now: float,
     began: float,
 ) -> float | None:
@@ -99,7 +99,7 @@ def seconds_left(
     return max(0.0, ahead * overhead)
 
 
-def _seconds_by_size(done: Sequence[Done]) -> dict[str, float]:
+def _seconds_by_size(done: Sequence[FinishedStage]) -> dict[str, float]:
     """Stage -> seconds for a unit of its size."""
     spent: dict[str, float] = {}
     sizes: dict[str, float] = {}

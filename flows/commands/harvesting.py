@@ -10,8 +10,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from flows.command_text import RUNS, STORE
 from flows.commands.options import DryRun, Overlays, Overrides, Runs, StoreFolder, examples, flag
-from flows.invocation import RUNS, STORE
 
 app = App(
     name="harvest",

@@ -24,8 +24,8 @@ from afd.harvest.vault import kept_keys
 from afd.params import ParamsError, validate
 from afd.store import Store, StoreError, write_atomic
 from afd.world.sentences import is_sentence
+from flows.command_text import command
 from flows.commands.exit_codes import ExitCode
-from flows.invocation import command
 
 MAX_LISTED = 50
 

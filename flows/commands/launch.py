@@ -13,8 +13,7 @@ from afd.campaign_page.request import PAGE
 from afd.config import Cluster, Params
 from afd.runtime.outcome import RefusedError
 from afd.store import Store
-from flows import decisions
-from flows.asked import ClusterSource, Doing
+from flows import alarm_log
 from flows.campaign import (
     REPORT_PAGE,
     SUMMARY,
@@ -23,21 +22,22 @@ from flows.campaign import (
     run_campaign,
     run_one_round,
 )
-from flows.choices import chosen_cluster, chosen_params, cluster_now
+from flows.campaign_lock import already_running, sure_holder_of
+from flows.command_text import command, short_path
 from flows.commands.display import results_table
 from flows.commands.dry_run import DryRun
 from flows.commands.live_view import live_view
-from flows.commands.status import CampaignState, goes_on, known_campaign
-from flows.foreseen import standing_before
-from flows.hold import held_by, sure_holder_of
-from flows.invocation import command, near
+from flows.commands.status import CampaignStatus, goes_on, known_campaign
+from flows.dry_run import state_before
+from flows.inputs import chosen_cluster, chosen_params, resumed_cluster
+from flows.last_command import ClusterSource, CommandKind
 from flows.params_source import ParamsSource, params_source
-from flows.places import Places, campaign_folder, set_aside
+from flows.paths import CampaignPaths, campaign_folder, set_aside
 from flows.prefect_runs import flow_runs
 from flows.prefect_runs.final_states import unreported_error
 from flows.prefect_runs.reach import is_away
 from flows.prefect_runs.services import ServiceError, prefect_server
-from flows.session import Session, opened
+from flows.session import Session, open_campaign
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class Launch:
     name: str
     params: Params
     cluster: Cluster
-    places: Places
+    paths: CampaignPaths
     cluster_source: ClusterSource | None = None
     params_source: ParamsSource | None = None
 
     @property
     def folders(self) -> dict[str, Any]:
         """What the flows need to find the session again."""
-        return {"runs": str(self.places.runs), "store": str(self.places.store)}
+        return {"runs": str(self.paths.runs), "store": str(self.paths.store)}
 
     def print_dry_run(
         self,
-        doing: Doing,
+        kind: CommandKind,
         index: int | None = None,
         *,
         with_prefect: bool,
@@ -66,8 +66,8 @@ class Launch:
         acknowledges: bool = False,
     ) -> None:
         """Print what a start would do; raises what it would be refused for."""
-        dry = DryRun(self.name, self.params, self.cluster, self.places)
-        dry.show(doing, index, with_prefect=with_prefect, aside=aside, acknowledges=acknowledges)
+        dry = DryRun(self.name, self.params, self.cluster, self.paths)
+        dry.show(kind, index, with_prefect=with_prefect, aside=aside, acknowledges=acknowledges)
 
     @classmethod
     def chosen(
@@ -81,13 +81,13 @@ class Launch:
         runs: Path,
         store: Path,
     ) -> "Launch":
-        places = Places(runs, store)
-        chosen = chosen_params(name, places, params, overlays, overrides)
+        paths = CampaignPaths(runs, store)
+        chosen = chosen_params(name, paths, params, overlays, overrides)
         return cls(
             name,
             chosen,
             chosen_cluster(cluster, cluster_overrides),
-            places,
+            paths,
             ClusterSource.of(cluster, cluster_overrides),
             params_source(params, overlays, overrides, chosen),
         )
@@ -111,15 +111,15 @@ def launch_campaign(launch: Launch, *, with_prefect: bool, aside: bool = False) 
             run_campaign(session)
 
     _run(launch, play, with_prefect, "campaign")
-    print_results(launch.name, launch.places.runs)
+    print_results(launch.name, launch.paths.runs)
 
 
 def _set_aside(launch: Launch) -> None:
-    folder = campaign_folder(launch.name, launch.places)
+    folder = campaign_folder(launch.name, launch.paths)
     if (holder := sure_holder_of(folder)) is not None:
-        raise held_by(folder, launch.name, holder)
+        raise already_running(folder, launch.name, holder)
     if (moved := set_aside(folder, launch.params)) is not None:
-        said = f"{launch.name} had other params: what it was is {near(moved)} now"
+        said = f"{launch.name} had other params: what it was is {short_path(moved)} now"
         Console().print(said, soft_wrap=True, highlight=False)
 
 
@@ -136,7 +136,7 @@ def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> No
             run_one_round(session, chosen)
 
     if index is not None:
-        refuse_no_round(launch.name, launch.params, launch.places, index)
+        refuse_no_round(launch.name, launch.params, launch.paths, index)
     chosen = 0
 
     def choose(session: Session) -> None:
@@ -144,15 +144,15 @@ def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> No
         chosen = chosen_round(session, index)
 
     _run(launch, play, with_prefect, "round", index, prepare=choose, last_round=lambda: chosen)
-    places = launch.places
-    after = standing_before(launch.params, chosen + 1, Store(places.store))
+    paths = launch.paths
+    after = state_before(launch.params, chosen + 1, Store(paths.store))
     student = after.rounds[chosen]["student"].fingerprint
-    show = command("show", student[:8], runs=places.runs, store=places.store)
+    show = command("show", student[:8], runs=paths.runs, store=paths.store)
     Console().print(f"student {student[:16]}\n  {show}", soft_wrap=True, highlight=False)
 
 
 def resume(
-    standing: CampaignState,
+    status: CampaignStatus,
     *,
     with_prefect: bool,
     acknowledge: bool = False,
@@ -166,32 +166,28 @@ def resume(
     of the file, over the overrides it was asked with. Raises RefusedError when what was asked came
     to its end, or when an alarm waits to be acknowledged; ParamsError for a bad file.
     """
-    asked = standing.asked
-    runs = standing.folder.parent
-    waits = decisions.paused_after(standing.folder) is not None
+    asked = status.last_command
+    runs = status.folder.parent
+    waits = alarm_log.paused_after(status.folder) is not None
     if waits and not acknowledge and asked is not None:
-        raise RefusedError(asked.told or f"{standing.name}: an alarm waits: --acknowledge")
-    is_seen = acknowledge and standing.state == "paused"
-    if asked is None or (standing.state == "paused" and not is_seen):
+        raise RefusedError(asked.message or f"{status.name}: an alarm waits: --acknowledge")
+    is_seen = acknowledge and status.state == "paused"
+    if asked is None or (status.state == "paused" and not is_seen):
         said = (
             f"what was asked last ({asked}) is done" if asked else "nothing is known of its start"
         )
-        raise RefusedError(
-            f"{standing.name}: {said}\n  {goes_on(standing)}    goes on with its rounds"
-        )
-    places = Places(runs, Path(asked.store))
-    params = chosen_params(standing.name, places, None)
-    chosen, source = cluster_now(asked, cluster, cluster_overrides)
+        raise RefusedError(f"{status.name}: {said}\n  {goes_on(status)}    goes on with its rounds")
+    paths = CampaignPaths(runs, Path(asked.store))
+    params = chosen_params(status.name, paths, None)
+    chosen, source = resumed_cluster(asked, cluster, cluster_overrides)
     if acknowledge and not dry_run:  # nothing is refused any more
-        decisions.acknowledge(standing.folder)
-    launch = Launch(standing.name, params, chosen, places, source)
+        alarm_log.acknowledge(status.folder)
+    launch = Launch(status.name, params, chosen, paths, source)
     with_prefect = with_prefect and asked.with_prefect
     if dry_run:
-        index = asked.round_index if asked.doing == "round" else None
-        launch.print_dry_run(
-            asked.doing, index, with_prefect=with_prefect, acknowledges=acknowledge
-        )
-    elif asked.doing == "campaign":
+        index = asked.round_index if asked.kind == "round" else None
+        launch.print_dry_run(asked.kind, index, with_prefect=with_prefect, acknowledges=acknowledge)
+    elif asked.kind == "campaign":
         launch_campaign(launch, with_prefect=with_prefect)
     else:
         launch_round(launch, asked.round_index, with_prefect=with_prefect)
@@ -214,8 +210,8 @@ def print_results(name: str, runs: Path) -> None:
     console = results_console()
     console.print(results_table(summary))
     if (rounds := folder / PAGE).exists():
-        console.print(f"page     {near(rounds)}", soft_wrap=True, highlight=False)
-    console.print(f"report   {near(page)}", soft_wrap=True, highlight=False)
+        console.print(f"page     {short_path(rounds)}", soft_wrap=True, highlight=False)
+    console.print(f"report   {short_path(page)}", soft_wrap=True, highlight=False)
     ui = command("ui", "--name", name, runs=runs)
     console.print(f"MLflow   {ui}", soft_wrap=True, highlight=False)
 
@@ -224,7 +220,7 @@ def _run(
     launch: Launch,
     play: Callable[[Session], None],
     with_prefect: bool,
-    doing: Doing,
+    kind: CommandKind,
     round_index: int | None = None,
     *,
     prepare: Callable[[Session], None] | None = None,
@@ -237,13 +233,13 @@ def _run(
     console = Console()
     with ExitStack() as stack:
         session = stack.enter_context(
-            opened(
+            open_campaign(
                 launch.name,
-                launch.places,
+                launch.paths,
                 launch.params,
                 launch.cluster,
                 with_prefect=with_prefect,
-                doing=doing,
+                kind=kind,
                 round_index=round_index,
                 cluster_source=launch.cluster_source,
                 params_source=launch.params_source,
@@ -261,23 +257,23 @@ def _run(
             play(session)
         finally:
             if session.with_prefect:  # Ctrl-C is a cancellation, which Prefect calls a crash
-                flow_runs.settle(session.site.folder, "crashed")
+                flow_runs.reconcile(session.site.folder, "crashed")
 
 
 def _have_prefect(stack: ExitStack, session: Session, console: Console) -> None:
     """A server, and the truth about earlier runs; without one the campaign goes on all the same."""
     try:
-        places = Places(session.site.folder.parent, session.site.store.root)
-        server = stack.enter_context(prefect_server(places))
+        paths = CampaignPaths(session.site.folder.parent, session.site.store.root)
+        server = stack.enter_context(prefect_server(paths))
         if server is not None:
             takes = ", the first time for a minute or two" if server.is_new else ""
-            with session.board.busy(f"Prefect's server starts{takes}"):
+            with session.progress.busy(f"Prefect's server starts{takes}"):
                 server.wait()
     except ServiceError as error:
         session.with_prefect = False
         console.print(f"running without Prefect: {error}", soft_wrap=True, highlight=False)
     else:
-        flow_runs.settle(session.site.folder, "crashed")
+        flow_runs.reconcile(session.site.folder, "crashed")
 
 
 @contextmanager

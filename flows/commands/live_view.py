@@ -17,10 +17,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.board import Running
 from flows.commands.numbers import clock
 from flows.commands.progress_lines import Progress, ProgressLines, activity_line, draws
 from flows.jobs.ledger import lacks_nodes
+from flows.progress import RunningStage
 from flows.session import Session
 
 DRAW_EVERY_S, LOOK_EVERY_S = 0.25, 1.0
@@ -83,8 +83,8 @@ def _write_lines(lines: ProgressLines, ended: threading.Event) -> None:
 def block(progress: Progress, width: int) -> RenderableType:
     """The overall bar over a row for each stage that runs, and why jobs wait."""
     width = min(width, MAX_WIDTH)
-    board = progress.session.board
-    running, activities = board.now(), board.activities()
+    board = progress.session.progress
+    running, activities = board.running(), board.activities()
     table = Table.grid(padding=(0, 2, 0, 0))
     for entry in running:
         table.add_row(*_stage(progress, entry))
@@ -110,7 +110,7 @@ def _overall(progress: Progress, width: int) -> RenderableType:
     return grid
 
 
-def _stage(progress: Progress, entry: Running) -> list[RenderableType]:
+def _stage(progress: Progress, entry: RunningStage) -> list[RenderableType]:
     steps = progress.steps(entry)
     done, total = steps or (0, 0)
     bar = ProgressBar(total=total or None, completed=done, width=BAR_WIDTH, pulse=steps is None)
@@ -123,7 +123,7 @@ def _stage(progress: Progress, entry: Running) -> list[RenderableType]:
     ]
 
 
-def _waiting(progress: Progress, running: list[Running]) -> list[RenderableType]:
+def _waiting(progress: Progress, running: list[RunningStage]) -> list[RenderableType]:
     """Why jobs of the stages stand in the queue, each reason once."""
     reasons = dict.fromkeys(progress.reason(entry) for entry in running)
     return [

@@ -10,7 +10,7 @@ from typing import get_args
 
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageName
-from flows.commands.status import CampaignState
+from flows.commands.status import CampaignStatus
 from flows.jobs.ledger import WORKER, Ledger
 
 FOLLOW_S = 0.5
@@ -26,18 +26,18 @@ class Log:
     why: str
 
 
-def chosen_log(standing: CampaignState, stage: str | None) -> Log:
+def chosen_log(status: CampaignStatus, stage: str | None) -> Log:
     """The log of `stage`, or what a person looks for: running, else failed, else the last.
 
     Raises RefusedError when there is none.
     """
-    for why, logs in _candidates(standing):
+    for why, logs in _candidates(status):
         for log in reversed(logs):  # the newest first
             if log.path.exists() and stage in (None, log.stage):
                 return Log(log.stage, log.path, why)
-    known = sorted({log.stage for _, logs in _candidates(standing) for log in logs})
+    known = sorted({log.stage for _, logs in _candidates(status) for log in logs})
     raise RefusedError(
-        f"campaign {standing.name!r}: no log"
+        f"campaign {status.name!r}: no log"
         + (f" of a stage {stage!r}" if stage else "")
         + (f"; there are logs of {', '.join(known)}" if known else "; no stage has begun")
     )
@@ -52,7 +52,7 @@ def show(log: Log, num_lines: int) -> int:
         return file.tell()
 
 
-def follow(log: Log, at: int, state: Callable[[], CampaignState], *, one: bool) -> None:
+def follow(log: Log, at: int, state: Callable[[], CampaignStatus], *, one: bool) -> None:
     """Print what is appended while the stage runs; unless `one`, go on with the stages after it."""
     seen = {log.path}
     while True:
@@ -80,7 +80,7 @@ def campaign_and_stage(
     return first, stage
 
 
-def _follow_one(path: Path, at: int, state: Callable[[], CampaignState]) -> None:
+def _follow_one(path: Path, at: int, state: Callable[[], CampaignStatus]) -> None:
     with path.open("rb") as file:
         file.seek(at)
         while True:
@@ -92,7 +92,7 @@ def _follow_one(path: Path, at: int, state: Callable[[], CampaignState]) -> None
             time.sleep(FOLLOW_S)
 
 
-def _next_log(seen: set[Path], state: Callable[[], CampaignState]) -> Log | None:
+def _next_log(seen: set[Path], state: Callable[[], CampaignStatus]) -> Log | None:
     """The log of a stage that begins; None once nobody runs the campaign."""
     while True:
         now = state()
@@ -104,17 +104,17 @@ def _next_log(seen: set[Path], state: Callable[[], CampaignState]) -> Log | None
         time.sleep(FOLLOW_S)
 
 
-def _running(state: CampaignState) -> list[Log]:
+def _running(state: CampaignStatus) -> list[Log]:
     return [Log(one.stage, Path(one.log), "") for one in state.work if one.log]
 
 
-def _candidates(standing: CampaignState) -> list[tuple[str, list[Log]]]:
+def _candidates(status: CampaignStatus) -> list[tuple[str, list[Log]]]:
     """Logs with the reason to look at them, the best reason first, each in order of time."""
-    entries = Ledger(standing.folder / "ledger").entries()
-    running = _running(standing)
+    entries = Ledger(status.folder / "ledger").entries()
+    running = _running(status)
     stages = [log for log in running if log.stage != WORKER]
     failed = [
-        Log(entry.stage, path, "") for entry in standing.ended_badly for path in entry.logs[-1:]
+        Log(entry.stage, path, "") for entry in status.ended_badly for path in entry.logs[-1:]
     ]
     own = [
         Log(entry.stage, path, "")
@@ -127,7 +127,7 @@ def _candidates(standing: CampaignState) -> list[tuple[str, list[Log]]]:
     ]
     in_worker = [
         Log(file.stem.rsplit("-", 1)[0], file, "")
-        for file in (standing.folder / "logs").glob("*.log")
+        for file in (status.folder / "logs").glob("*.log")
     ]
     every = sorted(
         (log for log in [*own, *in_worker] if log.path.exists()),

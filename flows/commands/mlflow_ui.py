@@ -11,15 +11,15 @@ import urllib.request
 from pathlib import Path
 
 from afd.runtime.outcome import RefusedError
-from flows.asked import read_asked
+from flows.command_text import command
 from flows.commands.page_server import served
 from flows.commands.status import campaigns_in, known_campaign
-from flows.invocation import command
+from flows.last_command import read_last_command
+from flows.library_env import DEFAULTS, is_verbose
 from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
-from flows.places import Places
+from flows.paths import CampaignPaths
 from flows.prefect_runs.services import ServiceError, tail
-from flows.quiet import QUIET, is_verbose
 
 START_PATIENCE_S = 120.0
 LOG = "mlflow-ui.log"  # of the server, since its last start
@@ -32,9 +32,9 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
     """
     if not 0 < port < 65536:
         raise RefusedError(f"--port {port}: a port is a number from 1 to 65535, e.g. 5000")
-    places = Places(runs)
-    page = f"http://127.0.0.1:{port}/#/experiments{_run_of(campaign, places)}"
-    uri = places.tracking_uri(_chosen(campaign, places), make=not dry)
+    paths = CampaignPaths(runs)
+    page = f"http://127.0.0.1:{port}/#/experiments{_run_of(campaign, paths)}"
+    uri = paths.tracking_uri(_chosen(campaign, paths), make=not dry)
     if uri.startswith("http"):
         page = page.replace(f"http://127.0.0.1:{port}", without_password(uri).rstrip("/"))
         sys.stdout.write(f"{page}\n")  # a server of its own shows it already
@@ -46,13 +46,13 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
     if dry:
         sys.stdout.write(f"{page}\n{' '.join(serve)}\n")
         return
-    log = places.runs / ".services" / LOG
+    log = paths.runs / ".services" / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(KeyboardInterrupt), log.open("wb") as out:
         # A session of its own: Ctrl-C is for this process, which ends the server in order.
         server = subprocess.Popen(
             serve,
-            env={**os.environ, **QUIET},
+            env={**os.environ, **DEFAULTS},
             stdin=subprocess.DEVNULL,
             stdout=None if is_verbose() else out,
             stderr=None if is_verbose() else out,
@@ -60,7 +60,7 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
         )
         try:
             _wait(server, port, log)
-            with served(places, f"http://127.0.0.1:{port}", port + 1) as pages:
+            with served(paths, f"http://127.0.0.1:{port}", port + 1) as pages:
                 at = f"{pages}/{campaign}/" if campaign else f"{pages}/"
                 sys.stdout.write(f"MLflow   {page}   Ctrl-C stops\n")
                 sys.stdout.write(f"pages    {at}\n")
@@ -71,23 +71,23 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
             server.wait(30)
 
 
-def _chosen(campaign: str | None, places: Places) -> str | None:
+def _chosen(campaign: str | None, paths: CampaignPaths) -> str | None:
     """The server that the cluster's params of a campaign have chosen, or of the latest one."""
-    folders = campaigns_in(places.runs) if campaign is None else [places.runs / campaign]
-    asked = read_asked(folders[-1]) if folders else None
-    return None if asked is None else asked.cluster.mlflow
+    folders = campaigns_in(paths.runs) if campaign is None else [paths.runs / campaign]
+    last = read_last_command(folders[-1]) if folders else None
+    return None if last is None else last.cluster.mlflow
 
 
-def _run_of(campaign: str | None, places: Places) -> str:
+def _run_of(campaign: str | None, paths: CampaignPaths) -> str:
     """Where a campaign's run is in the UI."""
     if campaign is None:
         return ""
-    folder = known_campaign(campaign, places.runs)
+    folder = known_campaign(campaign, paths.runs)
     ids = RunIds(folder).read(CAMPAIGN)
     if "run_id" not in ids:
         raise RefusedError(
             f"--name {campaign}: MLflow has nothing of it yet\n"
-            f"  {command('ui', runs=places.runs)}    opens on all campaigns"
+            f"  {command('ui', runs=paths.runs)}    opens on all campaigns"
         )
     return f"/{ids['experiment_id']}/runs/{ids['run_id']}?workflowType=machine_learning"
 

@@ -14,9 +14,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from afd.runtime.outcome import RefusedError
+from flows.campaign_lock import (
+    CampaignRunningError,
+    LockHolder,
+    already_running,
+    holder_of,
+    request_cancel,
+    still_beats,
+    sure_holder_of,
+)
+from flows.command_text import command, sibling_program
 from flows.commands.logs import campaign_and_stage, chosen_log, follow, show
 from flows.commands.status import (
-    CampaignState,
+    CampaignStatus,
     alarm_lines,
     campaigns_in,
     goes_on,
@@ -32,21 +42,11 @@ from flows.commands.up import (
     standing,
     take_down,
 )
-from flows.hold import (
-    HeldError,
-    Holder,
-    ask_to_cancel,
-    held_by,
-    holder_of,
-    still_beats,
-    sure_holder_of,
-)
-from flows.invocation import beside, command
 from flows.jobs.ledger import lacks_nodes
-from flows.places import Places, campaign_folder, refuse_unusable
+from flows.paths import CampaignPaths, campaign_folder, refuse_unusable
 from flows.prefect_runs import flow_runs
 from flows.prefect_runs.reach import answers
-from flows.settle import settle, settle_when_free
+from flows.reconcile import reconcile, reconcile_when_free
 
 MAX_LINES = 8  # `afd logs` has all of them
 ORDERLY_S = 60.0  # a campaign that is asked to stop ends its jobs and tells MLflow and Prefect
@@ -54,10 +54,10 @@ ORDERLY_S = 60.0  # a campaign that is asked to stop ends its jobs and tells MLf
 
 def say_up(runs: Path, store: Path) -> None:
     """Bring the services up and say how to use them."""
-    places = Places(runs, store)
-    up, was_up = bring_up(places)
+    paths = CampaignPaths(runs, store)
+    up, was_up = bring_up(paths)
     os.environ["PREFECT_API_URL"] = up.api
-    num_told = sum(_settle_left(folder.name, places) for folder in campaigns_in(runs))
+    num_told = sum(_settle_left(folder.name, paths) for folder in campaigns_in(runs))
     console = _console()
     console.print(f"{'up already' if was_up else 'up'}: {up.api.removesuffix('/api')}")
     if num_told:
@@ -67,17 +67,17 @@ def say_up(runs: Path, store: Path) -> None:
     if up.is_own and not PROJECT_SETTINGS.exists():
         console.print(f"  elsewhere  export PREFECT_API_URL={up.api}")
     console.print(
-        f"  next     {beside('prefect')} deployment run afd/round -p campaign={_free_name(runs)} "
-        "-p params=params/pocket.yaml"
+        f"  next     {sibling_program('prefect')} deployment run afd/round "
+        f"-p campaign={_free_name(runs)} -p params=params/pocket.yaml"
     )
     console.print(f"  stop     {command('down', runs=runs)}")
 
 
 def say_up_dry(runs: Path, store: Path) -> None:
     """Print what `afd up` would do; raises what it would be refused for."""
-    places = Places(runs, store)
-    refuse_unusable(places)
-    known, api = check_up(places)
+    paths = CampaignPaths(runs, store)
+    refuse_unusable(paths)
+    known, api = check_up(paths)
     out = _console()
     if known is not None:
         out.print(f"dry run   up already: {known.api.removesuffix('/api')}; nothing would change")
@@ -93,19 +93,19 @@ def _free_name(runs: Path) -> str:
     return next(name for name in names if not (runs / name).exists())
 
 
-def _settle_left(name: str, places: Places) -> int:
+def _settle_left(name: str, paths: CampaignPaths) -> int:
     """Runs of killed processes, told to Prefect; a campaign that runs sees to its own."""
-    if not flow_runs.is_any_open(campaign_folder(name, places)):
+    if not flow_runs.is_any_open(campaign_folder(name, paths)):
         return 0
     try:
-        return settle(name, places, "crashed").num_flow_runs
-    except HeldError:
+        return reconcile(name, paths, "crashed").num_flow_runs
+    except CampaignRunningError:
         return 0
 
 
 def say_down(runs: Path) -> None:
     """Take the services down and say what that was."""
-    ended = take_down(Places(runs))
+    ended = take_down(CampaignPaths(runs))
     if ended is None:
         said = f"nothing of `{command('up', runs=runs)}` runs here"
     elif ended.is_own:
@@ -133,16 +133,16 @@ def say_status(runs: Path, name: str | None, *, as_json: bool = False) -> None:
         _say_campaign(console, one, runs)
     if found.scheduler_trouble:
         console.print(f"SLURM does not answer, states are the last seen: {found.scheduler_trouble}")
-    _say_services(console, Places(runs))
+    _say_services(console, CampaignPaths(runs))
 
 
-def _say_campaign(console: Console, one: CampaignState, runs: Path) -> None:
+def _say_campaign(console: Console, one: CampaignStatus, runs: Path) -> None:
     rounds = f"{one.rounds_done} of {'?' if one.num_rounds is None else one.num_rounds} rounds"
-    asked = f"   asked: {one.asked}" if one.asked else ""
+    asked = f"   asked: {one.last_command}" if one.last_command else ""
     held = f"   by {one.holder}" if one.holder else ""
     console.print(f"[bold]{one.name}[/]   {one.state}   {rounds}{asked}{held}")
-    if one.asked is not None and one.asked.told and one.holder is None:
-        for line in _brief(one.asked.told):
+    if one.last_command is not None and one.last_command.message and one.holder is None:
+        for line in _brief(one.last_command.message):
             console.print(f"  {line}", markup=False)
     if one.work:
         table = Table(box=None, padding=(0, 2, 0, 2))
@@ -173,16 +173,16 @@ def _brief(told: str) -> list[str]:
     return lines if len(lines) <= MAX_LINES else [lines[0], *lines[1 - MAX_LINES :]]
 
 
-def _say_services(console: Console, places: Places) -> None:
-    up = standing(places)
+def _say_services(console: Console, paths: CampaignPaths) -> None:
+    up = standing(paths)
     if up is None:
-        console.print(f"Prefect   not up ({command('up', runs=places.runs)})", style="dim")
+        console.print(f"Prefect   not up ({command('up', runs=paths.runs)})", style="dim")
     elif not up.serving.is_here:
-        said = f"`{command('status', runs=places.runs)}` there says how it is"
+        said = f"`{command('status', runs=paths.runs)}` there says how it is"
         where = f"on {up.serving.host}, pid {up.serving.pid}"
         console.print(f"Prefect   up {where}: {said}", style="dim")
     else:
-        again = command("up", runs=places.runs)
+        again = command("up", runs=paths.runs)
         well = "serves" if up.is_well else f"is gone: `{again}` starts it again"
         server = "answers" if answers(up.api) else "does not answer"
         console.print(f"Prefect   {up.api} {server}; pid {up.serving.pid} {well}", style="dim")
@@ -210,15 +210,15 @@ def say_logs(
 def say_cancel(runs: Path, store: Path, name: str | None, *, now: bool) -> None:
     """Stop a campaign wherever it runs: its own jobs end, everything finished is kept."""
     chosen = _chosen(runs, name, running=True)
-    places = Places(runs, Path(chosen.asked.store) if chosen.asked else store)
+    paths = CampaignPaths(runs, Path(chosen.last_command.store) if chosen.last_command else store)
     holder = holder_of(chosen.folder)
     if holder is not None:
         _stop(chosen, holder, now=now)
     try:
-        done = settle_when_free(chosen.name, places, "cancelled", end_jobs=True)
-    except HeldError:
+        done = reconcile_when_free(chosen.name, paths, "cancelled", end_jobs=True)
+    except CampaignRunningError:
         again = holder_of(chosen.folder) or "a process that just started"
-        raise HeldError(
+        raise CampaignRunningError(
             f"campaign {chosen.name!r} was taken up meanwhile: {again}\n"
             f"  {command('status', '--name', chosen.name, runs=runs)}    says what it does"
         ) from None
@@ -238,7 +238,7 @@ def say_cancel(runs: Path, store: Path, name: str | None, *, now: bool) -> None:
         console.print(f"  go on    {command('resume', '--name', chosen.name, runs=runs)}")
 
 
-def _stop(chosen: CampaignState, holder: Holder, *, now: bool) -> None:
+def _stop(chosen: CampaignStatus, holder: LockHolder, *, now: bool) -> None:
     """The head: asked through the folder, which works from any host; --now: killed, if it is here.
 
     Raises RefusedError if it does not end.
@@ -247,7 +247,7 @@ def _stop(chosen: CampaignState, holder: Holder, *, now: bool) -> None:
     if now and here:
         os.kill(holder.process.pid, signal.SIGKILL)
     else:
-        ask_to_cancel(chosen.folder, holder)
+        request_cancel(chosen.folder, holder)
     deadline = time.monotonic() + ORDERLY_S
     while time.monotonic() < deadline:
         held = holder_of(chosen.folder)
@@ -263,7 +263,7 @@ def _stop(chosen: CampaignState, holder: Holder, *, now: bool) -> None:
     )
 
 
-def to_resume(runs: Path, name: str | None) -> CampaignState:
+def to_resume(runs: Path, name: str | None) -> CampaignStatus:
     """The campaign of that name, if nobody holds it; without one the only one that was stopped
     before its end. Raises RefusedError."""
     if name is not None:
@@ -271,7 +271,7 @@ def to_resume(runs: Path, name: str | None) -> CampaignState:
         if chosen.holder is None:
             return chosen
         if (holder := sure_holder_of(chosen.folder)) is not None:
-            raise held_by(chosen.folder, chosen.name, holder)
+            raise already_running(chosen.folder, chosen.name, holder)
         return replace(chosen, holder=None)
     left = [one for one in overview(runs).campaigns if one.is_left]
     if len(left) == 1:
@@ -284,7 +284,7 @@ def to_resume(runs: Path, name: str | None) -> CampaignState:
     )
 
 
-def _chosen(runs: Path, name: str | None, *, running: bool = False) -> CampaignState:
+def _chosen(runs: Path, name: str | None, *, running: bool = False) -> CampaignStatus:
     """The campaign of that name; without one the only one that runs, or else the last."""
     if name is not None:
         return overview(runs, known_campaign(name, runs).name).campaigns[0]

@@ -33,9 +33,9 @@ from afd.stages.door import execute
 from afd.store import Store
 from afd.teachers.keys import read_key
 from afd.teachers.remote import UnauthorisedError
-from flows.choices import prompts_of, read_params
-from flows.invocation import command
-from flows.places import Places
+from flows.command_text import command
+from flows.inputs import prompts_of, read_params
+from flows.paths import CampaignPaths
 
 MAX_LISTED = 20
 STOPPED = (
@@ -71,7 +71,7 @@ class Chosen:
 
         `writes`: the prompt set is left in the store.
         """
-        read = read_params(name, Places(runs, store), params, overlays, overrides)
+        read = read_params(name, CampaignPaths(runs, store), params, overlays, overrides)
         if not isinstance(read.teacher, RemoteTeacher):
             raise RefusedError(
                 f"teacher.kind is {read.teacher.kind!r}: only a remote teacher is ordered from; "

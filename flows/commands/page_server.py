@@ -18,8 +18,8 @@ from afd.campaign_page.request import FOLDER, PAGE, STAMP
 from afd.params import ParamsError
 from afd.store import StoreError
 from flows.campaign_page import UI, compose, page_request, read_request
-from flows.commands.status import CampaignState, campaigns_in, overview
-from flows.places import Places, kept_params
+from flows.commands.status import CampaignStatus, campaigns_in, overview
+from flows.paths import CampaignPaths, saved_params
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -49,8 +49,8 @@ class Entry:
     score: str
 
 
-def application(places: Places, mlflow: str) -> "Starlette":
-    """The pages of the campaigns in `places.runs`; links to MLflow go to `mlflow`."""
+def application(paths: CampaignPaths, mlflow: str) -> "Starlette":
+    """The pages of the campaigns in `paths.runs`; links to MLflow go to `mlflow`."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -62,14 +62,14 @@ def application(places: Places, mlflow: str) -> "Starlette":
     def index(request: "Request") -> "Response":
         from afd.campaign_page.campaigns import render_index
 
-        return HTMLResponse(render_index(entries(places), mlflow), headers=HEADERS)
+        return HTMLResponse(render_index(entries(paths), mlflow), headers=HEADERS)
 
     def page(request: "Request") -> "Response":
-        folder = _known(places, request.path_params["name"])
+        folder = _known(paths, request.path_params["name"])
         if folder is None:
             return missing(request)
         with lock:
-            _write_if_stale(folder, places)
+            _write_if_stale(folder, paths)
         if not (folder / PAGE).exists():
             return PlainTextResponse("the page cannot be written: see page/page.log", 500)
         text = (
@@ -78,13 +78,13 @@ def application(places: Places, mlflow: str) -> "Starlette":
         return HTMLResponse(text, headers=HEADERS)
 
     def file(request: "Request") -> "Response":
-        folder = _known(places, request.path_params["name"])
+        folder = _known(paths, request.path_params["name"])
         name = request.path_params.get("file", "")
         found = None if folder is None else _file(folder, name)
         return missing(request) if found is None else FileResponse(found, headers=HEADERS)
 
     def slash(request: "Request") -> "Response":
-        if _known(places, request.path_params["name"]) is None:
+        if _known(paths, request.path_params["name"]) is None:
             return missing(request)
         return RedirectResponse(f"/{request.path_params['name']}/")
 
@@ -102,7 +102,7 @@ def application(places: Places, mlflow: str) -> "Starlette":
 
 
 @contextmanager
-def served(places: Places, mlflow: str, port: int) -> Iterator[str]:
+def served(paths: CampaignPaths, mlflow: str, port: int) -> Iterator[str]:
     """Serve the pages from a thread until the block ends; gives their address.
 
     On `port`, or on any where that is taken. Requests have ended when the block has.
@@ -111,7 +111,7 @@ def served(places: Places, mlflow: str, port: int) -> Iterator[str]:
 
     listening = _listening(port)
     config = uvicorn.Config(
-        application(places, mlflow), log_level="warning", access_log=False, lifespan="off"
+        application(paths, mlflow), log_level="warning", access_log=False, lifespan="off"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="pages", daemon=True)
@@ -136,15 +136,15 @@ def _listening(port: int) -> socket.socket:
     return made
 
 
-def entries(places: Places) -> list[Entry]:
+def entries(paths: CampaignPaths) -> list[Entry]:
     """Every campaign with its state and main number, the one asked for last at first."""
     return [
         Entry(one.name, one.state, _done(one), _score(one.folder))
-        for one in reversed(overview(places.runs).campaigns)
+        for one in reversed(overview(paths.runs).campaigns)
     ]
 
 
-def _done(one: CampaignState) -> str:
+def _done(one: CampaignStatus) -> str:
     return f"{one.rounds_done} of {one.num_rounds or '?'} rounds"
 
 
@@ -163,9 +163,9 @@ def _score(folder: Path) -> str:
     return f"{about.title.lower()} {show(row.get('student'))}{unit}, base {show(row.get('base'))}"
 
 
-def _known(places: Places, name: str) -> Path | None:
+def _known(paths: CampaignPaths, name: str) -> Path | None:
     """The folder of a campaign by its very name."""
-    return next((one for one in campaigns_in(places.runs) if one.name == name), None)
+    return next((one for one in campaigns_in(paths.runs) if one.name == name), None)
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -178,18 +178,18 @@ def _file(folder: Path, name: str) -> Path | None:
     return path if path.resolve().is_relative_to(folder.resolve()) else None
 
 
-def _write_if_stale(folder: Path, places: Places) -> None:
+def _write_if_stale(folder: Path, paths: CampaignPaths) -> None:
     """Write the page unless it shows the campaign as it is; its own process may be about to."""
     try:
-        params = kept_params(folder)
+        params = saved_params(folder)
     except ParamsError:
         params = None
     if params is None:
         return
-    (one,) = overview(places.runs, folder.name).campaigns
+    (one,) = overview(paths.runs, folder.name).campaigns
     before = read_request(folder)
-    store = Path(one.asked.store) if one.asked else places.store
-    uri = places.tracking_uri(one.asked.cluster.mlflow if one.asked else None)
+    store = Path(one.last_command.store) if one.last_command else paths.store
+    uri = paths.tracking_uri(one.last_command.cluster.mlflow if one.last_command else None)
     try:
         asked = page_request(folder, store, params, uri, one.state)
     except StoreError:

@@ -13,9 +13,9 @@ from afd.config.schema import SchemaName, schema_text
 from afd.params import load_params, sources
 from afd.runtime.outcome import RefusedError
 from afd.shipped import shipped, shipped_folder
+from flows.command_text import command, short_path
 from flows.commands.json_output import print_document
 from flows.commands.planning import refuse_unusable_prompts
-from flows.invocation import command, near
 
 MODELINE = "# yaml-language-server: $schema="
 OWN = {"params.yaml": "params", "cluster.yaml": "cluster"}  # file of a folder -> its schema
@@ -80,7 +80,7 @@ def make_own(folder: Path, template: str) -> None:
             (folder / name).write_text(f"{MODELINE}{schema}\n{_without_modeline(source)}")
     except OSError as error:
         raise RefusedError(f"{folder}: {error.strerror}; choose another folder") from None
-    params, cluster = (near(folder / name) for name in OWN)
+    params, cluster = (short_path(folder / name) for name in OWN)
     name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in folder.name)
     name = name.strip("-") or "mine"
     start = ("campaign", name, "--params", params, "--cluster", cluster)

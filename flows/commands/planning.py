@@ -9,11 +9,11 @@ from afd.config import FilePrompts, Params
 from afd.planning.machines import Device, machine
 from afd.planning.plan import CampaignPlan, StagePlan, plan
 from afd.store import Store
-from flows.choices import prompts_of
+from flows.command_text import STORE
 from flows.commands.consoles import console
 from flows.commands.exit_codes import ExitCode
 from flows.commands.json_output import Document, print_document
-from flows.invocation import STORE
+from flows.inputs import prompts_of
 
 GIGA = 1e9
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from afd.runtime.mailbox import request_id
-from flows.board import Activity, Done, Running, progress, round_label
 from flows.commands.forecast import seconds_left, try_planned_stages
 from flows.commands.numbers import clock, rough_time, short_number
 from flows.commands.status import hint_of_nodes
 from flows.jobs.ledger import WORKER, Ledger, lacks_nodes
+from flows.progress import Activity, FinishedStage, RunningStage, round_label, stage_progress
 from flows.session import Session
 
 STAGE_WIDTH = 9  # of the longest stage's name
@@ -43,25 +43,25 @@ class Progress:
         width = len(round_label(num_rounds - 1, num_rounds))
         return f"{round_label(round_index, num_rounds):<{width}}"
 
-    def steps(self, entry: Running) -> tuple[int, int] | None:
+    def steps(self, entry: RunningStage) -> tuple[int, int] | None:
         """(done, total) of a stage that runs."""
-        return progress(self.session.site.store, entry.request)
+        return stage_progress(self.session.site.store, entry.request)
 
     def stages(self) -> tuple[int, int]:
         """Stages done, of all."""
-        num_done = len({one.fingerprint for one in self.session.board.done})
+        num_done = len({one.fingerprint for one in self.session.progress.done})
         return num_done, max(len({one.fingerprint for one in self.planned}), num_done)
 
     def share(self) -> float:
         """Done of the whole, between 0 and 1, by stages; one that runs counts by its steps."""
         num_done, num_all = self.stages()
-        steps = [self.steps(entry) for entry in self.session.board.now()]
+        steps = [self.steps(entry) for entry in self.session.progress.running()]
         begun = sum(one[0] / one[1] for one in steps if one is not None and one[1])
         return min(1.0, (num_done + begun) / max(1, num_all))
 
     def words(self) -> str:
         """Rounds, stages, time gone and, where it can be known, time left."""
-        board = self.session.board
+        board = self.session.progress
         num_done, num_all = self.stages()
         rounds = f"{len(set(board.rounds))} of {self.session.params.num_rounds} rounds"
         gone = clock(time.monotonic() - self._started)
@@ -71,13 +71,13 @@ class Progress:
 
     def starts_next(self) -> str:
         """The stage that is about to begin."""
-        finished = {one.fingerprint for one in self.session.board.done}
+        finished = {one.fingerprint for one in self.session.progress.done}
         for one in self.planned:
             if one.fingerprint not in finished:
                 return f"{self.label(one.round_index)}  {one.request.stage} starts"
         return "the results are written"
 
-    def reason(self, entry: Running) -> str:
+    def reason(self, entry: RunningStage) -> str:
         """Why its job, or the worker's, stands in the queue."""
         if self.session.site.cluster.executor != "slurm":
             return ""
@@ -90,11 +90,11 @@ class Progress:
         return hint_of_nodes(self.session.name, self.session.site.folder.parent)
 
     def _left(self) -> float | None:
-        board = self.session.board
+        board = self.session.progress
         if not self.planned or board.began is None:
             return None
         now = time.monotonic()
-        return seconds_left(self.planned, list(board.done), board.now(), now, board.began)
+        return seconds_left(self.planned, list(board.done), board.running(), now, board.began)
 
 
 class ProgressLines:
@@ -109,8 +109,8 @@ class ProgressLines:
 
     def print_news(self) -> None:
         """Stages, alarms and rounds since the last call."""
-        board = self._progress.session.board
-        done, notes, rounds = list(board.done), list(board.said), list(board.rounds)
+        board = self._progress.session.progress
+        done, notes, rounds = list(board.done), list(board.notes), list(board.rounds)
         for entry in done[self._num_stages :]:
             if not entry.was_there:
                 before = self._computed_s.get(entry.round_index, 0.0)
@@ -126,7 +126,7 @@ class ProgressLines:
 
     def print_running(self) -> None:
         """Each stage that is being computed, and the whole."""
-        for entry in self._progress.session.board.now():
+        for entry in self._progress.session.progress.running():
             done, total = self._progress.steps(entry) or (0, 0)
             steps = f"{done}/{total}  " if total else ""
             since = clock(time.monotonic() - entry.started)
@@ -135,7 +135,7 @@ class ProgressLines:
 
     def print_waiting(self) -> None:
         """A job that is seen to wait, once, and again when its reason changes."""
-        for entry in self._progress.session.board.now():
+        for entry in self._progress.session.progress.running():
             reason = self._progress.reason(entry)
             if reason and reason not in self._reasons:
                 self._reasons.add(reason)
@@ -145,20 +145,20 @@ class ProgressLines:
 
     def print_slow_activities(self) -> None:
         """What this process itself does for longer than some seconds, once."""
-        for activity in self._progress.session.board.activities():
+        for activity in self._progress.session.progress.activities():
             is_slow = time.monotonic() - activity.started > SLOW_S
             if is_slow and activity not in self._activities:
                 self._activities.add(activity)
                 self._print(activity_line(self._progress, activity))
 
-    def _print_stage(self, entry: Done) -> None:
+    def _print_stage(self, entry: FinishedStage) -> None:
         head = f"{self._head(entry.round_index, entry.request.stage)}  {entry.wall_s:7.1f} s"
         facts = [f"{key}={short_number(value)}" for key, value in entry.summary.items()]
         self._print(self._with_facts(head, facts[:NUM_FACTS]))
 
     def _print_round(self, index: int) -> None:
         head = f"{self._head(index, 'finished')}  {self._computed_s[index]:7.1f} s"
-        done = self._progress.session.board.done
+        done = self._progress.session.progress.done
         own = [one for one in done if one.round_index == index]
         measured = [one.summary for one in own if one.request.stage == "evaluate"]
         facts = [

@@ -13,20 +13,22 @@ from afd.evaluation.reproduction import TOLERANCES, Reproduction, reproduction
 from afd.evaluation.results import CellResult
 from afd.runtime.outcome import RefusedError
 from flows.ablations import every_cell, result_here
+from flows.command_text import sibling_program
 from flows.commands.json_output import Document, print_document
-from flows.invocation import beside
-from flows.places import Places
+from flows.paths import CampaignPaths
 
 WIDTH = 110  # of the table, also where no terminal tells its own
 
 
-def say_reproduced(results: Path, revision: str, places: Places, *, as_json: bool = False) -> bool:
+def say_reproduced(
+    results: Path, revision: str, paths: CampaignPaths, *, as_json: bool = False
+) -> bool:
     """Print what is equal, what another CPU explains and what it does not; True where all of what
     ran here is reproduced.
 
     Raises RefusedError for a revision without results.
     """
-    found = held_against(results, revision, places)
+    found = held_against(results, revision, paths)
     if as_json:
         print_document(reproduced_document(found, revision))
         return found.is_reproduced
@@ -44,7 +46,7 @@ def say_reproduced(results: Path, revision: str, places: Places, *, as_json: boo
     return found.is_reproduced
 
 
-def held_against(results: Path, revision: str, places: Places) -> Reproduction:
+def held_against(results: Path, revision: str, paths: CampaignPaths) -> Reproduction:
     """Compare the results of a commit with those of the cells that ran here.
 
     The store has the numbers of what ran here; files in `results` may be those of the commit
@@ -52,14 +54,14 @@ def held_against(results: Path, revision: str, places: Places) -> Reproduction:
     """
     committed = _committed(results / "arms", revision)
     names = {one.name for one in committed}
-    cells = [cell for cell in every_cell() if cell.name in names] if _exists(places) else []
-    here = (result_here(cell, places) for cell in cells)
+    cells = [cell for cell in every_cell() if cell.name in names] if _exists(paths) else []
+    here = (result_here(cell, paths) for cell in cells)
     return reproduction(committed, (one for one in here if one is not None))
 
 
-def _exists(places: Places) -> bool:
+def _exists(paths: CampaignPaths) -> bool:
     """Whether anything ran here: a store is not made by looking."""
-    return places.store.is_dir()
+    return paths.store.is_dir()
 
 
 def summary(found: Reproduction) -> list[str]:
@@ -71,7 +73,7 @@ def summary(found: Reproduction) -> list[str]:
     if found.not_run:
         lines.append(f"not run here: {len(found.not_run)}")
     if not found.cells:
-        plays = f"{beside('dvc')} repro quick"
+        plays = f"{sibling_program('dvc')} repro quick"
         lines.append(f"nothing to compare: no cell of the grid ran here; `{plays}` runs seven")
     return lines
 

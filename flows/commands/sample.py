@@ -16,8 +16,8 @@ from cyclopts import Parameter
 from afd.sampling.campaign import Campaign, Round, RoundStudent, as_round, open_campaign
 from afd.sampling.errors import SamplingError
 from afd.sampling.sentences import EXAMPLE, refuse_sentences
+from flows.command_text import RUNS, command, short_path
 from flows.commands.options import Name, Runs, flag
-from flows.invocation import RUNS, command, near
 
 if TYPE_CHECKING:
     from afd.sampling.comparison import Row
@@ -143,7 +143,7 @@ def write_videos(asked: Sampling) -> None:
         refuse_too_large(len(sentences) if len(files) == 1 else 1, columns, size, asked.scale)
     rows = _rows(asked, campaign, [*others, student], sentences)
     for file in _write(asked, rows, files):
-        sys.stdout.write(f"{near(file)}\n")
+        sys.stdout.write(f"{short_path(file)}\n")
 
 
 def _sentences(asked: Sampling, campaign: Campaign) -> list[str]:
@@ -191,7 +191,7 @@ def _refuse_places(asked: Sampling, files: Sequence[Path]) -> None:
         refuse_unwritable(file)
         if file.exists() and not asked.overwrite:
             raise SamplingError(
-                f"{near(file)}: is there already; add --overwrite, or choose another name"
+                f"{short_path(file)}: is there already; add --overwrite, or choose another name"
             )
 
 

@@ -17,10 +17,10 @@ from rich.tree import Tree
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
 from afd.store import Store, StoreError
-from flows.invocation import command
+from flows.command_text import command
+from flows.dvc_tracking import tracked_by
+from flows.errors import UserError
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
-from flows.told import ToldError
-from flows.versions import tracked_by
 
 MIN_PREFIX = 4
 CHAMPION = "champion"  # MLflow's alias
@@ -42,7 +42,7 @@ TELLING: dict[str, tuple[str, ...]] = {
 MAX_NUMBERS = 8  # of a summary
 
 
-class ShowError(ToldError):
+class ShowError(UserError):
     """What was asked for is not there, or is more than one thing: what there is instead."""
 
 

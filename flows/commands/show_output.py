@@ -8,6 +8,7 @@ from rich.tree import Tree
 
 from afd.artifacts import Artifact, Manifest
 from afd.store import Store, StoreError
+from flows.command_text import command
 from flows.commands.consoles import console
 from flows.commands.json_output import Document, print_document
 from flows.commands.show import (
@@ -19,7 +20,6 @@ from flows.commands.show import (
     round_of,
     what_services_know,
 )
-from flows.invocation import command
 
 ROUND_NUMBERS = ("mean_score", "pair_accuracy", "margin")  # of a round's line
 

@@ -17,16 +17,16 @@ from afd.runtime.mailbox import Mailbox
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.store import Store
-from flows import decisions
-from flows.asked import FILE as ASKED
-from flows.asked import Asked, read_asked
-from flows.board import progress, round_label
-from flows.hold import Holder, holder_of
-from flows.invocation import command
+from flows import alarm_log
+from flows.campaign_lock import LockHolder, holder_of
+from flows.command_text import command
 from flows.jobs import scheduler
 from flows.jobs.ledger import WORKER, JobEntry, Ledger, Seen
 from flows.jobs.scheduler import SchedulerError, is_live
-from flows.places import Places, campaign_folder, kept_params
+from flows.last_command import FILE as ASKED
+from flows.last_command import LastCommand, read_last_command
+from flows.paths import CampaignPaths, campaign_folder, saved_params
+from flows.progress import round_label, stage_progress
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Work:
 
 
 @dataclass(frozen=True)
-class CampaignState:
+class CampaignStatus:
     """One campaign."""
 
     name: str
     folder: Path
-    holder: Holder | None
-    asked: Asked | None
+    holder: LockHolder | None
+    last_command: LastCommand | None
     rounds_done: int
     num_rounds: int | None  # None: its params are of another version
     work: tuple[Work, ...] = ()
@@ -62,9 +62,9 @@ class CampaignState:
         """One word for a person."""
         if self.holder is not None:
             return "running"
-        if self.asked is None:
+        if self.last_command is None:
             return "finished" if (self.folder / "summary.json").exists() else "stopped"
-        return "killed" if self.asked.state == "running" else self.asked.state
+        return "killed" if self.last_command.state == "running" else self.last_command.state
 
     @property
     def is_left(self) -> bool:
@@ -77,7 +77,7 @@ class CampaignState:
 class Overview:
     """All of them."""
 
-    campaigns: list[CampaignState] = field(default_factory=list[CampaignState])
+    campaigns: list[CampaignStatus] = field(default_factory=list[CampaignStatus])
     scheduler_trouble: str = ""
 
 
@@ -104,19 +104,19 @@ def hint_of_nodes(name: str, runs: Path) -> str:
     return f"goes on by itself when nodes come back; {stops} stops it"
 
 
-def goes_on(one: CampaignState) -> str:
+def goes_on(one: CampaignStatus) -> str:
     """The command that plays the rounds that are left, on the cluster that was asked for last."""
-    asked, source = one.asked, one.asked and one.asked.cluster_source
+    last_command, source = one.last_command, one.last_command and one.last_command.cluster_source
     return command(
         *("campaign", "--name", one.name),
         *(f"--set-cluster={value}" for value in (source.overrides if source else ())),
         runs=one.folder.parent,
-        store=Path(asked.store) if asked else None,
+        store=Path(last_command.store) if last_command else None,
         cluster=Path(source.file) if source else None,
     )
 
 
-def alarm_lines(one: CampaignState) -> list[str]:
+def alarm_lines(one: CampaignStatus) -> list[str]:
     """Return what the last round's alarms found, and what they have changed since the first."""
     num_rounds = one.num_rounds or len(one.decisions)
     changed = [
@@ -125,13 +125,13 @@ def alarm_lines(one: CampaignState) -> list[str]:
         for change in record["changes"]
     ]
     return changed + [
-        line for record in one.decisions[-1:] for line in decisions.lines(record, num_rounds)
+        line for record in one.decisions[-1:] for line in alarm_log.lines(record, num_rounds)
     ]
 
 
 def known_campaign(name: str, runs: Path) -> Path:
     """The folder of a campaign of `runs`; raises RefusedError, or ParamsError for a bad name."""
-    folder = campaign_folder(name, Places(runs))
+    folder = campaign_folder(name, CampaignPaths(runs))
     if not folder.is_dir():
         names = ", ".join(known.name for known in campaigns_in(runs)) or "none"
         raise RefusedError(f"--name {name}: no such campaign in {runs}; there: {names}")
@@ -149,27 +149,27 @@ def campaigns_in(runs: Path) -> list[Path]:
     return sorted(found, key=touched)
 
 
-def _standing(folder: Path, entries: list[JobEntry], seen: dict[str, Seen]) -> CampaignState:
-    asked = read_asked(folder)
-    store = Store(Path(asked.store)) if asked else None
+def _standing(folder: Path, entries: list[JobEntry], seen: dict[str, Seen]) -> CampaignStatus:
+    last_command = read_last_command(folder)
+    store = Store(Path(last_command.store)) if last_command else None
     try:
-        params = kept_params(folder)
+        params = saved_params(folder)
     except ParamsError:
         params = None
     live = [entry for entry in entries if not entry.ended]
-    return CampaignState(
+    return CampaignStatus(
         name=folder.name,
         folder=folder,
         holder=holder_of(folder),
-        asked=asked,
+        last_command=last_command,
         rounds_done=len(list((folder / "rounds").glob("[0-9]*.json"))),
         num_rounds=None if params is None else params.num_rounds,
         work=tuple(work for entry in live for work in _work(folder, entry, seen, store)),
         ended_badly=tuple(
             entry for entry in entries if entry.ended not in ("", "done", "cancelled", "stopped")
         ),
-        decisions=tuple(decisions.records(folder)),
-        waits_after=decisions.paused_after(folder),
+        decisions=tuple(alarm_log.records(folder)),
+        waits_after=alarm_log.paused_after(folder),
     )
 
 
@@ -186,7 +186,7 @@ def _work(folder: Path, entry: JobEntry, seen: dict[str, Seen], store: Store | N
         state=_counted([one.state for one in states]),
         reason=_counted([one.reason for one in states if one.reason and one.state != "RUNNING"]),
         attempts=entry.attempts,
-        progress=progress(store, request) if store and request else None,
+        progress=stage_progress(store, request) if store and request else None,
         log=entry.log,
     )
     if entry.name != WORKER:
@@ -201,7 +201,7 @@ def _of_worker(folder: Path, box: Mailbox, store: Store | None) -> list[Work]:
         for file in sorted((box.folder / where).glob("[!.]*.json")):
             request = _request(file)
             if request is not None:
-                far = progress(store, request) if store else None
+                far = stage_progress(store, request) if store else None
                 log = str(folder / "logs" / f"{file.stem}.log")
                 found.append(Work(request.stage, "in the worker", state, "", 1, far, log))
     return found

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from flows.commands.json_output import Document
-from flows.commands.status import CampaignState, Overview, Work, alarm_lines
+from flows.commands.status import CampaignStatus, Overview, Work, alarm_lines
 from flows.commands.up import standing
-from flows.places import Places
+from flows.paths import CampaignPaths
 from flows.prefect_runs.reach import answers
 
 
 def status_document(found: Overview, runs: Path) -> Document:
     """Return `afd status --json`."""
-    up = standing(Places(runs))
+    up = standing(CampaignPaths(runs))
     prefect = None
     if up is not None:
         here = up.serving.is_here
@@ -28,15 +28,17 @@ def status_document(found: Overview, runs: Path) -> Document:
     }
 
 
-def _campaign(one: CampaignState) -> Document:
+def _campaign(one: CampaignStatus) -> Document:
     holder = one.holder
     return {
         "name": one.name,
         "state": one.state,
         "rounds_done": one.rounds_done,
         "num_rounds": one.num_rounds,
-        "last_command": str(one.asked) if one.asked else None,
-        "message": one.asked.told if one.asked and one.asked.told else None,
+        "last_command": str(one.last_command) if one.last_command else None,
+        "message": one.last_command.message
+        if one.last_command and one.last_command.message
+        else None,
         "held_by": holder
         and {"host": holder.process.host, "pid": holder.process.pid, "since": holder.since},
         "is_resumable": one.is_left,

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from flows.command_text import CLUSTER, RUNS, STORE
 from flows.commands.exit_codes import ExitCode
 from flows.commands.options import DryRun, Json, Runs, StoreFolder, examples
-from flows.invocation import CLUSTER, RUNS, STORE
 
 app = App(
     name="ablation",
@@ -58,7 +58,7 @@ def play(
     from flows.ablations import MORE, Cell
     from flows.ablations import group as cells_of
     from flows.ablations import play as play_cell
-    from flows.places import Places
+    from flows.paths import CampaignPaths
 
     cell = Cell(arm, seed, world, MORE[group])
     jobs = side_by_side or len(os.sched_getaffinity(0))
@@ -67,9 +67,9 @@ def play(
     if dry_run:
         from flows.commands.dry_run import print_cells
 
-        print_cells(cell, beside, Places(runs, store), jobs)
+        print_cells(cell, beside, CampaignPaths(runs, store), jobs)
     else:
-        play_cell(cell, beside, Places(runs, store), cluster, jobs)
+        play_cell(cell, beside, CampaignPaths(runs, store), cluster, jobs)
 
 
 @app.command(help_epilogue=examples("afd ablation tune", "afd ablation tune dmd gan --no-play"))
@@ -86,13 +86,13 @@ def tune(
     """Tune every arm, or some, with the same effort: params/tuning.yaml; print the best."""
     from rich.console import Console
 
-    from flows.places import Places
+    from flows.paths import CampaignPaths
     from flows.tuning import save
     from flows.tuning import tune as tune_arms
 
     jobs = side_by_side or len(os.sched_getaffinity(0))
     cluster = _cluster()
-    found = tune_arms(Places(runs, store), cluster, jobs, arms, play=play)
+    found = tune_arms(CampaignPaths(runs, store), cluster, jobs, arms, play=play)
     save(found, table)
     Console(width=140).print(found.to_string(index=False))
 
@@ -140,9 +140,9 @@ def reproduced(
     The exit code is 1 where something lies outside, and where nothing ran here.
     """
     from flows.commands.reproducing import say_reproduced
-    from flows.places import Places
+    from flows.paths import CampaignPaths
 
-    is_same = say_reproduced(results, against, Places(runs, store), as_json=json)
+    is_same = say_reproduced(results, against, CampaignPaths(runs, store), as_json=json)
     return ExitCode.DONE if is_same else ExitCode.NO
 
 

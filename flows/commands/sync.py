@@ -4,45 +4,45 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from afd.store import Store
-from flows.asked import read_asked
+from flows.campaign_lock import CampaignRunningError, hold_campaign
+from flows.command_text import command
 from flows.commands.status import campaigns_in, known_campaign
-from flows.hold import HeldError, hold
-from flows.invocation import command
+from flows.errors import UserError
+from flows.last_command import read_last_command
 from flows.mlflow_runs.client import Unavailable, without_password
 from flows.mlflow_runs.facts import status_of
 from flows.mlflow_runs.runs import CampaignRuns
-from flows.places import Places
-from flows.told import ToldError
+from flows.paths import CampaignPaths
 
 
-class AwayError(ToldError):
+class AwayError(UserError):
     """MLflow does not answer."""
 
 
-def synced(name: str | None, places: Places) -> Iterator[str]:
+def synced(name: str | None, paths: CampaignPaths) -> Iterator[str]:
     """Record what MLflow lacks of one campaign, or of all; yield a line for each.
 
     Raises AwayError when MLflow does not answer, RefusedError for a campaign that is not there.
     """
-    folders = campaigns_in(places.runs) if name is None else [known_campaign(name, places.runs)]
+    folders = campaigns_in(paths.runs) if name is None else [known_campaign(name, paths.runs)]
     if not folders:
-        yield f"no campaign in {places.runs}"
+        yield f"no campaign in {paths.runs}"
     for folder in folders:
-        yield f"{folder.name}: {_sync(folder.resolve(), places)}"
+        yield f"{folder.name}: {_sync(folder.resolve(), paths)}"
 
 
-def _sync(folder: Path, places: Places) -> str:
-    asked = read_asked(folder)
-    uri = places.tracking_uri(asked.cluster.mlflow if asked else None)
-    store = Store(Path(asked.store) if asked else places.store)
+def _sync(folder: Path, paths: CampaignPaths) -> str:
+    last = read_last_command(folder)
+    uri = paths.tracking_uri(last.cluster.mlflow if last else None)
+    store = Store(Path(last.store) if last else paths.store)
     try:
-        with hold(folder, folder.name):
+        with hold_campaign(folder, folder.name):
             runs = CampaignRuns(uri, folder, store)
             num_written = runs.sync(status=status_of(folder), again=True)
-    except HeldError:
+    except CampaignRunningError:
         return "it runs, and records itself"
     except Unavailable as error:
-        again = command("sync", folder.name, runs=places.runs)
+        again = command("sync", folder.name, runs=paths.runs)
         raise AwayError(
             f"MLflow at {without_password(uri)} does not answer: {error}\n"
             f"  nothing is lost: `{again}` records the rest when it does"

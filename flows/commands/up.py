@@ -24,8 +24,8 @@ from afd.attempts import flock
 from afd.config import Frozen
 from afd.runtime.mailbox import Owner
 from afd.store import told, write_atomic
-from flows.invocation import command, near
-from flows.places import Places
+from flows.command_text import command, short_path
+from flows.paths import CampaignPaths
 from flows.prefect_runs.reach import answers, trouble
 from flows.prefect_runs.services import (
     OwnPrefect,
@@ -55,88 +55,89 @@ class Up(Frozen):
         return self.serving.is_here and self.serving.is_alive() and answers(self.api)
 
 
-def bring_up(places: Places) -> tuple[Up, bool]:
+def bring_up(paths: CampaignPaths) -> tuple[Up, bool]:
     """Have a server and serve the deployments; gives what runs, and whether it ran already.
 
     Raises ServiceError with the last words of what did not start, when it serves another store, or
     when it runs on another host.
     """
-    with _alone(places):
-        known = standing(places)
+    with _alone(paths):
+        known = standing(paths)
         if known is not None:
             if known.is_well:
-                _refuse_other_store(places, known)
+                _refuse_other_store(paths, known)
                 return known, True
-            _refuse_elsewhere(places, known)
+            _refuse_elsewhere(paths, known)
             _end(known.serving)
-        api = others_api(places)
+        api = others_api(paths)
         if api is not None:
             if (found := trouble(api)) is not None:
                 raise ServiceError(f"the Prefect server at {api} {found}; nothing was started")
-            up = _serve(places, api, None)
+            up = _serve(paths, api, None)
         else:
-            own = OwnPrefect(places)
+            own = OwnPrefect(paths)
             own.start()
             try:
                 own.configure()
                 own.wait()
-                up = _serve(places, own.api, own)
+                up = _serve(paths, own.api, own)
             finally:
                 own.let_go()  # the serving process keeps the server from here on
             _tell_prefect(up.api)
         return up, False
 
 
-def check_up(places: Places) -> tuple[Up | None, str | None]:
+def check_up(paths: CampaignPaths) -> tuple[Up | None, str | None]:
     """Return what is up already, and the server of the user's own that `bring_up` would use.
 
     Changes nothing; raises ServiceError for what `bring_up` would be refused for.
     """
-    known = standing(places)
+    known = standing(paths)
     if known is not None and known.is_well:
-        _refuse_other_store(places, known)
+        _refuse_other_store(paths, known)
         return known, None
     if known is not None:
-        _refuse_elsewhere(places, known)
-    api = others_api(places)
+        _refuse_elsewhere(paths, known)
+    api = others_api(paths)
     if api is not None and (found := trouble(api)) is not None:
         raise ServiceError(f"the Prefect server at {api} {found}; nothing was started")
     return None, api
 
 
-def _refuse_other_store(places: Places, known: Up) -> None:
-    if known.store in ("", str(places.store.resolve())):
+def _refuse_other_store(paths: CampaignPaths, known: Up) -> None:
+    if known.store in ("", str(paths.store.resolve())):
         return
-    down = command("down", runs=places.runs)
+    down = command("down", runs=paths.runs)
     raise ServiceError(
-        f"up already, but for the store {near(Path(known.store))}, not {near(places.store)}: "
-        f"nothing was changed\n  {down}    ends it, then type the same command again"
+        f"up already, but for the store {short_path(Path(known.store))}, not "
+        f"{short_path(paths.store)}: nothing was changed\n"
+        f"  {down}    ends it, then type the same command again"
     )
 
 
-def _refuse_elsewhere(places: Places, known: Up) -> None:
+def _refuse_elsewhere(paths: CampaignPaths, known: Up) -> None:
     """Raises ServiceError when another host serves, or may: a server of the user's own does not
     tell who serves, this folder's lives for as long."""
-    if known.serving.is_here or (known.is_own and other_host(places) is None):
+    if known.serving.is_here or (known.is_own and other_host(paths) is None):
         return
-    host, down = known.serving.host, command("down", runs=places.runs)
+    host, down = known.serving.host, command("down", runs=paths.runs)
     raise ServiceError(
         f"up on {host} (pid {known.serving.pid}): nothing was changed here\n"
         f"  {down}    on {host} ends it, then type the same command again\n"
-        f"  rm {_folder(places) / STATE}    if {host} is lost"
+        f"  rm {_folder(paths) / STATE}    if {host} is lost"
     )
 
 
-def take_down(places: Places) -> Up | None:
+def take_down(paths: CampaignPaths) -> Up | None:
     """Stop what `up` started; gives what that was, None when nothing ran.
 
     Raises ServiceError when it runs on another host.
     """
-    with _alone(places) as folder:
-        known = standing(places)
+    with _alone(paths) as folder:
+        known = standing(paths)
         if known is None:
             return None
-        _refuse_elsewhere(places, known)
+        _refuse_elsewhere(paths, known)
         was_alive = known.serving.is_here and known.serving.is_alive()
         _end(known.serving)
         (folder / STATE).unlink(missing_ok=True)
@@ -146,24 +147,24 @@ def take_down(places: Places) -> Up | None:
         return known if was_alive else None
 
 
-def standing(places: Places) -> Up | None:
+def standing(paths: CampaignPaths) -> Up | None:
     """What `up` started last; it may have ended since."""
     try:
-        return Up.model_validate_json((_folder(places) / STATE).read_bytes())
+        return Up.model_validate_json((_folder(paths) / STATE).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def _serve(places: Places, api: str, own: OwnPrefect | None) -> Up:
+def _serve(paths: CampaignPaths, api: str, own: OwnPrefect | None) -> Up:
     """Start the serving process and wait until both deployments are registered."""
-    folder = _folder(places)
+    folder = _folder(paths)
     ready = folder / READY
     ready.unlink(missing_ok=True)
     log = folder / LOG
     environment = {**os.environ, "PREFECT_API_URL": api}
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.deploy", str(ready), str(places.runs), str(places.store)],
+            [sys.executable, "-m", "flows.deploy", str(ready), str(paths.runs), str(paths.store)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -171,7 +172,7 @@ def _serve(places: Places, api: str, own: OwnPrefect | None) -> Up:
             start_new_session=True,  # it outlives the terminal
             pass_fds=() if own is None else (own.users,),  # its lock keeps the server
         )
-    store = str(places.store.resolve())
+    store = str(paths.store.resolve())
     up = Up(serving=Owner.of(process.pid), api=api, is_own=own is not None, store=store)
     write_atomic(folder / STATE, up.model_dump_json().encode())
     deadline = time.monotonic() + READY_PATIENCE_S
@@ -213,15 +214,15 @@ def _tell_prefect(api: str) -> None:
 
 
 @contextmanager
-def _alone(places: Places) -> Iterator[Path]:
+def _alone(paths: CampaignPaths) -> Iterator[Path]:
     """Two `afd up` at once: the second waits and finds what the first has started."""
-    folder = _folder(places)
-    with told(places.runs):
+    folder = _folder(paths)
+    with told(paths.runs):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "up.lock").open("a+b") as lock:
             flock(lock, fcntl.LOCK_EX)
             yield folder
 
 
-def _folder(places: Places) -> Path:
-    return (places.runs / ".services").resolve()
+def _folder(paths: CampaignPaths) -> Path:
+    return (paths.runs / ".services").resolve()

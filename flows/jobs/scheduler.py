@@ -15,8 +15,8 @@ from typing import Protocol
 
 import psutil
 
+from flows.errors import UserError
 from flows.jobs.ledger import Job, Ledger, Seen
-from flows.told import ToldError
 
 GRACE_S = 3.0  # submitit's controller sends SIGINT, waits 1 s and kills
 PATIENCE_S = 60  # a busy controller answers late
@@ -34,7 +34,7 @@ FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "RestartCnt", "NodeList"
 FORMAT = ",".join(f"{field}:|" for field in FIELDS)
 
 
-class SchedulerError(ToldError):
+class SchedulerError(UserError):
     """The scheduler did not answer; nothing is known about any job."""
 
 

@@ -14,8 +14,8 @@ from afd.artifacts import ArtifactRef
 from afd.config import Frozen
 from afd.runtime.request import StageRequest
 from afd.store import write_atomic
-from flows.asked import read_asked
-from flows.mlflow_runs.run_ids import CampaignStatus
+from flows.last_command import read_last_command
+from flows.mlflow_runs.run_ids import CampaignEnding
 
 
 class BegunStage(Frozen):
@@ -86,12 +86,12 @@ def note_outcome(folder: Path, ref: ArtifactRef, outcome: str, message: str) -> 
         _write(folder, before.model_copy(update={"outcome": outcome, "message": message}))
 
 
-def status_of(folder: Path) -> CampaignStatus:
+def status_of(folder: Path) -> CampaignEnding:
     """Return how a campaign ended whose process is gone."""
-    asked = read_asked(folder)
-    if asked is None:  # of a version that did not write it
+    last = read_last_command(folder)
+    if last is None:  # of a version that did not write it
         return "finished" if (folder / "summary.json").exists() else "killed"
-    return "killed" if asked.state in ("running", "cancelled") else asked.state
+    return "killed" if last.state in ("running", "cancelled") else last.state
 
 
 def _file(folder: Path, ref: ArtifactRef) -> Path:

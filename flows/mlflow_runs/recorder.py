@@ -15,10 +15,10 @@ from pathlib import Path
 from afd.artifacts import ArtifactRef
 from afd.runtime.request import StageRequest
 from afd.store import Store
-from flows.invocation import command
+from flows.command_text import command
 from flows.mlflow_runs.client import Unavailable, brief
 from flows.mlflow_runs.facts import note_begun, note_outcome
-from flows.mlflow_runs.run_ids import CampaignStatus, RunIds, stage_key
+from flows.mlflow_runs.run_ids import CampaignEnding, RunIds, stage_key
 from flows.mlflow_runs.runs import CampaignRuns
 from flows.mlflow_runs.stage_pages import ended_ms
 
@@ -42,7 +42,7 @@ class RunRecorder:
         self._running: set[str] = set()
         self._begun: set[str] = set()
         self._wake = threading.Event()
-        self._ending: CampaignStatus | None = None
+        self._ending: CampaignEnding | None = None
         self._thread: threading.Thread | None = None
         self._trouble = ""  # of the last sync
         self._down_until = 0.0
@@ -89,7 +89,7 @@ class RunRecorder:
         """Return the MLflow run of an artifact, once it is known."""
         return self.ids.read(stage_key(ref)).get("run_id")
 
-    def close(self, status: CampaignStatus) -> None:
+    def close(self, status: CampaignEnding) -> None:
         """End the campaign's runs; waits for seconds at most, and hardly for a silent server."""
         self._ending = status
         self._down_until = 0.0  # it may be back
@@ -139,7 +139,7 @@ class RunRecorder:
             if ending is not None:
                 return
 
-    def _sync(self, ending: CampaignStatus | None) -> None:
+    def _sync(self, ending: CampaignEnding | None) -> None:
         with self._lock:
             running = frozenset(self._running)
         try:

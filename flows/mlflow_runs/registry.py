@@ -6,7 +6,7 @@ MLflow holds pointers (fingerprint, folder in the store, DVC digest); the bytes 
 from collections.abc import Mapping
 
 from afd.artifacts import ArtifactRef, Manifest
-from flows.invocation import command
+from flows.command_text import command
 from flows.mlflow_runs.champion import choose_champion
 from flows.mlflow_runs.client import Tracking
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds, stage_key

@@ -17,7 +17,7 @@ from afd.evaluation.readings import flatten
 from afd.runtime.identity import semantic
 from afd.store import write_json
 
-CampaignStatus = Literal["finished", "paused", "failed", "killed"]  # paused: rounds are left
+CampaignEnding = Literal["finished", "paused", "failed", "killed"]  # paused: rounds are left
 State = Literal["running", "scheduled", "finished", "failed", "killed"]
 CAMPAIGN = "campaign"
 

@@ -16,18 +16,18 @@ import yaml
 from afd.artifacts import ArtifactRef
 from afd.evaluation.readings import flatten
 from afd.store import Store
-from flows import decisions
+from flows import alarm_log
 from flows.mlflow_runs import results, views
 from flows.mlflow_runs.client import NOTE, Point, Tracking, brief, database_exists
 from flows.mlflow_runs.facts import Facts, StageFact, read_facts
 from flows.mlflow_runs.registry import Registry
-from flows.mlflow_runs.run_ids import CAMPAIGN, CampaignStatus, RunIds, round_key, stage_key
+from flows.mlflow_runs.run_ids import CAMPAIGN, CampaignEnding, RunIds, round_key, stage_key
 from flows.mlflow_runs.run_tree import RunStatus, RunTree, now_ms
 from flows.mlflow_runs.stage_pages import StagePages, ended_ms
 from flows.mlflow_runs.views import GrowingCurve
 
 log = logging.getLogger(__name__)
-ENDED: Mapping[CampaignStatus, RunStatus] = {
+ENDED: Mapping[CampaignEnding, RunStatus] = {
     "finished": "FINISHED",
     "paused": "SCHEDULED",
     "failed": "FAILED",
@@ -56,7 +56,7 @@ class CampaignRuns:
     def sync(
         self,
         running: Set[str] = frozenset(),
-        status: CampaignStatus | None = None,
+        status: CampaignEnding | None = None,
         *,
         again: bool = False,
     ) -> int:
@@ -86,7 +86,7 @@ class CampaignRuns:
 
     # ------------------------------------------------------------------ what MLflow lacks
 
-    def _due(self, running: Set[str], status: CampaignStatus | None, again: bool) -> Due:
+    def _due(self, running: Set[str], status: CampaignEnding | None, again: bool) -> Due:
         """Yield everything that is to be written but what was refused, the oldest first.
 
         Each is looked up when those before it are written.
@@ -97,7 +97,7 @@ class CampaignRuns:
                 yield what, write
 
     def _all_due(
-        self, facts: Facts, running: Set[str], status: CampaignStatus | None, again: bool
+        self, facts: Facts, running: Set[str], status: CampaignEnding | None, again: bool
     ) -> Due:
         campaign = self.ids.read(CAMPAIGN)
         if not campaign.get("run_id") and (facts.stages or status is None):
@@ -146,13 +146,13 @@ class CampaignRuns:
     def _is_whole(self, index: int, facts: Facts) -> bool:
         return all(self._is_known(one.ref) for one in facts.stages if one.round_index == index)
 
-    def _left_running(self, running: Set[str], status: CampaignStatus | None) -> list[str]:
+    def _left_running(self, running: Set[str], status: CampaignEnding | None) -> list[str]:
         """Return the runs that nobody computes; a round's is left alone while its campaign runs."""
         left = [key for key, one in self.ids.entries().items() if one.get("state") == "running"]
         left = [key for key in left if key != CAMPAIGN and key not in running]
         return [key for key in left if status is not None or not _is_round(key)]
 
-    def _is_ended_by(self, status: CampaignStatus) -> bool:
+    def _is_ended_by(self, status: CampaignEnding) -> bool:
         """Return whether the campaign's run is to be ended: a refused command changes nothing."""
         state = self.ids.read(CAMPAIGN).get("state")
         if state is None or state == ENDED[status].lower():
@@ -198,9 +198,9 @@ class CampaignRuns:
         self.tree.log(CAMPAIGN, (), missing, note)
         self._is_open = True
 
-    def _end_campaign(self, status: CampaignStatus) -> None:
+    def _end_campaign(self, status: CampaignEnding) -> None:
         tags = {"afd.state": status}
-        stopped = any(one["ends"] == "stops" for one in decisions.records(self.folder)[-1:])
+        stopped = any(one["ends"] == "stops" for one in alarm_log.records(self.folder)[-1:])
         if status == "finished" and not stopped:
             tags["afd.course"] = "finished"
         self.tree.log(CAMPAIGN, (), {}, tags)
@@ -211,7 +211,7 @@ class CampaignRuns:
         own = [one.ref for one in facts.stages if one.round_index == index]
         ended = max((self.ids.read(stage_key(ref)).get("ended_ms", 0) for ref in own), default=0)
         self.tree.round_run(index, ended or now_ms())
-        for record in decisions.records(self.folder):
+        for record in alarm_log.records(self.folder):
             if record["round"] == index:
                 metrics, tags = views.decision(record)
                 for on, step in ((key, 0), (CAMPAIGN, index)):
@@ -242,7 +242,7 @@ def _is_round(key: str) -> bool:
     return key.startswith("round_")
 
 
-def _state_left(key: str, status: CampaignStatus | None) -> RunStatus:
+def _state_left(key: str, status: CampaignEnding | None) -> RunStatus:
     """Return how a run ends that nobody computes any more."""
     if status is None or (not _is_round(key) and status in ("finished", "paused")):
         return "KILLED"

@@ -9,7 +9,7 @@ from afd.artifacts import Artifact, ArtifactRef, Manifest
 from afd.evaluation.readings import flatten
 from afd.runtime.request import StageName, StageRequest
 from afd.store import Store, StoreError
-from flows import versions
+from flows import dvc_tracking
 from flows.mlflow_runs import views
 from flows.mlflow_runs.client import NOTE, Point
 from flows.mlflow_runs.facts import BegunStage, StageFact
@@ -166,7 +166,7 @@ class StagePages:
         for ref in refs:
             if ref.fingerprint not in self._digests and self._store.have(ref):
                 with suppress(StoreError):  # damaged: reported where it is recorded itself
-                    self._digests[ref.fingerprint] = versions.digest(self._store.load(ref))
+                    self._digests[ref.fingerprint] = dvc_tracking.digest(self._store.load(ref))
         return self._digests
 
 

@@ -25,7 +25,7 @@ import yaml
 from afd.sampling.campaign import Campaign, open_campaign
 from afd.sampling.errors import SamplingError
 from flows.mlflow_runs.run_ids import RunIds
-from flows.places import Places
+from flows.paths import CampaignPaths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,9 +97,9 @@ def weights_folder(pointer: Mapping[str, Any], store: str | None = None) -> Path
     Raises SamplingError naming the places that were looked at.
     """
     named = store or os.environ.get(STORE_VARIABLE)
-    places = [named] if named else [pointer.get("afd.store_root"), "store"]
+    paths = [named] if named else [pointer.get("afd.store_root"), "store"]
     inside = Path(str(pointer["afd.store"])).relative_to("store")
-    looked_at = [Path(str(place)) / inside for place in places if place]
+    looked_at = [Path(str(place)) / inside for place in paths if place]
     for folder in looked_at:
         if (folder / "student.json").is_file():
             return folder
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = parser.parse_args(argv).campaign
     from mlflow import MlflowClient
 
-    client = MlflowClient(Places(folder.parent).tracking_uri())
+    client = MlflowClient(CampaignPaths(folder.parent).tracking_uri())
     known = [str(e["model_id"]) for e in RunIds(folder).entries().values() if e.get("model_id")]
     for model_id in known:
         tags = client.get_logged_model(model_id).tags

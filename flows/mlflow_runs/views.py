@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
 from afd.evaluation.alarms import Name
-from flows.decisions import lines
+from flows.alarm_log import lines
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from afd.params import ParamsError
 from afd.runtime.outcome import RefusedError
-from flows.decisions import PausedError
-from flows.hold import HeldError
-from flows.told import is_told
+from flows.alarm_log import PausedError
+from flows.campaign_lock import CampaignRunningError
+from flows.errors import is_user_error
 
 if TYPE_CHECKING:
     from prefect import State
@@ -43,7 +43,7 @@ def ends_in_words(body: Callable[P, R]) -> Callable[P, "R | State[Any]"]:
         try:
             return body(*args, **kwargs)
         except Exception as error:
-            if not is_told(error):
+            if not is_user_error(error):
                 raise
             _ended.append(error)
             return _state(error)
@@ -80,7 +80,7 @@ def _state(error: Exception) -> "State[Any]":
         log.warning("%s", text)
         return Cancelled(name="Paused", message=message, data=error)
     log.error("%s", text)
-    if isinstance(error, RefusedError | ParamsError | HeldError):
+    if isinstance(error, RefusedError | ParamsError | CampaignRunningError):
         return Failed(name="Refused", message=message, data=error)
     return Failed(message=message, data=error)
 
@@ -89,4 +89,4 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Return whether a log record is more than the traceback of an error that a state tells: the
     process of a deployment's run raises the state's error at its very end, and logs that."""
     error = record.exc_info[1] if record.exc_info else None
-    return error is None or not is_told(error)
+    return error is None or not is_user_error(error)

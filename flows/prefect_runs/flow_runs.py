@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from afd.config import Frozen
 from afd.runtime.mailbox import Owner
 from afd.store import write_atomic
-from flows.places import Places
+from flows.paths import CampaignPaths
 from flows.prefect_runs.reach import is_of_its_host, may_have_key, trouble
 from flows.prefect_runs.services import ServiceError, others_api, own_server
 
@@ -96,7 +96,7 @@ def is_any_open(folder: Path) -> bool:
     return bool(_remembered(folder))
 
 
-def settle(folder: Path, verdict: Ended) -> int:
+def reconcile(folder: Path, verdict: Ended) -> int:
     """Bring Prefect in line with this campaign's ended runs; gives how many it was wrong about.
 
     `verdict` is for runs that were killed. Call it while holding the campaign: then every process
@@ -132,7 +132,7 @@ def _remembered(folder: Path) -> dict[Path, FlowRun]:
 
 def _api(folder: Path) -> str:
     """The server that shows what this process runs."""
-    return others_api(Places(folder.parent)) or OWN
+    return others_api(CampaignPaths(folder.parent)) or OWN
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def _client(api: str, folder: Path) -> Iterator["SyncPrefectClient"]:
 
     with ExitStack() as stack:
         if api == OWN:
-            api = stack.enter_context(own_server(Places(folder.parent)))
+            api = stack.enter_context(own_server(CampaignPaths(folder.parent)))
         elif (found := trouble(api)) is not None:
             raise ServiceError(f"the server at {api} {found}")
         has_key = may_have_key(api)

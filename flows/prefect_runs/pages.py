@@ -17,11 +17,11 @@ from uuid import UUID
 from afd.artifacts import Artifact, Manifest
 from afd.runtime.request import StageRequest
 from afd.store import Store
-from flows import decisions
-from flows.board import progress
-from flows.invocation import command
+from flows import alarm_log
+from flows.command_text import command
 from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
+from flows.progress import stage_progress
 
 log = logging.getLogger(__name__)
 LONG_S = 10.0  # a stage that takes longer shows its progress
@@ -60,7 +60,7 @@ def progress_shown(campaign: str, store: Store, request: StageRequest) -> Iterat
     def tell() -> None:
         artifact: UUID | None = None
         while not ended.wait(EVERY_S if artifact else LONG_S):
-            told = progress(store, request)
+            told = stage_progress(store, request)
             if told is None or not told[1]:
                 continue
             share = round(100 * told[0] / told[1], 1)
@@ -144,13 +144,13 @@ def leave_alarms(folder: Path) -> None:
     from prefect import get_run_logger
     from prefect.artifacts import create_markdown_artifact
 
-    told = decisions.records(folder)
-    said = [line for record in told for line in decisions.lines(record)]
+    told = alarm_log.records(folder)
+    said = [line for record in told for line in alarm_log.lines(record)]
     if not said:
         return
     page = "\n".join(f"- {line}" for line in said)
     try:
-        for line in decisions.lines(told[-1]):
+        for line in alarm_log.lines(told[-1]):
             get_run_logger().warning("%s", line)
         key = artifact_key(folder.name, "alarms")
         create_markdown_artifact(page, key=key, description=f"alarms of {folder.name}")

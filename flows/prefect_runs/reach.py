@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.quiet import LOOPBACK
+from flows.library_env import LOOPBACK
 
 PATIENCE_S = 5.0
 UNAUTHORISED = (401, 403)

@@ -14,10 +14,10 @@ from pathlib import Path
 from afd.attempts import flock
 from afd.runtime.mailbox import Owner
 from afd.store import write_atomic
-from flows.places import Places
+from flows.errors import UserError
+from flows.paths import CampaignPaths
 from flows.prefect_runs import keeper
 from flows.prefect_runs.reach import answers, configured_api, trouble
-from flows.told import ToldError
 
 DRAIN_S = 10.0
 START_PATIENCE_S = 180.0  # a new database is migrated for 10-30 s on a busy machine
@@ -28,7 +28,7 @@ START_PATIENCE_S = 180.0  # a new database is migrated for 10-30 s on a busy mac
 UI_API_URL = "/api"
 
 
-class ServiceError(ToldError):
+class ServiceError(UserError):
     """A service did not start: its last words and the way around it."""
 
 
@@ -62,8 +62,8 @@ def using() -> tuple[int, ...]:
 class OwnPrefect:
     """A Prefect server for the campaigns of one folder, kept while any of them runs (keeper.py)."""
 
-    def __init__(self, places: Places) -> None:
-        self._home = _home(places)
+    def __init__(self, paths: CampaignPaths) -> None:
+        self._home = _home(paths)
         self.is_new = not (self._home / "prefect.db").exists()  # its database takes long to make
         self._home.mkdir(parents=True, exist_ok=True)
         self._log = self._home / "server.log"
@@ -152,16 +152,16 @@ class OwnPrefect:
         self._users.close()
 
 
-def other_host(places: Places) -> str | None:
+def other_host(paths: CampaignPaths) -> str | None:
     """The host, not this one, where this folder's server runs; 20 s to see that it is gone."""
-    return keeper.other_host(_home(places))
+    return keeper.other_host(_home(paths))
 
 
-def others_api(places: Places) -> str | None:
+def others_api(paths: CampaignPaths) -> str | None:
     """The server that the user has configured, unless it is this folder's own, which we start."""
     configured = configured_api()
     try:
-        port = int((_home(places) / "port").read_text())
+        port = int((_home(paths) / "port").read_text())
     except (FileNotFoundError, ValueError):
         return configured
     own = (f"http://127.0.0.1:{port}/api", f"http://localhost:{port}/api")
@@ -169,18 +169,18 @@ def others_api(places: Places) -> str | None:
 
 
 @contextlib.contextmanager
-def prefect_server(places: Places) -> Iterator["OwnPrefect | None"]:
+def prefect_server(paths: CampaignPaths) -> Iterator["OwnPrefect | None"]:
     """The user's server where one is configured (None), else one of our own, starting.
 
     Raises ServiceError where the user's is of no use.
     """
-    configured = others_api(places)
+    configured = others_api(paths)
     if configured is not None:
         if (found := trouble(configured)) is not None:
             raise ServiceError(f"the Prefect server at {configured} {found}")
         yield None
         return
-    own = OwnPrefect(places)
+    own = OwnPrefect(paths)
     own.start()
     own.configure()
     try:
@@ -191,12 +191,12 @@ def prefect_server(places: Places) -> Iterator["OwnPrefect | None"]:
 
 
 @contextlib.contextmanager
-def own_server(places: Places) -> Iterator[str]:
+def own_server(paths: CampaignPaths) -> Iterator[str]:
     """The address of this folder's server, which answers; Prefect here talks to whom it did before.
 
     Raises ServiceError.
     """
-    own = OwnPrefect(places)
+    own = OwnPrefect(paths)
     own.start()
     try:
         own.wait()
@@ -205,8 +205,8 @@ def own_server(places: Places) -> Iterator[str]:
         own.let_go()
 
 
-def _home(places: Places) -> Path:
-    return (places.runs / ".services" / "prefect").resolve()
+def _home(paths: CampaignPaths) -> Path:
+    return (paths.runs / ".services" / "prefect").resolve()
 
 
 def _drain() -> None:

@@ -23,9 +23,9 @@ def preload() -> None:
     import flows.commands.launch  # noqa: F401
     from afd.runtime.request import StageName
     from afd.stages import worker
-    from flows.quiet import be_quiet
+    from flows.library_env import set_library_defaults
 
-    be_quiet()
+    set_library_defaults()
     assert get_args(StageName)
     worker.preload()
 

@@ -15,7 +15,7 @@ import psutil
 
 from flows.commands.up import Up, bring_up, take_down
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
-from flows.places import Places
+from flows.paths import CampaignPaths
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT
 
 PATIENCE_S = 240.0
@@ -32,15 +32,15 @@ class Here:
     chosen: tuple[str, ...] = (SLOW,)  # over the tiny params
 
     @property
-    def places(self) -> Places:
-        return Places(self.folder / "runs", self.folder / "store")
+    def paths(self) -> CampaignPaths:
+        return CampaignPaths(self.folder / "runs", self.folder / "store")
 
     @property
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PREFECT_API_URL": self.up.api, "PYTHONPATH": str(PROJECT)}
 
     def afd(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "flows.cli", *arguments, "--runs", str(self.places.runs)]
+        command = [sys.executable, "-m", "flows.cli", *arguments, "--runs", str(self.paths.runs)]
         return subprocess.run(
             command,
             capture_output=True,
@@ -51,13 +51,13 @@ class Here:
             timeout=PATIENCE_S,
         )
 
-    def start(self, name: str, doing: str = "campaign", **more: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "flows.cli", doing, "--name", name]
-        if doing != "resume":
+    def start(self, name: str, kind: str = "campaign", **more: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "flows.cli", kind, "--name", name]
+        if kind != "resume":
             command += ["--params", str(PARAMS), "--cluster", str(self.cluster)]
             command += [word for one in self.chosen for word in ("--set", one)]
-            command += ["--store", str(self.places.store)]
-        command += ["--runs", str(self.places.runs)]
+            command += ["--store", str(self.paths.store)]
+        command += ["--runs", str(self.paths.runs)]
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 command,
@@ -78,8 +78,8 @@ class Here:
 
     def computing(self, name: str) -> set[int]:
         """The processes of its jobs, once the slow stage runs."""
-        file = self.places.runs / name / "ledger" / "worker.json"
-        logs = self.places.runs / name / "logs"
+        file = self.paths.runs / name / "ledger" / "worker.json"
+        logs = self.paths.runs / name / "logs"
         wait_for(lambda: any(logs.glob("warmstart-*.log")))
         controller = psutil.Process(json.loads(file.read_bytes())["jobs"][-1]["process"]["pid"])
         return {one.pid for one in [controller, *controller.children(recursive=True)]}
@@ -113,7 +113,7 @@ class Here:
             client.set_flow_run_state(run.id, Cancelling())
 
     def in_mlflow(self, name: str) -> str:
-        return str(RunIds(self.places.runs / name).read(CAMPAIGN).get("state"))
+        return str(RunIds(self.paths.runs / name).read(CAMPAIGN).get("state"))
 
 
 def wait_for(so: Callable[[], Any]) -> None:
@@ -139,11 +139,11 @@ def services(folder: Path) -> Iterator[Here]:
     """`afd up` in `folder`, which is the current one meanwhile, and `afd down`."""
     before, at = dict(os.environ), Path.cwd()
     os.chdir(folder)  # `up` writes prefect.toml here
-    places = Places(folder / "runs", folder / "store")
+    paths = CampaignPaths(folder / "runs", folder / "store")
     try:
-        up, _ = bring_up(places)
+        up, _ = bring_up(paths)
         yield Here(folder, up)
-        take_down(places)
+        take_down(paths)
         assert not up.serving.is_alive()
         assert not (folder / "prefect.toml").exists()
     finally:

@@ -15,9 +15,9 @@ import yaml
 
 from afd.params import ParamsError
 from flows import ablations
-from flows.hold import HOLDER, OLD_S, Holder
-from flows.places import Places
-from tests.flows.test_hold import left_elsewhere
+from flows.campaign_lock import HOLDER, OLD_S, LockHolder
+from flows.paths import CampaignPaths
+from tests.flows.test_campaign_lock import left_elsewhere
 
 pytestmark = pytest.mark.timeout(1500)  # the first `dvc repro` is seven campaigns: 2 to 6 minutes
 PROJECT = Path(__file__).resolve().parents[2]
@@ -126,15 +126,15 @@ def test_a_faulty_grid_is_refused_with_everything_that_is_wrong(
 def test_a_cell_that_another_host_plays_is_waited_for_and_said_until_that_host_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cell, places = ablations.Cell("afd", 1), Places(tmp_path / "runs", tmp_path / "store")
-    folder = places.runs / cell.campaign
+    cell, paths = ablations.Cell("afd", 1), CampaignPaths(tmp_path / "runs", tmp_path / "store")
+    folder = paths.runs / cell.campaign
     folder.mkdir(parents=True)
     left_elsewhere(folder)
     past = time.time() - 2 * OLD_S
     looks: list[ablations.Cell] = []
     elsewhere = ablations.played_elsewhere
 
-    def looked(one: ablations.Cell, at: Places) -> Holder | None:
+    def looked(one: ablations.Cell, at: CampaignPaths) -> LockHolder | None:
         looks.append(one)
         if len(looks) == 3:
             os.utime(folder / HOLDER, (past, past))
@@ -143,7 +143,7 @@ def test_a_cell_that_another_host_plays_is_waited_for_and_said_until_that_host_i
     monkeypatch.setattr(ablations, "played_elsewhere", looked)
     monkeypatch.setattr(ablations, "is_finished", lambda *_: False)
     monkeypatch.setattr(ablations, "_start", lambda *_: subprocess.Popen(["true"]))
-    assert dict(ablations.played([cell], places, Path("local.yaml"), 1)) == {cell: 0}
+    assert dict(ablations.played([cell], paths, Path("local.yaml"), 1)) == {cell: 0}
     assert len(looks) >= 3
     said = capsys.readouterr().err
     assert said.count("ablation-afd-1: waits for pid") == 1 and "on elsewhere" in said

@@ -19,7 +19,7 @@ import pytest
 
 from afd.stages import requests
 from afd.stages.door import execute
-from flows import versions
+from flows import dvc_tracking
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 from flows.mlflow_runs.runs import CampaignRuns
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
@@ -208,7 +208,7 @@ def test_a_stages_page_shows_its_inputs_with_their_dvc_digests(shown: Shown, pag
     shown_digest = re.search(r"([0-9a-f]{32}\.dir)", text)
     assert shown_digest is not None
     behind = [shown.campaign.store.load(ref) for ref in update[0].inputs.values()]
-    assert shown_digest[1] in {versions.digest(artifact) for artifact in behind}
+    assert shown_digest[1] in {dvc_tracking.digest(artifact) for artifact in behind}
 
 
 def test_pictures_load_and_films_play_in_mlflow(shown: Shown, page: "Page") -> None:

@@ -15,8 +15,8 @@ from afd.artifacts import ArtifactRef
 from afd.config import Params
 from afd.params import load_params
 from afd.store import Store
-from flows.foreseen import standing_before
-from flows.places import Places
+from flows.dry_run import state_before
+from flows.paths import CampaignPaths
 from flows.prefect_runs.services import OwnPrefect
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT, Finished, Forge
 
@@ -46,9 +46,9 @@ def test_the_summary_says_what_was_measured_and_what_it_cost(finished: Finished)
 
 
 def test_records_name_what_the_plan_named(finished: Finished) -> None:
-    standing = standing_before(load_params(Params, PARAMS), 2)
+    state = state_before(load_params(Params, PARAMS), 2)
     store = Store(finished.store)
-    for index, made in enumerate(standing.rounds):
+    for index, made in enumerate(state.rounds):
         file = finished.folder / "rounds" / f"{index:03d}.json"
         read = {role: ArtifactRef(**ref) for role, ref in json.loads(file.read_bytes()).items()}
         assert read == dict(made)
@@ -83,7 +83,7 @@ def test_the_run_folder_may_be_lost(forge: Forge, finished: Finished, tmp_path: 
 @pytest.fixture
 def served(tmp_path: Path) -> "Iterator[subprocess.Popen[bytes]]":
     """Both deployments, served against a Prefect server of their own."""
-    own = OwnPrefect(Places(tmp_path / "runs", tmp_path / "store"))
+    own = OwnPrefect(CampaignPaths(tmp_path / "runs", tmp_path / "store"))
     before = {name: os.environ.get(name) for name in ("PREFECT_HOME", "PREFECT_API_URL")}
     own.start()
     own.configure()
@@ -115,8 +115,8 @@ def test_the_deployment_runs_a_round(
 ) -> None:
     """`prefect deployment run afd/round`, on the store of a campaign that has it all."""
     del served
-    places = {"runs": str(tmp_path / "runs"), "store": str(finished.store), "campaign": "served"}
-    chosen = places | {"params": str(PARAMS), "cluster": str(CLUSTER)}
+    paths = {"runs": str(tmp_path / "runs"), "store": str(finished.store), "campaign": "served"}
+    chosen = paths | {"params": str(PARAMS), "cluster": str(CLUSTER)}
     command = [sys.executable, "-m", "prefect", "deployment", "run", "afd/round", "--watch"]
     for name, value in chosen.items():
         command += ["-p", f"{name}={value}"]

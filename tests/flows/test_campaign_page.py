@@ -11,12 +11,12 @@ import pytest
 
 from afd.campaign_page.compose import write_page
 from afd.campaign_page.request import PageRequest
-from flows.asked import Asked, write_asked
 from flows.campaign_page import page_request, read_request
-from flows.choices import chosen_cluster
 from flows.commands.page_server import served
+from flows.inputs import chosen_cluster
+from flows.last_command import LastCommand, write_last_command
 from flows.params_source import ParamsSource
-from flows.places import Places, keep_params
+from flows.paths import CampaignPaths, save_params
 from tests.flows.campaign_on_disk import SENTENCES, CampaignOnDisk, make_campaign, small_params
 from tests.flows.conftest import CLUSTER
 
@@ -79,7 +79,7 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> PageOnDisk:
     params = small_params().model_copy(update={"num_rounds": 3})
     campaign = make_campaign(root, params, num_rounds=3)
     campaign.folder.mkdir(parents=True)
-    keep_params(campaign.folder, params)
+    save_params(campaign.folder, params)
     ParamsSource.of("params/pocket.yaml", (), CHANGED, params).write(campaign.folder)
     (campaign.folder / "lineage").mkdir()
     ids = {"experiment_id": "1", "run_id": "f" * 32}
@@ -202,10 +202,10 @@ def test_the_server_shows_pages_and_no_other_file(
     finished: PageOnDisk, browser: "Browser", axe: str
 ) -> None:
     folder = finished.campaign.folder
-    write_asked(folder, _asked(finished))
+    write_last_command(folder, _asked(finished))
     (folder / "summary.json").write_text((_final(finished) / "summary.json").read_text())
     (folder / "page" / "link.mp4").symlink_to(folder / "params.yaml")
-    with served(Places(folder.parent), "http://127.0.0.1:5999", 0) as address:
+    with served(CampaignPaths(folder.parent), "http://127.0.0.1:5999", 0) as address:
         page = browser.new_page()
         page.goto(address)
         page.evaluate(axe)
@@ -224,9 +224,9 @@ def test_the_server_shows_pages_and_no_other_file(
         assert _status(f"{address}/demo/", host="evil.example") == 400
 
 
-def _asked(page: PageOnDisk) -> Asked:
-    return Asked(
-        doing="campaign",
+def _asked(page: PageOnDisk) -> LastCommand:
+    return LastCommand(
+        kind="campaign",
         round_index=None,
         cluster=chosen_cluster(CLUSTER),
         store=str(page.campaign.store.root),

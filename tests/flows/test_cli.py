@@ -77,13 +77,13 @@ def test_help_imports_nothing_heavy() -> None:
 def test_what_a_person_can_mend_is_said_in_words(
     tmp_path: Path, arguments: tuple[str, ...], said: tuple[str, ...]
 ) -> None:
-    places = ("--runs", str(tmp_path / "runs"))
+    paths = ("--runs", str(tmp_path / "runs"))
     store = (
         ()
         if arguments[0] in ("report", "ui", "logs", "resume")
         else ("--store", str(tmp_path / "store"))
     )
-    done = afd(*arguments, *places, *store)
+    done = afd(*arguments, *paths, *store)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     for words in said:
@@ -92,16 +92,16 @@ def test_what_a_person_can_mend_is_said_in_words(
 
 
 def test_an_index_beyond_the_last_round(tmp_path: Path) -> None:
-    places = ("--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store"))
-    done = afd("round", "--name", "x", "--params", str(PARAMS), "--index", "9", *places)
+    paths = ("--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store"))
+    done = afd("round", "--name", "x", "--params", str(PARAMS), "--index", "9", *paths)
     assert done.returncode == 2
     assert "rounds 0 to 1" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_doctor_says_what_is_there(tmp_path: Path) -> None:
-    places = ("--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store"))
-    done = afd("doctor", *places)
+    paths = ("--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store"))
+    done = afd("doctor", *paths)
     assert done.returncode in (0, 2), done.stderr
     for what in ("python", "packages", "git", "dvc", "mlflow", "prefect"):
         assert what in done.stdout

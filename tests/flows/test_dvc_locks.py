@@ -50,7 +50,7 @@ def test_nothing_is_locked_in_a_fresh_repository(tmp_path: Path, tmp: Path) -> N
 def test_a_lock_file_whose_process_is_gone_means_nothing(tmp_path: Path, tmp: Path) -> None:
     process = held(tmp, "file")
     (living,) = locks(tmp_path)
-    assert not living.is_stale and str(process.pid) in living.told
+    assert not living.is_stale and str(process.pid) in living.text
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp / "lock").exists() and locks(tmp_path) == []
@@ -75,7 +75,7 @@ def test_the_table_tells_living_writers_from_killed_ones_and_from_their_numbers(
 ) -> None:
     file = table(tmp, os.getpid())
     (living,) = locks(tmp_path)
-    assert not living.is_stale and "dvc repro demo" in living.told
+    assert not living.is_stale and "dvc repro demo" in living.text
     os.utime(file, (1, 1))  # written before this process began: its number only
     (reused,) = locks(tmp_path)
     assert reused.is_stale and f"rm {file}" in reused.cure
@@ -83,10 +83,10 @@ def test_the_table_tells_living_writers_from_killed_ones_and_from_their_numbers(
     gone.wait()
     table(tmp, gone.pid)
     (killed,) = locks(tmp_path)
-    assert killed.is_stale and killed.cure == "" and "forgets it" in killed.told
+    assert killed.is_stale and killed.cure == "" and "forgets it" in killed.text
 
 
 def test_a_table_cut_short_is_recognised(tmp_path: Path, tmp: Path) -> None:
     (tmp / "rwlock").write_text('{"write": {"/a": {"pi')
     (cut,) = locks(tmp_path)
-    assert cut.is_stale and "rm " in cut.cure and cut.told in explain(tmp_path)
+    assert cut.is_stale and "rm " in cut.cure and cut.text in explain(tmp_path)

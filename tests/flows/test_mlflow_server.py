@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from flows.library_env import DEFAULTS
 from flows.mlflow_runs import recorder
 from flows.mlflow_runs.client import Unavailable
 from flows.mlflow_runs.recorder import RunRecorder
 from flows.mlflow_runs.run_ids import RunIds
 from flows.mlflow_runs.runs import CampaignRuns
-from flows.quiet import QUIET
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 from tests.flows.unwell import Door, Mood
 
@@ -40,7 +40,11 @@ class Server:
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, **QUIET}, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **DEFAULTS},
+                start_new_session=True,
             )
         deadline = time.monotonic() + 120
         while True:

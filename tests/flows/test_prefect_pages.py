@@ -15,8 +15,8 @@ import pytest
 
 from afd.stages import requests
 from afd.store import Store
-from flows.asked import FILE as ASKED
 from flows.commands.operate import say_up
+from flows.last_command import FILE as ASKED
 from flows.prefect_runs import pages
 from flows.prefect_runs.pages import progress_shown
 from tests.flows.campaign_on_disk import small_params
@@ -46,7 +46,7 @@ class Seen:
 
     @property
     def folder(self) -> Path:
-        return self.here.places.runs / NAME
+        return self.here.paths.runs / NAME
 
     def page(self, path: str) -> str:
         return self.here.up.api.removesuffix("/api") + path
@@ -75,7 +75,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         quick.deploy(NAME)
         campaign = ended(here, "afd-campaign")
         assert campaign.state_name == "Completed", campaign.state
-        asked_before = (here.places.runs / NAME / ASKED).read_bytes()
+        asked_before = (here.paths.runs / NAME / ASKED).read_bytes()
         quick.deploy(NAME, "afd/round")
         refused = ended(here, "afd")
         (inner,) = [one for one in runs_of(here) if one.parent_task_run_id is not None]
@@ -101,7 +101,7 @@ def ended(here: Here, flow: str) -> "FlowRun":
                 if run.deployment_id and is_final and client.read_flow(run.flow_id).name == flow:
                     return run
         time.sleep(0.5)
-    raise AssertionError((here.places.runs / ".services" / "up.log").read_text())
+    raise AssertionError((here.paths.runs / ".services" / "up.log").read_text())
 
 
 def artifacts_of(here: Here, run_id: UUID) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_a_refused_round_changes_nothing_and_is_no_traceback(seen: Seen) -> None
     assert "goes on with what is left" in log
     assert "Traceback" not in log
     assert (seen.folder / ASKED).read_bytes() == seen.asked_before
-    typed = seen.here.afd("round", "--name", NAME, "--store", str(seen.here.places.store))
+    typed = seen.here.afd("round", "--name", NAME, "--store", str(seen.here.paths.store))
     assert typed.returncode == 2, typed.stderr
     assert "all of them are finished" in typed.stderr and "Traceback" not in typed.stderr
     assert (seen.folder / ASKED).read_bytes() == seen.asked_before
@@ -203,11 +203,11 @@ def test_prefects_own_commands_answer(seen: Seen) -> None:
 def test_up_again_prints_a_command_whose_campaign_is_new(
     seen: Seen, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = seen.here.places
-    (places.runs / "demo").mkdir()
-    say_up(places.runs, places.store)
+    paths = seen.here.paths
+    (paths.runs / "demo").mkdir()
+    say_up(paths.runs, paths.store)
     assert "afd/round -p campaign=demo-2 -p params=params/pocket.yaml" in capsys.readouterr().out
-    (places.runs / "demo").rmdir()
+    (paths.runs / "demo").rmdir()
 
 
 def test_every_parameter_of_a_form_is_described() -> None:

@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from afd.artifacts import Artifact
 from afd.runtime.request import StageRequest
 from afd.store import Store
-from flows import versions
+from flows import dvc_tracking
 from flows.mlflow_runs.champion import choose_champion
 from flows.mlflow_runs.facts import note_begun
 from flows.mlflow_runs.recorder import RunRecorder
@@ -51,7 +51,7 @@ def uri(campaign: CampaignOnDisk) -> str:
 
 def digests(made: CampaignOnDisk, request: StageRequest) -> dict[str, str]:
     """Role -> DVC's digest of what a stage was made from."""
-    return {role: versions.digest(made.store.load(ref)) for role, ref in request.inputs.items()}
+    return {role: dvc_tracking.digest(made.store.load(ref)) for role, ref in request.inputs.items()}
 
 
 def recorder(made: CampaignOnDisk, address: str | None = None) -> RunRecorder:
@@ -126,7 +126,7 @@ def test_runs_are_nested_and_say_what_was_made_from_what(campaign: CampaignOnDis
             for role in next(t.value for t in d.tags if t.key == "mlflow.data.context").split(", ")
         }
         assert shown == digests(campaign, request)
-        assert run.data.tags["afd.dvc"] == versions.digest(artifact)
+        assert run.data.tags["afd.dvc"] == dvc_tracking.digest(artifact)
         assert run.data.tags["mlflow.source.git.commit"] == artifact.manifest.made_by.revision
     top = next(run for run in runs if run.data.tags["afd.level"] == "campaign")
     assert top.data.params["student.codec.frames"] == str(campaign.params.student.codec.frames)

@@ -9,10 +9,10 @@ from afd.artifacts import ArtifactRef
 from afd.config import Params
 from afd.params import load_params
 from afd.runtime.request import StageName, StageRequest
-from flows.foreseen import standing_before
+from flows.dry_run import state_before
 from flows.round import play_round, play_start
-from flows.standing import Standing
-from flows.tasks import Named, Pending, UnmadeError
+from flows.state import CampaignState
+from flows.tasks import NotComputedError, Pending, Ready
 
 PARAMS = Path(__file__).resolve().parents[2] / "params" / "tiny.yaml"
 
@@ -29,7 +29,7 @@ class Recorder:
         return request.output
 
     def begin(self, request: StageRequest) -> Pending:
-        return Named(self.make(request))
+        return Ready(self.make(request))
 
     def summary(self, ref: ArtifactRef) -> dict[str, object]:
         return self.shows.get(ref.kind, {})
@@ -41,10 +41,10 @@ class Recorder:
 def played(num_rounds: int, *overrides: str) -> Recorder:
     params = load_params(Params, PARAMS, (), [f"num_rounds={num_rounds}", *overrides])
     recorder = Recorder()
-    standing = play_start(recorder, params)
+    state = play_start(recorder, params)
     for _ in range(num_rounds):
-        standing = play_round(recorder, params, standing)
-    assert standing == standing_before(params, num_rounds)
+        state = play_round(recorder, params, state)
+    assert state == state_before(params, num_rounds)
     return recorder
 
 
@@ -126,16 +126,16 @@ ALARMS = (
 )
 
 
-def steered(showed: list[Any]) -> tuple[Recorder, Standing]:
+def steered(showed: list[Any]) -> tuple[Recorder, CampaignState]:
     """Rounds played as long as alarms allow, each of which shows what is given by role."""
     chosen = [f"num_rounds={len(showed)}", "fit.replay_rounds=9", *ALARMS]
     params = load_params(Params, PARAMS, (), chosen)
     recorder = Recorder()
-    standing = play_start(recorder, params)
-    while not standing.is_over(params):
-        recorder.shows = showed[len(standing.rounds)]
-        standing = play_round(recorder, params, standing)
-    return recorder, standing
+    state = play_start(recorder, params)
+    while not state.is_over(params):
+        recorder.shows = showed[len(state.rounds)]
+        state = play_round(recorder, params, state)
+    return recorder, state
 
 
 def shown(error: float, margin: float = 1.0, accuracy: float = 1.0, static: float = 0.0) -> Any:
@@ -147,10 +147,10 @@ def shown(error: float, margin: float = 1.0, accuracy: float = 1.0, static: floa
 
 
 def test_after_a_roll_back_the_best_rounds_players_go_on_and_replay_only_what_led_to_them() -> None:
-    asked, standing = steered([shown(2.0), shown(1.0), shown(3.0, margin=0.5), shown(0.9)])
+    asked, state = steered([shown(2.0), shown(1.0), shown(3.0, margin=0.5), shown(0.9)])
     rollouts, fits, updates = (asked.of(stage) for stage in ("rollout", "fit", "update"))
     best = updates[1].output
-    assert standing.course.line == (0, 1, 3)
+    assert state.course.line == (0, 1, 3)
     assert rollouts[3].inputs["student"] == updates[3].inputs["student"] == best
     assert updates[3].inputs["rollouts"] == rollouts[3].output
     assert fits[3].inputs["discriminator"] == fits[1].output
@@ -158,12 +158,12 @@ def test_after_a_roll_back_the_best_rounds_players_go_on_and_replay_only_what_le
     assert replayed == [rollouts[3].output, rollouts[1].output, rollouts[0].output]
     assert "rollouts_3" not in fits[3].inputs
     assert rollouts[3].params["round_index"] == 3  # noise and prompts of its own
-    assert standing.student == updates[3].output and len(standing.rounds) == 4
+    assert state.student == updates[3].output and len(state.rounds) == 4
 
 
 def test_a_roll_back_after_the_last_round_leaves_the_best_student_to_be_judged() -> None:
-    asked, standing = steered([shown(1.0), shown(3.0, margin=0.5)])
-    assert standing.student == asked.of("update")[0].output
+    asked, state = steered([shown(1.0), shown(3.0, margin=0.5)])
+    assert state.student == asked.of("update")[0].output
 
 
 def test_more_fit_steps_stand_in_the_request_of_the_next_round_alone() -> None:
@@ -175,11 +175,11 @@ def test_more_fit_steps_stand_in_the_request_of_the_next_round_alone() -> None:
 
 
 def test_a_stop_leaves_the_rounds_that_were_played() -> None:
-    asked, standing = steered([shown(2.0), shown(1.9, static=1.0), shown(1.0)])
-    assert len(standing.rounds) == len(asked.of("rollout")) == 2
+    asked, state = steered([shown(2.0), shown(1.9, static=1.0), shown(1.0)])
+    assert len(state.rounds) == len(asked.of("rollout")) == 2
 
 
 def test_names_after_a_round_that_is_not_made_are_not_known_where_alarms_steer() -> None:
     params = load_params(Params, PARAMS, (), ALARMS)
-    with pytest.raises(UnmadeError, match="in order"):
-        standing_before(params, 1)
+    with pytest.raises(NotComputedError, match="in order"):
+        state_before(params, 1)

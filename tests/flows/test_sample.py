@@ -27,7 +27,7 @@ from afd.store import Store, StoreError
 from afd.students.checkpoint import load_student
 from flows.commands.sample import Sampling, write_videos
 from flows.mlflow_runs.student_model import STORE_VARIABLE
-from flows.places import Places
+from flows.paths import CampaignPaths
 from tests.flows.conftest import PROJECT, Finished
 
 pytestmark = pytest.mark.campaign
@@ -82,7 +82,7 @@ def test_a_sentence_and_a_seed_give_the_same_bytes_in_every_way(
     import mlflow
 
     # Over whatever address an earlier test of this process has left in MLflow's library.
-    mlflow.set_tracking_uri(Places(finished.folder.parent).tracking_uri())
+    mlflow.set_tracking_uri(CampaignPaths(finished.folder.parent).tracking_uri())
     model = mlflow.pyfunc.load_model(f"models:/{finished.folder.name}-student/3")
     made = model.predict([SENTENCE, OTHER], params={"seed": 3})
     assert made["mp4"][0] == video.mp4()

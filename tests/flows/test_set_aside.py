@@ -7,7 +7,7 @@ import pytest
 
 from afd.config import Params
 from afd.params import ParamsError, load_params
-from flows.places import keep_params, kept_params, set_aside
+from flows.paths import save_params, saved_params, set_aside
 from tests.flows.conftest import PARAMS
 
 
@@ -19,16 +19,16 @@ def test_other_params_are_renamed_the_same_ones_stay(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()
     assert set_aside(folder, params()) is None  # nothing was started
-    keep_params(folder, params())
+    save_params(folder, params())
     (folder / "summary.json").write_text("{}")
     assert set_aside(folder, params()) is None
     moved = set_aside(folder, params("update.beta=0.2"))
     assert moved is not None and moved.parent == tmp_path and not folder.exists()
-    assert kept_params(moved) == params() and (moved / "summary.json").exists()
+    assert saved_params(moved) == params() and (moved / "summary.json").exists()
     folder.mkdir()
-    keep_params(folder, params("update.beta=0.2"))
+    save_params(folder, params("update.beta=0.2"))
     again = set_aside(folder, params())
-    assert again is not None and again != moved and kept_params(again) == params("update.beta=0.2")
+    assert again is not None and again != moved and saved_params(again) == params("update.beta=0.2")
 
 
 def test_paths_and_memory_may_change_contents_may_not(tmp_path: Path) -> None:
@@ -38,26 +38,26 @@ def test_paths_and_memory_may_change_contents_may_not(tmp_path: Path) -> None:
     other.write_text("another")
     folder = tmp_path / "demo"
     folder.mkdir()
-    keep_params(folder, of_file(first))
+    save_params(folder, of_file(first))
     first.unlink()  # moved, as people do
     taken = of_file(moved, "update.memory.micro_batch=1")
-    keep_params(folder, taken)
-    assert kept_params(folder) == taken and set_aside(folder, taken) is None
+    save_params(folder, taken)
+    assert saved_params(folder) == taken and set_aside(folder, taken) is None
     with pytest.raises(ParamsError) as refused:
-        keep_params(folder, of_file(other, "update.beta=0.2", "update.memory.micro_batch=2"))
+        save_params(folder, of_file(other, "update.beta=0.2", "update.memory.micro_batch=2"))
     told = str(refused.value)
     assert "update.beta: the campaign has" in told and "prompts.path: the campaign has" in told
     assert "micro_batch" not in told and "another --name, which reuses" in told
     assert "add --set-aside to `afd campaign`" in told
-    assert kept_params(folder) == taken and set_aside(folder, of_file(other)) is not None
+    assert saved_params(folder) == taken and set_aside(folder, of_file(other)) is not None
 
 
 def test_params_of_another_family_are_counted_not_listed(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()
-    keep_params(folder, params())
+    save_params(folder, params())
     with pytest.raises(ParamsError) as refused:
-        keep_params(folder, load_params(Params, PARAMS.with_stem("self_forcing")))
+        save_params(folder, load_params(Params, PARAMS.with_stem("self_forcing")))
     assert 12 < len(refused.value.problems) < 16 and " other fields differ" in str(refused.value)
 
 

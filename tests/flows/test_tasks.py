@@ -21,7 +21,7 @@ from flows.dispatch import StageFailedError
 from flows.jobs import hiring
 from flows.jobs.site import GivenUpError, Site
 from flows.session import Session
-from flows.tasks import Played
+from flows.tasks import ComputedStages
 from tests.flows import hanging
 from tests.flows.conftest import CLUSTER, PARAMS
 
@@ -95,7 +95,7 @@ def test_closing_ends_a_stage_that_hangs_and_nothing_starts_again(
     tmp_path: Path, allocation: str
 ) -> None:
     held = session(tmp_path, allocation)
-    begun = Played(held, 0).begin(HANG)
+    begun = ComputedStages(held, 0).begin(HANG)
     known = pids(tmp_path, 1)
     held.dispatch.close()  # as Ctrl-C does while something else is waited for
     assert given_up(begun)
@@ -111,7 +111,7 @@ def test_a_stage_that_fails_is_heard_while_the_one_beside_it_hangs(
 ) -> None:
     """Whichever of the two fails, its error is what is raised, and the other one ends."""
     held = session(tmp_path, "stage")
-    played = Played(held, 0)
+    played = ComputedStages(held, 0)
     first, second = (FAIL, HANG) if fails == "begun" else (HANG, FAIL)
     started = time.monotonic()
     begun = played.begin(first)
@@ -135,7 +135,7 @@ def test_an_interrupted_wait_for_a_begun_stage_ends_it(
     threads = SimpleNamespace(submit=lambda *_: Interrupted())
     monkeypatch.setattr(tasks, "_threads", lambda: threads)
     with pytest.raises(KeyboardInterrupt):
-        Played(held, 0).begin(HANG).result()
+        ComputedStages(held, 0).begin(HANG).result()
     with pytest.raises(GivenUpError):
         held.dispatch.attempt(HANG)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.hold import holder_of
+from flows.campaign_lock import holder_of
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT
 from tests.flows.here import wait_for
 from tests.flows.terminal import Terminal

@@ -96,8 +96,8 @@ def test_two_campaigns_side_by_side_do_not_disturb_each_other(
 ) -> None:
     """They share the store: what both need is made once, and each ends with all of it."""
     chosen = ("resources.every_stage.mem_gb=2", "resources.rollout.num_parts=1")
-    places = [site(name, *chosen) for name in ("one", "other")]
-    shutil.copytree(start.store.root, places[0].store.root)
-    both = [Asked(here, start.rollout) for here in places]
+    paths = [site(name, *chosen) for name in ("one", "other")]
+    shutil.copytree(start.store.root, paths[0].store.root)
+    both = [Asked(here, start.rollout) for here in paths]
     assert [asked.end(120).status for asked in both] == ["done", "done"]
-    assert files(places[0].store, start.rollout) == files(start.whole, start.rollout)
+    assert files(paths[0].store, start.rollout) == files(start.whole, start.rollout)

@@ -10,8 +10,8 @@ import psutil
 import pytest
 import yaml
 
+from flows.campaign_lock import holder_of
 from flows.commands.up import standing
-from flows.hold import holder_of
 from flows.jobs.ledger import Ledger
 from flows.mlflow_runs.run_ids import RunIds
 from flows.prefect_runs.keeper import SERVER
@@ -39,13 +39,13 @@ def here(slurm: RealSlurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def jobs_of(here: Here, name: str) -> list[str]:
     """Every job that the campaign has had."""
-    entries = Ledger(here.places.runs / name / "ledger").entries()
+    entries = Ledger(here.paths.runs / name / "ledger").entries()
     return [job.job_id for entry in entries for job in entry.jobs]
 
 
 def queued(here: Here, name: str) -> list[str]:
     """The same, once a head waits for the queue."""
-    ledger = Ledger(here.places.runs / name / "ledger")
+    ledger = Ledger(here.paths.runs / name / "ledger")
     wait_for(lambda: [entry for entry in ledger.entries() if entry.waits])
     return jobs_of(here, name)
 
@@ -54,7 +54,7 @@ def test_head_and_then_whole_host_lost_the_job_is_waited_for_and_nothing_stays_r
     here: Here, slurm: RealSlurm, queue_stands_still: None
 ) -> None:
     del queue_stands_still
-    ledger = Ledger(here.places.runs / "lost" / "ledger")
+    ledger = Ledger(here.paths.runs / "lost" / "ledger")
     head = here.start("lost", "round")
     (job,) = queued(here, "lost")
     wait_for(lambda: here.in_mlflow("lost") == "running")
@@ -73,15 +73,15 @@ def test_head_and_then_whole_host_lost_the_job_is_waited_for_and_nothing_stays_r
     head.wait()
     wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
 
-    again = here.afd("up", "--store", str(here.places.store))
+    again = here.afd("up", "--store", str(here.paths.store))
     assert "told     Prefect about" in again.stdout, again.stderr
-    here.up = standing(here.places) or here.up
+    here.up = standing(here.paths) or here.up
     assert here.states("lost") == {"Crashed"}
     assert jobs_of(here, "lost") == [job]
     assert slurm.ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING"
     assert here.afd("cancel", "--name", "lost").returncode == 0
     assert slurm.ask("squeue", "-h", "--states=all", "-j", job, "-o", "%T") == "CANCELLED"
-    told = RunIds(here.places.runs / "lost").entries().values()
+    told = RunIds(here.paths.runs / "lost").entries().values()
     assert "running" not in {one.get("state") for one in told}
     assert here.in_mlflow("lost") == "killed"
     assert not [entry for entry in ledger.entries() if not entry.ended]
@@ -92,13 +92,13 @@ def test_a_deployed_round_cancelled_in_prefect_beside_one_that_ends(
 ) -> None:
     """And the same campaign once more is told who holds it."""
     del queue_stands_still
-    shutil.copytree(start.whole.root, here.places.store, dirs_exist_ok=True)  # all but evaluate
+    shutil.copytree(start.whole.root, here.paths.store, dirs_exist_ok=True)  # all but evaluate
     here.deploy("stopped", "afd/round")
     here.deploy("beside", "afd/round")
     (own,), (other,) = queued(here, "stopped"), queued(here, "beside")
     again = here.start("stopped", "round")
     assert again.wait(PATIENCE_S) == 2
-    holder = holder_of(here.places.runs / "stopped")
+    holder = holder_of(here.paths.runs / "stopped")
     assert holder is not None
     assert f"campaign 'stopped' is running already: {holder}" in _log(here, "stopped")
     assert holder.process.pid != again.pid
@@ -111,11 +111,11 @@ def test_a_deployed_round_cancelled_in_prefect_beside_one_that_ends(
     assert slurm.ask("squeue", "-h", "-j", other, "-o", "%T") == "PENDING"
     goes_on(slurm)
     wait_for(lambda: here.states("beside") == {"Completed"})
-    assert standing(here.places) == here.up
+    assert standing(here.paths) == here.up
 
 
 def _server_of(here: Here) -> int:
-    home = here.places.runs / ".services" / "prefect"
+    home = here.paths.runs / ".services" / "prefect"
     return int(json.loads((home / SERVER).read_bytes())["pid"])
 
 

@@ -28,8 +28,8 @@ from afd.stages import requests
 from afd.stages.door import execute
 from afd.store import Store
 from afd.teachers.build import build
-from flows.choices import chosen_params
-from flows.places import Places
+from flows.inputs import chosen_params
+from flows.paths import CampaignPaths
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
 TERMS = Terms(url="https://example.com/terms", date="2026-11-26")
@@ -84,7 +84,7 @@ def chosen(tmp_path: Path, store: Store, teacher: FolderTeacher) -> Params:
 
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({"teacher": teacher.model_dump(mode="json")}))
-    return chosen_params("x", Places(tmp_path / "runs", store.root), TINY, [overlay])
+    return chosen_params("x", CampaignPaths(tmp_path / "runs", store.root), TINY, [overlay])
 
 
 @pytest.mark.parametrize("permitted", ["no", "unknown"])

@@ -8,10 +8,10 @@ from typing import BinaryIO
 
 import pytest
 
-from flows import settle
+from flows import reconcile
+from flows.campaign_lock import LOCK, CampaignRunningError
 from flows.commands.operate import say_cancel
-from flows.hold import LOCK, HeldError
-from flows.places import Places
+from flows.paths import CampaignPaths
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_a_head_that_ends_is_waited_for(
 def test_who_typed_cancel_is_not_told_to_cancel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settle, "LEAVES_S", 0.3)
-    with pytest.raises(HeldError) as caught:
+    monkeypatch.setattr(reconcile, "LEAVES_S", 0.3)
+    with pytest.raises(CampaignRunningError) as caught:
         say_cancel(tmp_path, tmp_path / "store", "a", now=False)
     assert "status --name a" in str(caught.value)
     assert "cancel --name" not in str(caught.value)
@@ -46,6 +46,6 @@ def test_who_typed_cancel_is_not_told_to_cancel(
 def test_a_run_that_is_cancelled_before_its_campaign_is_on_disk_leaves_nothing_to_settle(
     tmp_path: Path,
 ) -> None:
-    places = Places(tmp_path / "runs", tmp_path / "store")
-    assert settle.settle("early", places, "cancelled", end_jobs=True) == settle.Settled()
+    paths = CampaignPaths(tmp_path / "runs", tmp_path / "store")
+    assert reconcile.reconcile("early", paths, "cancelled", end_jobs=True) == reconcile.Reconciled()
     assert not list(tmp_path.iterdir())

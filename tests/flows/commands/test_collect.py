@@ -12,9 +12,9 @@ from afd.artifacts import Artifact
 from afd.runtime.outcome import RefusedError
 from afd.stages import requests
 from afd.store import write_json
+from flows.campaign_lock import hold_campaign
 from flows.commands.collect import collect, garbage
-from flows.hold import hold
-from flows.places import Places, keep_params
+from flows.paths import CampaignPaths, save_params
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 
 PAID_AND_TRAINED = ("clips/a.mp4", "harvest/ledger.db", "quarantine/b.mp4", "packs/c.tar")
@@ -25,7 +25,7 @@ def campaign(tmp_path: Path) -> CampaignOnDisk:
     """A finished campaign, and beside it a round that no campaign has."""
     made = make_campaign(tmp_path, small_params())
     made.folder.mkdir(parents=True)
-    keep_params(made.folder, made.params)
+    save_params(made.folder, made.params)
     for name, refs in zip(("000", "001"), made.rounds, strict=True):
         content = {role: ref.model_dump() for role, ref in refs.items()}
         write_json_in(made.folder / "rounds" / f"{name}.json", content)
@@ -55,8 +55,8 @@ def left_over(campaign: CampaignOnDisk) -> dict[str, Artifact]:
     return {one.manifest.kind: one for one in found}
 
 
-def places(campaign: CampaignOnDisk) -> Places:
-    return Places(campaign.root / "runs", campaign.root / "store")
+def paths(campaign: CampaignOnDisk) -> CampaignPaths:
+    return CampaignPaths(campaign.root / "runs", campaign.root / "store")
 
 
 def whole(root: Path) -> set[str]:
@@ -65,7 +65,7 @@ def whole(root: Path) -> set[str]:
 
 def test_what_can_be_computed_again_is_removed_and_nothing_else(campaign: CampaignOnDisk) -> None:
     before = whole(campaign.root)
-    assert garbage(places(campaign)) == []
+    assert garbage(paths(campaign)) == []
     extra = left_over(campaign)
     work = campaign.root / "store" / ".work" / "rollouts-0123456789abcdef"
     work.mkdir(parents=True)
@@ -73,11 +73,11 @@ def test_what_can_be_computed_again_is_removed_and_nothing_else(campaign: Campai
     cache = campaign.root / "store" / ".cache" / "frames"
     cache.mkdir(parents=True)
     (cache / "one").write_bytes(b"x" * 500)
-    found = garbage(places(campaign))
-    paths = {extra["rollouts"].path, work.resolve(), cache.parent.resolve()}
-    assert {one.path for one in found} == paths
+    found = garbage(paths(campaign))
+    removed = {extra["rollouts"].path, work.resolve(), cache.parent.resolve()}
+    assert {one.path for one in found} == removed
     assert {one.path.name: one.num_bytes for one in found}[work.name] == 1000
-    here = places(campaign)
+    here = paths(campaign)
     collect(here.runs, here.store, remove=True, dry_run=False)
     weights_and_clips = {
         str((extra[kind].path / name).relative_to(campaign.root))
@@ -92,7 +92,7 @@ def test_without_a_word_nothing_is_removed(
     campaign: CampaignOnDisk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left_over(campaign)
-    before, here = whole(campaign.root), places(campaign)
+    before, here = whole(campaign.root), paths(campaign)
     collect(here.runs, here.store, remove=True, dry_run=True)
     assert "rollouts of no campaign" in capsys.readouterr().out
     collect(here.runs, here.store, remove=False, dry_run=False)  # no terminal: nobody types yes
@@ -105,18 +105,18 @@ def test_an_unfinished_campaign_keeps_what_was_made_since_it_started(
     campaign: CampaignOnDisk,
 ) -> None:
     left_over(campaign)
-    assert len(garbage(places(campaign))) == 1
+    assert len(garbage(paths(campaign))) == 1
     (campaign.folder / "rounds" / "final.json").unlink()
     os.utime(campaign.folder / "params.yaml", (0, 0))  # started before everything here
-    assert garbage(places(campaign)) == []
+    assert garbage(paths(campaign)) == []
 
 
 def test_it_is_refused_while_something_runs_or_where_no_campaign_says_what_is_needed(
     campaign: CampaignOnDisk, tmp_path: Path
 ) -> None:
     left_over(campaign)
-    here, before = places(campaign), whole(campaign.root)
-    with hold(campaign.folder, "demo"), pytest.raises(RefusedError, match="demo runs"):
+    here, before = paths(campaign), whole(campaign.root)
+    with hold_campaign(campaign.folder, "demo"), pytest.raises(RefusedError, match="demo runs"):
         collect(here.runs, here.store, remove=True, dry_run=False)
     request = requests.rollout(
         campaign.params, campaign.rounds[0]["student"], campaign.rounds[0]["student"], 7
@@ -127,17 +127,17 @@ def test_it_is_refused_while_something_runs_or_where_no_campaign_says_what_is_ne
     ):
         collect(here.runs, here.store, remove=True, dry_run=False)
     with pytest.raises(RefusedError, match="no campaign is here"):
-        garbage(Places(tmp_path / "nowhere", here.store))
+        garbage(CampaignPaths(tmp_path / "nowhere", here.store))
     with pytest.raises(RefusedError, match="no such folder"):
-        garbage(Places(here.runs, tmp_path / "nowhere"))
+        garbage(CampaignPaths(here.runs, tmp_path / "nowhere"))
     assert before <= whole(campaign.root)
 
 
 def test_the_command_as_it_is_typed(campaign: CampaignOnDisk) -> None:
     left_over(campaign)
-    places = ("--runs", str(campaign.root / "runs"), "--store", str(campaign.root / "store"))
+    paths = ("--runs", str(campaign.root / "runs"), "--store", str(campaign.root / "store"))
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "gc", "--dry-run", *places],
+        [sys.executable, "-m", "flows.cli", "gc", "--dry-run", *paths],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -14,13 +14,13 @@ from afd.evaluation import targets
 from afd.params import load_params
 from afd.runtime.mailbox import request_id
 from afd.stages.requests import prompts
+from flows.command_text import command
 from flows.commands import progress_lines
 from flows.commands.display import results_table
 from flows.commands.progress_lines import Progress, ProgressLines
-from flows.invocation import command
 from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger, Seen
-from flows.places import Places
-from flows.session import opened
+from flows.paths import CampaignPaths
+from flows.session import open_campaign
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT
 
 MEASURED: dict[str, Any] = {
@@ -75,10 +75,13 @@ def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_c
     params = load_params(Params, PARAMS)
     request = prompts(params)
     name = request_id(request) if allocation == "stage" else WORKER
-    places = Places(tmp_path / "runs", tmp_path / "store")
+    paths = CampaignPaths(tmp_path / "runs", tmp_path / "store")
     console = Console(file=io.StringIO(), width=60)
-    stops = command("cancel", "--name", "demo", runs=places.runs)
-    with opened("demo", places, params, chosen) as session, session.board.running(request, 0):
+    stops = command("cancel", "--name", "demo", runs=paths.runs)
+    with (
+        open_campaign("demo", paths, params, chosen) as session,
+        session.progress.computing(request, 0),
+    ):
         lines = ProgressLines(Progress(session), console)
         ledger = Ledger(session.site.folder / "ledger")
         lines.print_waiting()  # nothing is known yet
@@ -112,19 +115,19 @@ def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_c
 def test_work_between_stages_is_a_line_once_it_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = Places(tmp_path / "runs", tmp_path / "store")
+    paths = CampaignPaths(tmp_path / "runs", tmp_path / "store")
     cluster = load_params(Cluster, CLUSTER, (), ["executor=in_process"])
     console = Console(file=io.StringIO(), width=20)
     assert isinstance(console.file, io.StringIO)
-    with opened("demo", places, load_params(Params, PARAMS), cluster) as session:
+    with open_campaign("demo", paths, load_params(Params, PARAMS), cluster) as session:
         lines = ProgressLines(Progress(session), console)
-        with session.board.busy("Prefect's server starts"):
+        with session.progress.busy("Prefect's server starts"):
             lines.print_slow_activities()
             assert console.file.getvalue() == ""
             monkeypatch.setattr(progress_lines, "SLOW_S", -1.0)
             lines.print_slow_activities()
             lines.print_slow_activities()
-        with session.board.busy("DVC keeps its artifacts", 1):
+        with session.progress.busy("DVC keeps its artifacts", 1):
             lines.print_slow_activities()
     assert console.file.getvalue().splitlines() == [
         "campaign      Prefect's server starts  0:00",

@@ -66,15 +66,15 @@ def test_every_check_is_guarded(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
         yield Finding("half", "ok", "what came before the error stays")
         raise OSError("no")
 
-    names = list(doctor._checks(doctor.Places(here / "runs", here / "store"), None))
+    names = list(doctor._checks(doctor.CampaignPaths(here / "runs", here / "store"), None))
     monkeypatch.setattr(doctor, "_checks", lambda *_: dict.fromkeys(names, broken))
     found = examined(here)
     assert [one.what for one in found if one.told == "could not be checked: OSError: no"] == names
     assert sum(one.what == "half" for one in found) == len(names)
 
 
-def afd_doctor(folder: Path, *places: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "flows.cli", "doctor", "--cluster", str(CLUSTER), *places]
+def afd_doctor(folder: Path, *paths: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "flows.cli", "doctor", "--cluster", str(CLUSTER), *paths]
     variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "COLUMNS": "400"} | environ
     return subprocess.run(
         command, cwd=folder, env=variables, capture_output=True, text=True, check=False, timeout=120

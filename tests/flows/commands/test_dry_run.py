@@ -9,16 +9,16 @@ from afd.config import Params
 from afd.params import ParamsError, load_params
 from afd.runtime.outcome import RefusedError
 from afd.store import StoreError
+from flows.campaign_lock import CampaignRunningError, hold_campaign
 from flows.cli import app
-from flows.hold import HeldError, hold
-from flows.places import keep_params
+from flows.paths import save_params
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT
 
 VEO = PROJECT / "params" / "teachers" / "veo.yaml"
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> tuple[str, ...]:
+def paths(tmp_path: Path) -> tuple[str, ...]:
     return ("--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store"))
 
 
@@ -32,10 +32,10 @@ def tree(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("command", ["campaign", "round"])
 def test_a_new_campaign_is_checked_and_counted(
-    tmp_path: Path, places: tuple[str, ...], capsys: pytest.CaptureFixture[str], command: str
+    tmp_path: Path, paths: tuple[str, ...], capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     cluster = ("--cluster", str(CLUSTER))
-    dry(command, "x", "--params", str(PARAMS), *cluster, *places)
+    dry(command, "x", "--params", str(PARAMS), *cluster, *paths)
     said = capsys.readouterr().out
     assert "nothing was started or written" in said
     assert "1 warmstart" in said
@@ -45,14 +45,14 @@ def test_a_new_campaign_is_checked_and_counted(
 
 
 def test_what_a_start_refuses_is_refused(
-    tmp_path: Path, places: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, paths: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(PROJECT)
     folder = tmp_path / "runs" / "x"
     folder.mkdir(parents=True)
-    keep_params(folder, load_params(Params, PARAMS))
+    save_params(folder, load_params(Params, PARAMS))
     before = tree(tmp_path)
-    tiny = ("campaign", "x", "--params", str(PARAMS), *places)
+    tiny = ("campaign", "x", "--params", str(PARAMS), *paths)
     with pytest.raises(ParamsError, match=r"seed.*(\n.*)*--set-aside"):
         dry(*tiny, "--set", "seed=2")
     dry(*tiny, "--set", "seed=2", "--set-aside")
@@ -63,7 +63,7 @@ def test_what_a_start_refuses_is_refused(
     with pytest.raises(StoreError, match=r"cannot be written|is a file"):
         dry("campaign", "x", "--params", str(PARAMS), "--store", "/proc/afd")
     assert tree(tmp_path) == before
-    with hold(folder, "x"), pytest.raises(HeldError):
+    with hold_campaign(folder, "x"), pytest.raises(CampaignRunningError):
         dry(*tiny)
 
 
@@ -84,10 +84,10 @@ def test_services(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_harvest_without_its_key(
-    tmp_path: Path, places: tuple[str, ...], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, paths: tuple[str, ...], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    typed = ("harvest", "run", "--params", str(PARAMS), "--overlay", str(VEO), *places)
+    typed = ("harvest", "run", "--params", str(PARAMS), "--overlay", str(VEO), *paths)
     priced = ("--set", "teacher.access.price.usd_per_second=0.4")
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     with pytest.raises(RefusedError, match="GEMINI_API_KEY is not set"):
@@ -100,11 +100,11 @@ def test_a_harvest_without_its_key(
 
 def test_an_arm(
     tmp_path: Path,
-    places: tuple[str, ...],
+    paths: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(PROJECT)
-    dry("ablation", "play", "afd", "--seed", "1", "--group", "main", *places)
+    dry("ablation", "play", "afd", "--seed", "1", "--group", "main", *paths)
     assert "ablation-afd-1" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

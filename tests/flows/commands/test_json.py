@@ -38,7 +38,7 @@ def documented(command: str) -> set[str]:
     return {word.strip(" `") for word in row.split("|")[2].split(",")}
 
 
-def places(campaign: CampaignOnDisk) -> tuple[str, ...]:
+def paths(campaign: CampaignOnDisk) -> tuple[str, ...]:
     return ("--runs", str(campaign.root / "runs"), "--store", str(campaign.store.root))
 
 
@@ -55,7 +55,7 @@ def test_status(campaign: CampaignOnDisk, capsys: pytest.CaptureFixture[str]) ->
 
 def test_show(campaign: CampaignOnDisk, capsys: pytest.CaptureFixture[str]) -> None:
     last = [made for _, asked, made in campaign.made if asked.stage == "update"][-1]
-    found = document(capsys, "show", last.ref.fingerprint[:12], *places(campaign))
+    found = document(capsys, "show", last.ref.fingerprint[:12], *paths(campaign))
     assert found.keys() == documented("show")
     assert found["shown"] == [last.ref.fingerprint]
     by_fingerprint = {part["fingerprint"]: part for part in found["artifacts"]}

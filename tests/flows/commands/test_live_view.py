@@ -13,7 +13,6 @@ from afd.config import Cluster, Params
 from afd.params import load_params
 from afd.runtime.request import StageRequest
 from afd.store import Store
-from flows.board import Done
 from flows.campaign_page import PageWriter
 from flows.commands import live_view
 from flows.commands.forecast import Planned, planned_stages, seconds_left
@@ -22,7 +21,8 @@ from flows.commands.progress_lines import Progress, ProgressLines
 from flows.dispatch import build
 from flows.jobs.site import Site
 from flows.mlflow_runs.recorder import RunRecorder
-from flows.places import Places
+from flows.paths import CampaignPaths
+from flows.progress import FinishedStage
 from flows.session import Session
 from tests.flows.conftest import CLUSTER, PARAMS
 
@@ -33,9 +33,9 @@ WIDTHS = (80, 100, 200)
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
     """The tiny campaign after its start and one round; the second round's fit runs."""
-    places = Places(tmp_path / "runs", tmp_path / "store")
+    paths = CampaignPaths(tmp_path / "runs", tmp_path / "store")
     cluster = load_params(Cluster, CLUSTER, (), ["executor=in_process"])
-    site = Site(Store(places.store), places.runs / "demo", cluster)
+    site = Site(Store(paths.store), paths.runs / "demo", cluster)
     recorder = RunRecorder("unused", site.folder, site.store)  # not opened: no thread, no database
     params = load_params(Params, PARAMS)
     page = PageWriter(site.folder, site.store.root, params, "unused")  # not asked for a page
@@ -48,19 +48,19 @@ def play(session: Session) -> StageRequest:
     rest = [one for one in planned if one.round_index == 1]
     for one in planned[: planned.index(rest[0])]:
         finish(session, one, 2.0)
-    session.board.finish_round(0)
+    session.progress.finish_round(0)
     finish(session, rest[0], 2.0)
     finish(session, rest[1], 2.0)
     return rest[2].request
 
 
 def finish(session: Session, one: Planned, wall_s: float) -> None:
-    with session.board.running(one.request, one.round_index):
+    with session.progress.computing(one.request, one.round_index):
         pass
-    done = Done(
+    done = FinishedStage(
         one.request, one.round_index, wall_s, dict(SUMMARY), was_there=False, spent_s=wall_s
     )
-    session.board.finish(done)
+    session.progress.finish(done)
 
 
 def window(console: Console, width: int, rows: int = 40) -> list[str]:
@@ -78,7 +78,7 @@ def test_lines_hold_whole_facts_and_the_block_stands_under_them(
     console = Console(file=io.StringIO(), width=width, force_terminal=True)
     fit = play(session)
     progress = Progress(session)
-    with session.board.running(fit, 1):
+    with session.progress.computing(fit, 1):
         ProgressLines(progress, console).print_news()
         console.print(live_view.block(progress, width))
     lines = window(console, width)
@@ -106,7 +106,7 @@ def test_nothing_is_printed_while_the_block_is_rendered(session: Session) -> Non
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     with live_view.live_view(session, console):
         fit = play(session)
-        with session.board.running(fit, 1), session.board.busy("recording it", 1):
+        with session.progress.computing(fit, 1), session.progress.busy("recording it", 1):
             deadline = time.monotonic() + 60
             while "10 of 15 stages" not in "\n".join(window(console, 100)):
                 assert time.monotonic() < deadline
@@ -136,7 +136,7 @@ def test_where_nothing_can_be_drawn_lines_are_whole(
 def test_a_round_that_dvc_keeps_is_named_so(session: Session) -> None:
     play(session)
     console = Console(file=io.StringIO(), width=80)
-    with session.board.busy("DVC keeps its artifacts", 1):
+    with session.progress.busy("DVC keeps its artifacts", 1):
         console.print(live_view.block(Progress(session), 80))
     assert isinstance(console.file, io.StringIO)
     assert "round 2 of 2  DVC keeps its artifacts  0:00" in console.file.getvalue()
@@ -150,7 +150,7 @@ def test_time_left_is_known_once_every_kind_of_stage_that_is_left_has_one_behind
     planned = planned_stages(session.params, session.site.store)
     assert [one.round_index for one in planned] == [None] * 3 + [0] * 5 + [1] * 5 + [None] * 2
     done = [
-        Done(one.request, one.round_index, 10.0, {}, was_there=False, spent_s=10.0)
+        FinishedStage(one.request, one.round_index, 10.0, {}, was_there=False, spent_s=10.0)
         for one in planned
     ]
     assert seconds_left(planned, done[:7], [], now=70.0, began=0.0) is None  # no evaluation yet

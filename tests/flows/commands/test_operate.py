@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from flows.campaign_lock import holder_of
 from flows.commands.up import bring_up, standing
-from flows.hold import holder_of
 from tests.flows.here import PATIENCE_S, Here, gone, services, wait_for
 from tests.flows.unwell import Door
 
@@ -22,15 +22,15 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
 
 @pytest.mark.campaign
 def test_up_again_finds_it_and_after_a_kill_mends_it(here: Here) -> None:
-    again, was_up = bring_up(here.places)
+    again, was_up = bring_up(here.paths)
     assert was_up and again == here.up
     os.kill(here.up.serving.pid, signal.SIGKILL)
     wait_for(lambda: not here.up.serving.is_alive())
-    mended, was_up = bring_up(here.places)
+    mended, was_up = bring_up(here.paths)
     assert not was_up and mended.is_well
     assert mended.api == here.up.api  # addresses that people noted stay true
     here.up = mended
-    assert standing(here.places) == mended
+    assert standing(here.paths) == mended
 
 
 @pytest.mark.campaign
@@ -57,7 +57,7 @@ def test_cancelled_in_prefect_everything_says_so(here: Here) -> None:
     assert gone(jobs)
     wait_for(lambda: here.states("button") == {"Cancelled"})
     wait_for(lambda: here.in_mlflow("button") == "killed")
-    assert holder_of(here.places.runs / "button") is None
+    assert holder_of(here.paths.runs / "button") is None
 
 
 @pytest.mark.campaign
@@ -93,11 +93,11 @@ def test_a_second_ctrl_c_leaves_at_once_and_all_is_settled(here: Here) -> None:
 def test_killed_before_anything_of_its_run_is_on_disk_it_is_found_by_its_tag(here: Here) -> None:
     head = here.start("early", AFD_FAILPOINT="flow.run_begun")
     assert head.wait(PATIENCE_S) == -signal.SIGKILL
-    assert not list((here.places.runs / "early" / "flow_runs").glob("*.json"))
+    assert not list((here.paths.runs / "early" / "flow_runs").glob("*.json"))
     assert here.states("early") == {"Running"}  # Prefect cannot know
     assert here.afd("cancel", "--name", "early").returncode == 0
     assert here.states("early") == {"Cancelled"}
-    assert not list((here.places.runs / "early" / "flow_runs" / "called").iterdir())
+    assert not list((here.paths.runs / "early" / "flow_runs" / "called").iterdir())
 
 
 @pytest.mark.campaign
@@ -107,7 +107,7 @@ def test_prefect_hanging_in_the_middle_is_left_and_the_round_goes_on_to_its_end(
     quick = replace(here, chosen=())
     impatient = {"PREFECT_API_REQUEST_TIMEOUT": "5", "PREFECT_CLIENT_MAX_RETRIES": "0"}
     head = quick.start("hanging", "round", PREFECT_API_URL=f"{door.url}/api", **impatient)
-    logs = here.places.runs / "hanging" / "logs"
+    logs = here.paths.runs / "hanging" / "logs"
     wait_for(lambda: any(logs.glob("warmstart-*.log")) or head.poll() is not None)
     assert head.poll() is None, (here.folder / "hanging.log").read_text()
     assert door.num_passed > 0

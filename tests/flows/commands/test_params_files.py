@@ -77,8 +77,8 @@ def test_a_folder_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "#" in params.read_text().split("schema_version")[0].split("\n", 1)[1]  # comments stay
     for file in (params, cluster):
         assert (own / file.read_text().splitlines()[0].partition("=")[2]).is_file()
-    places = ("--runs", tmp_path / "runs", "--store", tmp_path / "store")
-    typed("campaign", "x", "--params", params, "--cluster", cluster, "--dry-run", *places)
+    paths = ("--runs", tmp_path / "runs", "--store", tmp_path / "store")
+    typed("campaign", "x", "--params", params, "--cluster", cluster, "--dry-run", *paths)
     before = params.read_bytes()
     with pytest.raises(RefusedError, match="nothing was written"):
         typed("init", own)

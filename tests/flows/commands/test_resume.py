@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from afd.runtime.outcome import RefusedError
-from flows import hold as holding
+from flows import campaign_lock as holding
+from flows.campaign_lock import CampaignRunningError, hold_campaign
 from flows.commands import launch
 from flows.commands.launch import Launch, resume
 from flows.commands.operate import say_status, to_resume
-from flows.hold import HeldError, hold
-from flows.session import opened
+from flows.session import open_campaign
 from tests.flows.conftest import CLUSTER, PARAMS
-from tests.flows.test_hold import left_elsewhere
+from tests.flows.test_campaign_lock import left_elsewhere
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def failed(tmp_path: Path) -> Launch:
     asked = Launch.chosen("demo", PARAMS, (), (), file, ("timeout_min=7",), runs, store)
     with (
         pytest.raises(OSError, match="refused"),
-        opened(
-            *("demo", asked.places, asked.params, asked.cluster),
-            doing="round",
+        open_campaign(
+            *("demo", asked.paths, asked.params, asked.cluster),
+            kind="round",
             cluster_source=asked.cluster_source,
         ),
     ):
@@ -43,7 +43,7 @@ def test_the_clusters_file_is_read_again_with_what_was_laid_over_it(
     def again(file: Path | None = None, *overrides: str) -> Launch:
         asked: list[Launch] = []
         monkeypatch.setattr(launch, "launch_round", lambda one, *_, **__: asked.append(one))
-        standing = to_resume(failed.places.runs, "demo")
+        standing = to_resume(failed.paths.runs, "demo")
         resume(standing, with_prefect=False, cluster=file, cluster_overrides=overrides)
         return asked[0]
 
@@ -68,8 +68,8 @@ def test_where_a_round_was_asked_for_and_others_are_left_status_says_how_to_go_o
     file, runs, store = tmp_path / "mine.yaml", tmp_path / "runs", tmp_path / "store"
     file.write_text(CLUSTER.read_text())
     asked = Launch.chosen("demo", PARAMS, (), (), file, ("timeout_min=7",), runs, store)
-    given = (asked.places, asked.params, asked.cluster)
-    with opened("demo", *given, doing="round", cluster_source=asked.cluster_source):
+    given = (asked.paths, asked.params, asked.cluster)
+    with open_campaign("demo", *given, kind="round", cluster_source=asked.cluster_source):
         pass
     say_status(runs, "demo")
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "goes on" in line]
@@ -77,8 +77,8 @@ def test_where_a_round_was_asked_for_and_others_are_left_status_says_how_to_go_o
     words = shlex.split(typed)
     words = words[words.index("campaign") :]
     assert words[:4] == ["campaign", "--name", "demo", "--set-cluster=timeout_min=7"]
-    places = dict(zip(words[4::2], words[5::2], strict=True))
-    assert {option: Path(place).resolve() for option, place in places.items()} == {
+    paths = dict(zip(words[4::2], words[5::2], strict=True))
+    assert {option: Path(place).resolve() for option, place in paths.items()} == {
         "--runs": runs,
         "--store": store,
         "--cluster": file,
@@ -92,7 +92,7 @@ def test_what_a_lost_host_left_is_taken_up_on_another(
     failed: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holding, "SILENT_S", 1.0)
-    runs = failed.places.runs
+    runs = failed.paths.runs
     left_elsewhere(runs / "demo")
     with pytest.raises(RefusedError, match="no campaign was stopped"):
         to_resume(runs, None)  # its last beat is young
@@ -105,9 +105,9 @@ def test_what_a_lost_host_left_is_taken_up_on_another(
 
 
 def test_what_runs_is_waited_for_or_cancelled(failed: Launch) -> None:
-    folder = failed.places.runs / "demo"
+    folder = failed.paths.runs / "demo"
     with (
-        hold(folder, "demo"),
-        pytest.raises(HeldError, match=r"wait for it or stop it \(.*cancel --name demo"),
+        hold_campaign(folder, "demo"),
+        pytest.raises(CampaignRunningError, match=r"wait for it or stop it \(.*cancel --name demo"),
     ):
-        to_resume(failed.places.runs, "demo")
+        to_resume(failed.paths.runs, "demo")

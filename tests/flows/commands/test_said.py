@@ -8,12 +8,12 @@ import pytest
 from afd.config import Cluster, Params
 from afd.params import load_params
 from afd.runtime.mailbox import Owner
-from flows.asked import Asked, write_asked
+from flows.command_text import short_path, sibling_program
 from flows.commands import up
 from flows.commands.operate import say_status
-from flows.invocation import beside, near
 from flows.jobs.ledger import Job, JobEntry, Ledger, Seen
-from flows.places import Places, keep_params
+from flows.last_command import LastCommand, write_last_command
+from flows.paths import CampaignPaths, save_params
 from flows.prefect_runs.services import ServiceError
 from tests.flows.conftest import CLUSTER, PARAMS
 
@@ -39,17 +39,17 @@ def test_status_says_what_ended_a_campaign_in_slurms_own_words(
 ) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()
-    keep_params(folder, load_params(Params, PARAMS))
-    asked = Asked(
-        doing="round",
+    save_params(folder, load_params(Params, PARAMS))
+    asked = LastCommand(
+        kind="round",
         round_index=None,
         cluster=load_params(Cluster, CLUSTER),
         store=str(tmp_path / "store"),
         with_prefect=False,
         state="failed",
-        told=told,
+        message=told,
     )
-    write_asked(folder, asked)
+    write_last_command(folder, asked)
     say_status(tmp_path, "demo")
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert lines[1 : 1 + len(shown)] == shown
@@ -61,9 +61,9 @@ def test_a_program_beside_this_python_is_named_so_that_it_can_be_typed(
 ) -> None:
     ours = Path(sys.executable).with_name("prefect")
     monkeypatch.setenv("PATH", "/usr/bin")
-    assert Path(beside("prefect")).absolute() == ours
+    assert Path(sibling_program("prefect")).absolute() == ours
     monkeypatch.setenv("PATH", str(ours.parent))
-    assert beside("prefect") == "prefect"
+    assert sibling_program("prefect") == "prefect"
 
 
 def test_up_for_another_store_is_refused_with_the_one_it_serves(
@@ -74,10 +74,10 @@ def test_up_for_another_store_is_refused_with_the_one_it_serves(
     (runs / ".services").mkdir(parents=True)
     serving = up.Up(serving=Owner.me(), api="http://here/api", is_own=True, store=str(mine))
     (runs / ".services" / up.STATE).write_text(serving.model_dump_json())
-    assert up.bring_up(Places(runs, mine)) == (serving, True)
+    assert up.bring_up(CampaignPaths(runs, mine)) == (serving, True)
     with pytest.raises(ServiceError) as caught:
-        up.bring_up(Places(runs, tmp_path / "other"))
-    assert near(mine) in str(caught.value) and "down --runs" in str(caught.value)
+        up.bring_up(CampaignPaths(runs, tmp_path / "other"))
+    assert short_path(mine) in str(caught.value) and "down --runs" in str(caught.value)
 
 
 @pytest.mark.parametrize(

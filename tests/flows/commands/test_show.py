@@ -130,10 +130,10 @@ def test_the_short_form_is_one_line_an_earlier_round_and_no_hash(
     campaign: CampaignOnDisk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = last_student(campaign)
-    places = (campaign.root / "runs", campaign.store.root)
-    print_chains(last.ref.fingerprint[:12], *places, every=False, as_json=False)
+    paths = (campaign.root / "runs", campaign.store.root)
+    print_chains(last.ref.fingerprint[:12], *paths, every=False, as_json=False)
     short = capsys.readouterr().out
-    print_chains(last.ref.fingerprint[:12], *places, every=True, as_json=False)
+    print_chains(last.ref.fingerprint[:12], *paths, every=True, as_json=False)
     whole = capsys.readouterr().out
     assert len(short.splitlines()) < len(whole.splitlines())
     assert sum("round 0" in line for line in short.splitlines()) == 1

@@ -15,7 +15,7 @@ from afd.runtime.mailbox import Owner
 from afd.store import write_atomic, write_json
 from flows.commands.operate import say_status
 from flows.commands.up import STATE, Up, bring_up, standing, take_down
-from flows.places import Places
+from flows.paths import CampaignPaths
 from flows.prefect_runs import keeper
 from flows.prefect_runs.services import OwnPrefect, ServiceError
 
@@ -31,11 +31,11 @@ def bystander() -> "Iterator[subprocess.Popen[bytes]]":
         process.wait()
 
 
-def left(places: Places, pid: int, *, is_own: bool = True) -> Path:
+def left(paths: CampaignPaths, pid: int, *, is_own: bool = True) -> Path:
     """What `afd up` left that was typed on another host, where its process has the number `pid`;
     gives the folder of the server."""
     there = Owner.of(pid).model_copy(update={"host": "elsewhere"})
-    home = (places.runs / ".services" / "prefect").resolve()
+    home = (paths.runs / ".services" / "prefect").resolve()
     home.mkdir(parents=True, exist_ok=True)
     up = Up(serving=there, api="http://127.0.0.1:9/api", is_own=is_own)
     write_atomic(home.parent / STATE, up.model_dump_json().encode())
@@ -64,57 +64,59 @@ def beating(home: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CampaignPaths:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "none"))
     monkeypatch.setattr(keeper, "SILENT_S", 1.0)
     monkeypatch.chdir(tmp_path)
-    return Places(tmp_path / "runs", tmp_path / "store")
+    return CampaignPaths(tmp_path / "runs", tmp_path / "store")
 
 
-def test_no_process_of_this_host_is_ended_for_its_number(places: Places) -> None:
+def test_no_process_of_this_host_is_ended_for_its_number(paths: CampaignPaths) -> None:
     with bystander() as process:
-        home = left(places, process.pid)
-        assert take_down(places) is None
-        assert standing(places) is None
+        home = left(paths, process.pid)
+        assert take_down(paths) is None
+        assert standing(paths) is None
         assert process.poll() is None
-        left(places, process.pid)
+        left(paths, process.pid)
         with beating(home), pytest.raises(ServiceError, match="up on elsewhere"):
-            take_down(places)
-        assert standing(places) is not None
+            take_down(paths)
+        assert standing(paths) is not None
         assert process.poll() is None
 
 
 def test_up_says_on_which_host_it_is_up_and_starts_nothing(
-    places: Places, capsys: pytest.CaptureFixture[str]
+    paths: CampaignPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with bystander() as process:
-        home = left(places, process.pid)
+        home = left(paths, process.pid)
         with beating(home), pytest.raises(ServiceError, match="up on elsewhere"):
-            bring_up(places)
+            bring_up(paths)
         assert process.poll() is None
-    say_status(places.runs, None)
+    say_status(paths.runs, None)
     assert "up on elsewhere" in capsys.readouterr().out
 
 
-def test_who_serves_a_server_of_the_users_own_on_another_host_is_not_known(places: Places) -> None:
+def test_who_serves_a_server_of_the_users_own_on_another_host_is_not_known(
+    paths: CampaignPaths,
+) -> None:
     with bystander() as process:
-        left(places, process.pid, is_own=False)
+        left(paths, process.pid, is_own=False)
         for command in (bring_up, take_down):
             with pytest.raises(ServiceError, match=rf"rm .*{STATE}    if elsewhere is lost"):
-                command(places)
+                command(paths)
         assert process.poll() is None
 
 
 def test_a_server_is_started_where_another_hosts_is_gone_and_refused_where_it_is_not(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    paths: CampaignPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bystander() as process:
         monkeypatch.setattr(OwnPrefect, "_start_keeper", lambda *_: Owner.of(process.pid))
-        home = left(places, process.pid)
+        home = left(paths, process.pid)
         with beating(home), pytest.raises(ServiceError, match="runs on elsewhere"):
-            OwnPrefect(places).start()
-        own = OwnPrefect(places)
+            OwnPrefect(paths).start()
+        own = OwnPrefect(paths)
         own.start()
         now = keeper.known(home)
         assert now is not None and now[1].is_here and f":{now[0]}/" in own.api
@@ -122,11 +124,11 @@ def test_a_server_is_started_where_another_hosts_is_gone_and_refused_where_it_is
 
 
 def test_where_the_disk_knows_no_locks_a_server_of_the_users_own_is_asked_for(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    paths: CampaignPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_lock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_lock)
     with pytest.raises(ServiceError, match=r"knows no locks.*export its PREFECT_API_URL"):
-        bring_up(places)
+        bring_up(paths)

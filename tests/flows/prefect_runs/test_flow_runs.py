@@ -13,11 +13,11 @@ from uuid import UUID
 import pytest
 
 from afd.runtime.mailbox import Owner
-from flows.places import Places
+from flows.library_env import leave_loopback_out_of_proxies
+from flows.paths import CampaignPaths
 from flows.prefect_runs import flow_runs, keeper
-from flows.prefect_runs.flow_runs import OWN, FlowRun, settle
+from flows.prefect_runs.flow_runs import OWN, FlowRun, reconcile
 from flows.prefect_runs.services import OwnPrefect, own_server
-from flows.quiet import leave_loopback_out_of_proxies
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -74,9 +74,9 @@ def test_the_folders_own_server_is_told_also_when_it_has_ended(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prefect.toml").write_text('[server.ui]\napi_url = "http://theirs:4200/api"\n')
     leave_loopback_out_of_proxies()
-    places = Places(tmp_path / "runs", tmp_path / "store")
-    folder = places.runs / "demo"
-    own = OwnPrefect(places)
+    paths = CampaignPaths(tmp_path / "runs", tmp_path / "store")
+    folder = paths.runs / "demo"
+    own = OwnPrefect(paths)
     own.start()
     own.wait()
     ui = json.loads(urllib.request.urlopen(f"{own.api.removesuffix('/api')}/ui-settings").read())
@@ -88,15 +88,15 @@ def test_the_folders_own_server_is_told_also_when_it_has_ended(
     remember(folder, "a-tag", OWN, "called", **ELSEWHERE)
     mine = remember(folder, "11111111-2222-3333-4444-555555555555", OWN)
     own.let_go()
-    known = places.runs / ".services" / "prefect" / keeper.KNOWN
+    known = paths.runs / ".services" / "prefect" / keeper.KNOWN
     deadline = time.monotonic() + 60
     while known.exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert settle(folder, "cancelled") == 3
+    assert reconcile(folder, "cancelled") == 3
     assert [file for file in (folder / "flow_runs").rglob("*") if file.is_file()] == [mine]
     assert "PREFECT_API_URL" not in os.environ
-    with own_server(places) as api, SyncPrefectClient(api) as client:
+    with own_server(paths) as api, SyncPrefectClient(api) as client:
         states = {client.read_flow_run(run_id).state_name for run_id in run_ids}
     assert states == {"Cancelled"}
 
@@ -122,7 +122,7 @@ def test_a_run_of_a_server_that_cannot_be_asked_stays_remembered(
         remember(tmp_path, "a-tag", f"http://127.0.0.1:{port}/api", "called", **EARLIER),
     ]
     with caplog.at_level(logging.WARNING):
-        assert settle(tmp_path, "cancelled") == 0
+        assert reconcile(tmp_path, "cancelled") == 0
     assert asked == []
     assert all(file.exists() for file in files)
     assert "told about 2 run(s) later" in caplog.text

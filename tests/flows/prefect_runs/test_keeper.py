@@ -15,7 +15,7 @@ from afd.runtime.mailbox import Owner
 from flows.prefect_runs import keeper as keeping
 from flows.prefect_runs.keeper import KNOWN, SERVER, end_left_server, other_host
 from tests.flows.conftest import PROJECT
-from tests.flows.test_hold import can_unshare
+from tests.flows.test_campaign_lock import can_unshare
 
 KEEP = """
 import sys

@@ -14,6 +14,6 @@ def test_the_password_in_mlflows_address_is_shown_nowhere(
     uri = "https://me:secret@mlflow.example"
     monkeypatch.setattr(pages, "RUN_KNOWN_S", 0.0)
     assert pages.mlflow_link(tmp_path, uri)[0].startswith("https://mlflow.example/#/")
-    monkeypatch.setattr("flows.places.MLFLOW_SERVER", uri)
+    monkeypatch.setattr("flows.paths.MLFLOW_SERVER", uri)
     serve_mlflow(tmp_path, None, 5000, dry=False)
     assert capsys.readouterr().out.startswith("https://mlflow.example/#/")

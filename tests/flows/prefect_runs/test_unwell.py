@@ -8,7 +8,7 @@ from afd.config import Cluster, Params
 from afd.params import load_params
 from flows.commands import launch
 from flows.commands.launch import Launch, launch_campaign
-from flows.places import Places
+from flows.paths import CampaignPaths
 from flows.prefect_runs import reach
 from flows.session import Session
 from tests.flows.conftest import CLUSTER, PARAMS
@@ -16,10 +16,10 @@ from tests.flows.unwell import Door, Mood
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+def paths(tmp_path_factory: pytest.TempPathFactory) -> CampaignPaths:
     """One MLflow database for all: making it takes seconds."""
     folder = tmp_path_factory.mktemp("unwell")
-    return Places(folder / "runs", folder / "store")
+    return CampaignPaths(folder / "runs", folder / "store")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
     ],
 )
 def test_a_campaign_runs_without_it_within_seconds(
-    places: Places,
+    paths: CampaignPaths,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     mood: Mood,
@@ -52,7 +52,7 @@ def test_a_campaign_runs_without_it_within_seconds(
     cluster = load_params(Cluster, CLUSTER, (), ["executor=in_process"])
     began = time.monotonic()
     launch_campaign(
-        Launch(f"when-{mood}", load_params(Params, PARAMS), cluster, places), with_prefect=True
+        Launch(f"when-{mood}", load_params(Params, PARAMS), cluster, paths), with_prefect=True
     )
     assert played == [False]
     said = " ".join(capsys.readouterr().out.split())

@@ -14,7 +14,7 @@ from afd.fingerprint import fingerprint
 from afd.params import ParamsError, validate
 from afd.runtime.identity import contents, semantic
 from afd.store import StoreError, told, write_atomic, write_json
-from flows.invocation import RUNS, STORE
+from flows.command_text import RUNS, STORE
 
 # Read once: MLflow's library writes this variable when it is used, and a process may run campaigns
 # of several folders.
@@ -25,7 +25,7 @@ MAX_DIFFERENCES = 12  # listed; another family of students differs in 59 fields
 
 
 @dataclass(frozen=True)
-class Places:
+class CampaignPaths:
     """The folders a campaign lives in."""
 
     runs: Path = RUNS
@@ -46,9 +46,9 @@ class Places:
         return (self.runs / ".services" / "mlflow").resolve() / "mlflow.db"
 
 
-def refuse_unusable(places: Places) -> None:
+def refuse_unusable(paths: CampaignPaths) -> None:
     """Raises StoreError for folders that can never hold a campaign, before anything is made."""
-    for option, place in (("--runs", places.runs), ("--store", places.store)):
+    for option, place in (("--runs", paths.runs), ("--store", paths.store)):
         at = place.resolve()
         while not at.exists():
             at = at.parent
@@ -58,13 +58,13 @@ def refuse_unusable(places: Places) -> None:
             raise StoreError(f"{option} {place}: {at} cannot be written; choose another folder")
 
 
-def campaign_folder(name: str, places: Places) -> Path:
+def campaign_folder(name: str, paths: CampaignPaths) -> Path:
     """runs/<name>; raises ParamsError for a name that is no plain folder name."""
     allowed = name.replace("-", "").replace("_", "").replace(".", "")
     if not allowed.isascii() or not allowed.isalnum() or name.startswith(".") or len(name) > 64:
         problem = f"{name!r}: a campaign's name is 1-64 letters, digits, '-', '_' or '.'"
         raise ParamsError("--name", [problem])
-    return (places.runs / name).resolve()
+    return (paths.runs / name).resolve()
 
 
 def teacher_name(params: Params) -> str:
@@ -80,7 +80,7 @@ def teacher_name(params: Params) -> str:
             return "simulator"
 
 
-def kept_params(folder: Path) -> Params | None:
+def saved_params(folder: Path) -> Params | None:
     """The params a campaign was started with."""
     file = folder / "params.yaml"
     if not file.exists():
@@ -92,7 +92,7 @@ def kept_params(folder: Path) -> Params | None:
     return validate(Params, values, str(file))
 
 
-def keep_params(folder: Path, params: Params) -> None:
+def save_params(folder: Path, params: Params) -> None:
     """Write the params, and the sha256 of every file that they name, when a campaign is started.
 
     Later only circumstance may change (what changes no artifact: paths, memory, how the teacher is
@@ -113,13 +113,13 @@ def refuse_other_params(folder: Path, params: Params) -> dict[str, str | None] |
 
     Raises ParamsError naming every field in which a campaign of this name has other params.
     """
-    before = kept_params(folder)
+    before = saved_params(folder)
     if before == params:
         return None
     found = contents(params)
     if before is not None:
-        known = _kept_contents(folder, before)
-        if differing := _misfits(before, known, params, found):
+        known = _saved_contents(folder, before)
+        if differing := _identity_differences(before, known, params, found):
             left = len(differing) - MAX_DIFFERENCES
             more = [f"and {left} other fields differ"] if left > 0 else []
             raise ParamsError(
@@ -144,11 +144,11 @@ def set_aside(folder: Path, params: Params) -> Path | None:
     Whoever reproduces a pipeline changes params and keeps names. Nothing is lost: records, DVC
     pointers and MLflow ids move with the folder, artifacts stay in the store.
     """
-    before = kept_params(folder)
+    before = saved_params(folder)
     if before is None or before == params:
         return None
-    known = _kept_contents(folder, before)
-    if not _misfits(before, known, params, contents(params)):
+    known = _saved_contents(folder, before)
+    if not _identity_differences(before, known, params, contents(params)):
         return None
     kept = semantic(before.model_dump(mode="json")) | {"content": known}
     stem = f"{folder.name[:48]}-{fingerprint(kept)[:8]}"
@@ -159,7 +159,7 @@ def set_aside(folder: Path, params: Params) -> Path | None:
     return free
 
 
-def _kept_contents(folder: Path, before: Params) -> dict[str, str | None]:
+def _saved_contents(folder: Path, before: Params) -> dict[str, str | None]:
     """What lay at the paths when the campaign was started; older campaigns did not keep it."""
     try:
         return json.loads((folder / CONTENTS).read_bytes())
@@ -171,7 +171,7 @@ def _kept_contents(folder: Path, before: Params) -> dict[str, str | None]:
         ) from None
 
 
-def _misfits(
+def _identity_differences(
     before: Params, known: dict[str, str | None], params: Params, found: dict[str, str | None]
 ) -> list[tuple[str, Any, Any]]:
     """What differs in identity, as (dotted path, old, new); files differ by their content."""

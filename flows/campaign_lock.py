@@ -30,8 +30,8 @@ from afd.attempts import flock
 from afd.config import Frozen
 from afd.runtime.mailbox import Owner
 from afd.store import told, write_atomic
-from flows.invocation import command
-from flows.told import ToldError
+from flows.command_text import command
+from flows.errors import UserError
 
 LOCK, HOLDER, CANCEL = "lock", "holder.json", "cancel.json"
 BEAT_S = 5.0
@@ -41,11 +41,11 @@ OLD_S = 60.0  # a beat that is older by the disk's own clock is told without wai
 LOST = 1  # how a holder that was taken over exits
 
 
-class HeldError(ToldError):
+class CampaignRunningError(UserError):
     """Another process runs this campaign: who, where, since when."""
 
 
-class Holder(Frozen):
+class LockHolder(Frozen):
     """A process that runs a campaign."""
 
     process: Owner
@@ -65,10 +65,10 @@ class CancelRequest(Frozen):
     at: str
 
 
-class Hold:
+class CampaignLock:
     """This process's hold, and whether somebody has asked it to end."""
 
-    def __init__(self, folder: Path, holder: Holder) -> None:
+    def __init__(self, folder: Path, holder: LockHolder) -> None:
         self.folder, self.holder = folder, holder
         self.is_cancelled = False
         self._ended = threading.Event()
@@ -91,7 +91,7 @@ class Hold:
         beaten = time.monotonic()
         while not self._ended.wait(LOOK_S):
             with contextlib.suppress(OSError):  # a full disk or a hiccup of a shared one
-                if not self.is_cancelled and self._is_asked():
+                if not self.is_cancelled and self._is_cancel_requested():
                     self.is_cancelled = True
                     _interrupt()
                 if time.monotonic() - beaten >= BEAT_S:
@@ -102,11 +102,11 @@ class Hold:
                     self.holder = self.holder.model_copy(update={"beat": self.holder.beat + 1})
                     _write(self.folder, self.holder)
 
-    def _is_asked(self) -> bool:
-        asked = read_cancel(self.folder)
-        return asked is not None and asked.token == self.holder.token
+    def _is_cancel_requested(self) -> bool:
+        request = read_cancel(self.folder)
+        return request is not None and request.token == self.holder.token
 
-    def _leave(self, successor: Holder) -> None:
+    def _leave(self, successor: LockHolder) -> None:
         """As after kill -9: jobs, records and MLflow's runs are the successor's now."""
         sys.stderr.write(
             f"\n{self.folder.name}: taken over by {successor}, who took this process for dead; it "
@@ -117,25 +117,27 @@ class Hold:
 
 
 @contextmanager
-def hold(folder: Path, name: str) -> Iterator[Hold]:
-    """Hold the campaign of `folder`; raises HeldError with who holds it instead."""
+def hold_campaign(folder: Path, name: str) -> Iterator[CampaignLock]:
+    """Hold the campaign of `folder`; raises CampaignRunningError with who holds it instead."""
     with told(folder), (folder / LOCK).open("a+b") as lock:
         has_locks = _lock(lock, folder, name)
         left = read_holder(folder)
         if left is not None and _holds(folder, left, has_locks):
-            raise held_by(folder, name, left)
+            raise already_running(folder, name, left)
         since = datetime.now().astimezone().isoformat(" ", "seconds")
-        mine = Hold(folder, Holder(process=Owner.me(), since=since, token=uuid.uuid4().hex))
+        mine = CampaignLock(
+            folder, LockHolder(process=Owner.me(), since=since, token=uuid.uuid4().hex)
+        )
         mine.start()
         try:
             if not has_locks:
-                _outlast(folder, name, mine.holder)
+                _settle_race(folder, name, mine.holder)
             yield mine
         finally:
             mine.end()
 
 
-def holder_of(folder: Path) -> Holder | None:
+def holder_of(folder: Path) -> LockHolder | None:
     """Who holds the campaign now, without waiting: on another host, who has beaten lately."""
     left = read_holder(folder)
     if left is None or not left.process.is_alive():
@@ -143,7 +145,7 @@ def holder_of(folder: Path) -> Holder | None:
     return left if left.process.is_here or _is_fresh(folder) else None
 
 
-def sure_holder_of(folder: Path) -> Holder | None:
+def sure_holder_of(folder: Path) -> LockHolder | None:
     """The same without asking a clock: that a holder on another host is gone takes 20 s to see."""
     left = read_holder(folder)
     if left is None or not left.process.is_alive():
@@ -151,18 +153,18 @@ def sure_holder_of(folder: Path) -> Holder | None:
     return left if left.process.is_here or still_beats(folder, left) else None
 
 
-def ask_to_cancel(folder: Path, holder: Holder) -> None:
+def request_cancel(folder: Path, holder: LockHolder) -> None:
     """Ask the holder to end; on any host, within seconds."""
     by = f"pid {os.getpid()} on {Owner.me().host}"
     at = datetime.now().astimezone().isoformat(" ", "seconds")
-    asked = CancelRequest(token=holder.token, by=by, at=at)
-    write_atomic(folder / CANCEL, asked.model_dump_json().encode())
+    request = CancelRequest(token=holder.token, by=by, at=at)
+    write_atomic(folder / CANCEL, request.model_dump_json().encode())
 
 
-def read_holder(folder: Path) -> Holder | None:
+def read_holder(folder: Path) -> LockHolder | None:
     """What the last holder wrote; it may be gone."""
     try:
-        return Holder.model_validate_json((folder / HOLDER).read_bytes())
+        return LockHolder.model_validate_json((folder / HOLDER).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -174,7 +176,7 @@ def read_cancel(folder: Path) -> CancelRequest | None:
         return None
 
 
-def still_beats(folder: Path, holder: Holder) -> bool:
+def still_beats(folder: Path, holder: LockHolder) -> bool:
     """Whether a holder on another host lives: its beat changes while we look."""
     deadline = time.monotonic() + SILENT_S
     while time.monotonic() < deadline:
@@ -208,32 +210,32 @@ def _lock(lock: BinaryIO, folder: Path, name: str) -> bool:
     try:
         return flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise held_by(folder, name, read_holder(folder)) from None
+        raise already_running(folder, name, read_holder(folder)) from None
 
 
-def _holds(folder: Path, left: Holder, has_locks: bool) -> bool:
+def _holds(folder: Path, left: LockHolder, has_locks: bool) -> bool:
     """Whether who wrote holder.json runs still, though the kernel gave us the lock or has none."""
     if left.process.is_here:
         return not has_locks and left.process.is_alive()
     return still_beats(folder, left)
 
 
-def _outlast(folder: Path, name: str, mine: Holder) -> None:
+def _settle_race(folder: Path, name: str, mine: LockHolder) -> None:
     """Without locks, of two that start in one moment the one that wrote last goes on."""
     time.sleep(2 * LOOK_S)
     now = read_holder(folder)
     if now is not None and now.token != mine.token:
-        raise held_by(folder, name, now)
+        raise already_running(folder, name, now)
 
 
-def held_by(folder: Path, name: str, holder: Holder | None) -> HeldError:
+def already_running(folder: Path, name: str, holder: LockHolder | None) -> CampaignRunningError:
     """Who holds it, and that one may wait or cancel."""
     stops = command("cancel", "--name", name, runs=folder.parent)
-    return HeldError(
+    return CampaignRunningError(
         f"campaign {name!r} is running already: {holder or 'a process that just started'}\n"
         f"  nothing was started here; wait for it or stop it ({stops}), then run the same command"
     )
 
 
-def _write(folder: Path, holder: Holder) -> None:
+def _write(folder: Path, holder: LockHolder) -> None:
     write_atomic(folder / HOLDER, holder.model_dump_json().encode())

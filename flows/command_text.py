@@ -17,21 +17,21 @@ def command(
     cluster: Path | None = None,
 ) -> str:
     """`afd ARGUMENTS`, called as this process was; places only where they are not the default."""
-    said = [*_program(), *arguments]
-    places = {"runs": (runs, RUNS), "store": (store, STORE), "cluster": (cluster, CLUSTER)}
-    for option, (place, default) in places.items():
+    words = [*_program(), *arguments]
+    paths = {"runs": (runs, RUNS), "store": (store, STORE), "cluster": (cluster, CLUSTER)}
+    for option, (place, default) in paths.items():
         if place is not None and place.resolve() != default.resolve():
-            said += [f"--{option}", near(place)]
-    return shlex.join(said)
+            words += [f"--{option}", short_path(place)]
+    return shlex.join(words)
 
 
-def beside(program: str) -> str:
+def sibling_program(program: str) -> str:
     """Another program of this Python's, as it can be typed here."""
     ours = Path(sys.executable).with_name(program)
-    return program if shutil.which(program) == str(ours) else shlex.quote(near(ours))
+    return program if shutil.which(program) == str(ours) else shlex.quote(short_path(ours))
 
 
-def near(path: Path) -> str:
+def short_path(path: Path) -> str:
     """The path from here, where that is shorter."""
     return min(os.path.relpath(path), str(path), key=len)
 
@@ -39,8 +39,8 @@ def near(path: Path) -> str:
 def _program() -> list[str]:
     called = Path(sys.argv[0])
     if called.name == "cli.py":
-        return [near(Path(sys.executable)), "-m", "flows.cli"]
+        return [short_path(Path(sys.executable)), "-m", "flows.cli"]
     if called.name != "afd":  # a process that nobody typed: Prefect's engine, a helper
         called = Path(sys.executable).with_name("afd")
     is_found = shutil.which("afd") == str(called) or not called.exists()
-    return ["afd"] if is_found else [near(called)]
+    return ["afd"] if is_found else [short_path(called)]

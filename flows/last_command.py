@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from afd.config import Cluster, Frozen
 from afd.shipped import shipped
 from afd.store import write_atomic
 
 FILE = "asked.json"
-Doing = Literal["campaign", "round"]
+CommandKind = Literal["campaign", "round"]
 # running: its process runs, or was killed; paused: what was asked for is done, rounds are left
-State = Literal["running", "finished", "paused", "failed", "cancelled", "killed"]
+CommandState = Literal["running", "finished", "paused", "failed", "cancelled", "killed"]
 
 
 class ClusterSource(Frozen):
@@ -30,39 +30,43 @@ class ClusterSource(Frozen):
         return cls(file=str(shipped(Path(file)).resolve()), overrides=tuple(overrides))
 
 
-class Asked(Frozen):
+class LastCommand(Frozen):
     """One command, with the circumstance it was given."""
 
-    doing: Doing
+    kind: CommandKind = Field(
+        validation_alias=AliasChoices("kind", "doing"), serialization_alias="doing"
+    )
     round_index: int | None
     cluster: Cluster  # as it was then
     store: str
     with_prefect: bool
     cluster_source: ClusterSource | None = None  # read again by `afd resume`: it may be mended
-    state: State = "running"
-    told: str = ""  # what ended it, for a person
+    state: CommandState = "running"
+    message: str = Field(
+        default="", validation_alias=AliasChoices("message", "told"), serialization_alias="told"
+    )  # of the error that ended it
 
     def __str__(self) -> str:
-        if self.doing == "campaign":
+        if self.kind == "campaign":
             return "campaign"
         return "next round" if self.round_index is None else f"round {self.round_index}"
 
 
-def read_asked(folder: Path) -> Asked | None:
+def read_last_command(folder: Path) -> LastCommand | None:
     """None where nothing was asked, or by an earlier version."""
     try:
-        return Asked.model_validate_json((folder / FILE).read_bytes())
+        return LastCommand.model_validate_json((folder / FILE).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def write_asked(folder: Path, asked: Asked) -> None:
-    write_atomic(folder / FILE, asked.model_dump_json().encode())
+def write_last_command(folder: Path, last: LastCommand) -> None:
+    write_atomic(folder / FILE, last.model_dump_json(by_alias=True).encode())
 
 
-def restore_asked(folder: Path, before: Asked | None) -> None:
+def restore_last_command(folder: Path, before: LastCommand | None) -> None:
     """Put back what stood there, also when that was nothing."""
     if before is None:
         (folder / FILE).unlink(missing_ok=True)
     else:
-        write_asked(folder, before)
+        write_last_command(folder, before)

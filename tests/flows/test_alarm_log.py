@@ -81,22 +81,22 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A store that the campaigns share, so that one warm start serves all, and their logs."""
     folder = tmp_path_factory.mktemp("alarms")
     return folder / "store", folder
 
 
 @pytest.fixture(scope="module")
-def rolled_back(forge: Forge, places: tuple[Path, Path]) -> Played:
-    played = Played(forge, "rolled-back", *places, ROLLS_BACK)
+def rolled_back(forge: Forge, paths: tuple[Path, Path]) -> Played:
+    played = Played(forge, "rolled-back", *paths, ROLLS_BACK)
     played.afd("campaign")
     return played
 
 
 @pytest.mark.campaign
 def test_a_player_that_learns_nothing_is_told_gets_more_steps_and_is_stopped(
-    forge: Forge, places: tuple[Path, Path]
+    forge: Forge, paths: tuple[Path, Path]
 ) -> None:
     """Learning rates of 0: the discriminator stays at chance, the student where it was."""
     settings = (
@@ -105,7 +105,7 @@ def test_a_player_that_learns_nothing_is_told_gets_more_steps_and_is_stopped(
         "update.learning_rate.low=0.0", "alarms.no_progress.action=stop",
         "alarms.no_progress.num_rounds=2",
     )  # fmt: skip
-    played = Played(forge, "nothing", *places, settings)
+    played = Played(forge, "nothing", *paths, settings)
     said = played.afd("campaign")
     assert played.codes == [0], said
     assert [one["ends"] for one in played.decisions] == ["goes_on", "goes_on", "stops"]
@@ -115,7 +115,7 @@ def test_a_player_that_learns_nothing_is_told_gets_more_steps_and_is_stopped(
     powers = [0] + [one["fit_steps_power"] for one in played.decisions]
     assert max(powers) > 0
     for index in range(3):
-        (judge,) = Store(places[0]).find(played.rounds[index]["discriminator"]["fingerprint"])
+        (judge,) = Store(paths[0]).find(played.rounds[index]["discriminator"]["fingerprint"])
         assert judge.manifest.params["fit"]["num_steps"] == 3 * 2 ** powers[index]
     assert (played.folder / "summary.json").exists()
     assert "no_progress" in (played.folder / "report.html").read_text().replace(
@@ -130,14 +130,14 @@ def test_a_player_that_learns_nothing_is_told_gets_more_steps_and_is_stopped(
 
 @pytest.mark.campaign
 def test_rollouts_that_repeat_each_other_pause_until_somebody_has_seen_it(
-    forge: Forge, places: tuple[Path, Path]
+    forge: Forge, paths: tuple[Path, Path]
 ) -> None:
     """A student whose warm start has taught it nothing: it answers everything with one picture."""
     settings = (
         "num_rounds=1", "warmstart.num_steps=1", "warmstart.learning_rate=1.0e-9",
         "alarms.stillness.action=pause",
     )  # fmt: skip
-    played = Played(forge, "still", *places, settings)
+    played = Played(forge, "still", *paths, settings)
     said = played.afd("campaign")
     assert played.codes == [REFUSED]
     assert played.alarms(0) >= {"update/static_share", "update/duplicate_share"}

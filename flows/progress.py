@@ -14,7 +14,7 @@ from afd.store import Store
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningStage:
     """A stage somebody waits for."""
 
     request: StageRequest
@@ -23,7 +23,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedStage:
     """A stage that has its artifact."""
 
     request: StageRequest
@@ -49,21 +49,21 @@ class Activity:
 
 
 @dataclass
-class Board:
+class ProgressBoard:
     """Thread-safe; holds a campaign's hundred-odd stages, nothing more."""
 
-    done: list[Done] = field(default_factory=list[Done])
-    said: list[str] = field(default_factory=list[str])  # by alarms
+    done: list[FinishedStage] = field(default_factory=list[FinishedStage])
+    notes: list[str] = field(default_factory=list[str])  # by alarms
     rounds: list[int] = field(default_factory=list[int])  # finished, and their artifacts in DVC
     began: float | None = None  # time.monotonic() of the first stage that was not there
     _activities: dict[int, Activity] = field(default_factory=dict[int, Activity])
-    _running: dict[int, Running] = field(default_factory=dict[int, Running])
+    _running: dict[int, RunningStage] = field(default_factory=dict[int, RunningStage])
     _num_tried: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def running(self, request: StageRequest, round_index: int | None) -> Iterator[None]:
-        entry = Running(request, round_index, time.monotonic())
+    def computing(self, request: StageRequest, round_index: int | None) -> Iterator[None]:
+        entry = RunningStage(request, round_index, time.monotonic())
         with self._lock:
             self._num_tried += 1
             self._running[id(entry)] = entry
@@ -74,7 +74,7 @@ class Board:
             with self._lock:
                 del self._running[id(entry)]
 
-    def finish(self, done: Done) -> None:
+    def finish(self, done: FinishedStage) -> None:
         with self._lock:
             self.done.append(done)
 
@@ -98,10 +98,10 @@ class Board:
         with self._lock:
             return sorted(self._activities.values(), key=lambda entry: entry.started)
 
-    def say(self, line: str) -> None:
+    def note(self, line: str) -> None:
         with self._lock:
-            if line not in self.said:
-                self.said.append(line)
+            if line not in self.notes:
+                self.notes.append(line)
 
     @property
     def has_computed(self) -> bool:
@@ -109,19 +109,19 @@ class Board:
         with self._lock:
             return self._num_tried > 0
 
-    def now(self) -> list[Running]:
+    def running(self) -> list[RunningStage]:
         with self._lock:
             return sorted(self._running.values(), key=lambda entry: entry.started)
 
 
-def progress(store: Store, request: StageRequest) -> tuple[int, int] | None:
+def stage_progress(store: Store, request: StageRequest) -> tuple[int, int] | None:
     """(done, total) steps of a running stage, as it tells them."""
     file: Path = store.work_path(request.output) / "progress.json"
     try:
-        told = json.loads(file.read_bytes())
+        steps = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return int(told["done"]), int(told["total"])
+    return int(steps["done"]), int(steps["total"])
 
 
 def round_label(round_index: int | None, num_rounds: int) -> str:

@@ -15,17 +15,24 @@ import pytest
 
 from afd.runtime.mailbox import Owner
 from afd.store import write_atomic
-from flows import hold as holding
-from flows.hold import HeldError, Holder, ask_to_cancel, hold, holder_of, sure_holder_of
+from flows import campaign_lock as holding
+from flows.campaign_lock import (
+    CampaignRunningError,
+    LockHolder,
+    hold_campaign,
+    holder_of,
+    request_cancel,
+    sure_holder_of,
+)
 from tests.flows.conftest import PROJECT
 
 HOLD = """
 import signal, sys, time
 from pathlib import Path
-from flows import hold
+from flows import campaign_lock
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-hold.BEAT_S = hold.LOOK_S = 0.1
-with hold.hold(Path(sys.argv[1]), "demo") as mine:
+campaign_lock.BEAT_S = campaign_lock.LOOK_S = 0.1
+with campaign_lock.hold_campaign(Path(sys.argv[1]), "demo") as mine:
     print("held", flush=True)
     try:
         time.sleep(60)
@@ -56,7 +63,7 @@ def holder(folder: Path, *, elsewhere: bool = False) -> "Iterator[subprocess.Pop
 def left_elsewhere(folder: Path, beat: int = 1) -> None:
     """The last beat of a holder on another host."""
     there = Owner.me().model_copy(update={"host": "elsewhere"})
-    last = Holder(process=there, since="yesterday", token="theirs", beat=beat)
+    last = LockHolder(process=there, since="yesterday", token="theirs", beat=beat)
     write_atomic(folder / holding.HOLDER, last.model_dump_json().encode())
 
 
@@ -72,14 +79,14 @@ def test_the_second_start_is_told_who_holds_it_and_the_kernel_lets_go(tmp_path: 
     folder = tmp_path / "demo"
     with holder(folder) as other:
         said = rf"pid {other.pid} on .* since .*\n.*nothing was started"
-        with pytest.raises(HeldError, match=said), hold(folder, "demo"):
+        with pytest.raises(CampaignRunningError, match=said), hold_campaign(folder, "demo"):
             pass
         known = holder_of(folder)
         assert known is not None and known.process.pid == other.pid
         other.kill()
         other.wait()
         assert holder_of(folder) is None
-        with hold(folder, "demo"):
+        with hold_campaign(folder, "demo"):
             assert holder_of(folder) is not None
     assert holder_of(folder) is None
 
@@ -94,11 +101,14 @@ def test_a_holder_on_a_host_whose_locks_are_not_seen_here(
     monkeypatch.setattr(holding, "SILENT_S", 2.0)
     folder = tmp_path / "demo"
     with holder(folder, elsewhere=True) as other:
-        with pytest.raises(HeldError, match="on elsewhere"), hold(folder, "demo"):
+        with (
+            pytest.raises(CampaignRunningError, match="on elsewhere"),
+            hold_campaign(folder, "demo"),
+        ):
             pass
         other.kill()
         other.wait()
-        with hold(folder, "demo") as mine:
+        with hold_campaign(folder, "demo") as mine:
             assert mine.holder.process.pid == os.getpid()
 
 
@@ -112,7 +122,7 @@ def test_a_holder_that_was_taken_for_dead_stops_when_it_wakes(
     folder = tmp_path / "demo"
     with holder(folder, elsewhere=True) as other:
         other.send_signal(signal.SIGSTOP)
-        with hold(folder, "demo"):
+        with hold_campaign(folder, "demo"):
             other.send_signal(signal.SIGCONT)
             assert other.stdout is not None
             assert other.wait(10) == holding.LOST
@@ -141,10 +151,10 @@ def test_a_holder_is_asked_to_stop_through_the_folder(tmp_path: Path) -> None:
     with holder(folder) as other:
         known = holder_of(folder)
         assert known is not None
-        ask_to_cancel(folder, known.model_copy(update={"token": "an earlier hold"}))
+        request_cancel(folder, known.model_copy(update={"token": "an earlier hold"}))
         time.sleep(0.5)
         assert other.poll() is None
-        ask_to_cancel(folder, known)
+        request_cancel(folder, known)
         assert other.stdout is not None
         assert other.stdout.readline() == "interrupted\n"
         assert other.wait(10) == 0

@@ -26,7 +26,7 @@ from afd.config import Params
 from afd.params import load_params
 from afd.store import StoreError
 from flows.dvc_locks import explain, release_dead_writers
-from flows.quiet import quieten_dvc
+from flows.library_env import quieten_dvc
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -37,7 +37,7 @@ LOCK_PATIENCE_S = 120.0
 _one_at_a_time = threading.RLock()
 
 
-class VersionsError(StoreError):
+class TrackingError(StoreError):
     """DVC could not keep a round: the reason, what is kept, what to do."""
 
 
@@ -47,7 +47,7 @@ def track(campaign_dir: Path, name: str, artifacts: Sequence[Artifact]) -> Path 
     An artifact that another .dvc file already tracks (a shared warm start) stays with its owner,
     which is told once where it is another campaign's.
     Calling it again with the same artifacts changes nothing. Returns the .dvc file, or None where
-    there is no dvc repository (told once) or nothing is left to track. Raises VersionsError.
+    there is no dvc repository (told once) or nothing is left to track. Raises TrackingError.
     """
     root = _root_of(campaign_dir)
     if root is None:
@@ -56,7 +56,7 @@ def track(campaign_dir: Path, name: str, artifacts: Sequence[Artifact]) -> Path 
     wanted = {path for artifact in artifacts if (path := _inside(root, artifact.path)) is not None}
     with _one_at_a_time:
         outs = _unowned(root, file, wanted)
-        if _stands(file, outs):
+        if _is_tracked(file, outs):
             return file if outs else None
         file.parent.mkdir(parents=True, exist_ok=True)
         with _writing(root) as repo:
@@ -147,7 +147,7 @@ def _writing(root: Path) -> Iterator["Repo"]:
             release_dead_writers(root)
             yield repo
     except (DvcException, OSError) as error:
-        raise VersionsError(
+        raise TrackingError(
             f"dvc could not keep this round in {root / '.dvc'}: {error}. The artifacts themselves "
             f"are finished and kept in the store; run the same command again to go on"
             f"{explain(root)}"
@@ -158,11 +158,11 @@ def _unowned(root: Path, file: Path, wanted: set[Path]) -> list[Path]:
     """What of `wanted` no other .dvc file tracks; the owners are told of once."""
     others = sorted(file.parent.parent.parent.glob("*/rounds/*.dvc"))
     taken = {path: other for other in others if other != file for path in tracked_by(other)}
-    _tell_owners(root, file, {path: taken[path] for path in sorted(wanted & taken.keys())})
+    _warn_of_owners(root, file, {path: taken[path] for path in sorted(wanted & taken.keys())})
     return sorted(wanted - taken.keys())
 
 
-def _stands(file: Path, outs: Sequence[Path]) -> bool:
+def _is_tracked(file: Path, outs: Sequence[Path]) -> bool:
     """Whether nothing is left to write."""
     return _is_current(file, outs) if file.exists() else not outs
 
@@ -175,12 +175,12 @@ def _is_current(file: Path, outs: Sequence[Path]) -> bool:
     )
 
 
-def _tell_owners(root: Path, file: Path, owners: Mapping[Path, Path]) -> None:
+def _warn_of_owners(root: Path, file: Path, owners: Mapping[Path, Path]) -> None:
     """One line for each other campaign's file that tracks what this campaign uses too."""
     for owner in sorted({owner for owner in owners.values() if owner.parent != file.parent}):
         kept = [str(path.relative_to(root)) for path in owners if owners[path] == owner]
         campaign = owner.parent.parent.name
-        _tell_once(
+        _warn_once(
             f"{', '.join(kept)}: tracked by campaign {campaign!r} already, so it stays in "
             f"{owner.relative_to(root)}"
         )
@@ -215,12 +215,12 @@ def _root_of(folder: Path) -> Path | None:
     for candidate in (at, *at.parents):
         if (candidate / ".dvc" / "config").is_file():
             return candidate
-    _tell_once(f"no dvc repository around {at.parents[1]}: rounds are kept in the store only")
+    _warn_once(f"no dvc repository around {at.parents[1]}: rounds are kept in the store only")
     return None
 
 
 @cache
-def _tell_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     log.warning(message)
 
 
@@ -254,5 +254,5 @@ def _inside(root: Path, path: Path) -> Path | None:
     resolved = path.resolve()
     if resolved.is_relative_to(root):
         return resolved
-    _tell_once(f"{resolved.parents[1]} lies outside {root}: dvc tracks nothing in it")
+    _warn_once(f"{resolved.parents[1]} lies outside {root}: dvc tracks nothing in it")
     return None

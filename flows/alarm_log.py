@@ -13,9 +13,9 @@ from typing import Any
 from afd.evaluation.course import Course
 from afd.runtime.outcome import RefusedError
 from afd.store import told, write_json
-from flows.board import round_label
-from flows.invocation import command
-from flows.places import Places, campaign_folder
+from flows.command_text import command
+from flows.paths import CampaignPaths, campaign_folder
+from flows.progress import round_label
 
 FOLDER, ACKNOWLEDGED = "decisions", "acknowledged.json"
 
@@ -24,7 +24,7 @@ class PausedError(RefusedError):
     """An alarm waits for a person: what happened, what is kept, how to go on."""
 
 
-def keep(folder: Path, index: int, course: Course) -> dict[str, Any]:
+def record_decision(folder: Path, index: int, course: Course) -> dict[str, Any]:
     """Write what was decided after round `index`, unless it stands there already; gives it."""
     file, record = folder / FOLDER / f"{index:03d}.json", course.record(index)
     if _read(file) != record:
@@ -40,15 +40,15 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [record for record in found if record is not None]
 
 
-def refuse_paused(name: str, places: Places, index: int, course: Course) -> None:
+def refuse_paused(name: str, paths: CampaignPaths, index: int, course: Course) -> None:
     """Raises PausedError unless the pause after round `index`, if it is one, was acknowledged."""
-    folder = campaign_folder(name, places)
+    folder = campaign_folder(name, paths)
     if course.ends != "pauses" or index in acknowledged(folder):
         return
     alarms = "\n".join(f"  {alarm}" for alarm in course.alarms)
     changes = "".join(f"\n  {change}" for change in course.changes)
-    where = {"runs": places.runs, "store": places.store}
-    goes_on = command("resume", "--name", name, "--acknowledge", runs=places.runs)
+    where = {"runs": paths.runs, "store": paths.store}
+    goes_on = command("resume", "--name", name, "--acknowledge", runs=paths.runs)
     other = command(
         "campaign", "--name", f"{name}-2", "--params", str(folder / "params.yaml"), "--set",
         "FIELD=VALUE", **where,
@@ -108,12 +108,12 @@ def lines(record: Mapping[str, Any], num_rounds: int | None = None) -> Sequence[
     """
     index = record["round"]
     where = f"round {index}" if num_rounds is None else round_label(index, num_rounds)
-    said = [
+    alarms = [
         f"{where}: {one['name']} ({one['action']}): {one['gauge']} is "
         f"{one['value']:.3g}, limit {one['limit']:.3g}: {one['says']}"
         for one in record["alarms"]
     ]
-    return [*said, *(f"{where}: {change}" for change in record["changes"])]
+    return [*alarms, *(f"{where}: {change}" for change in record["changes"])]
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from dvc.lock import make_lock
 
 from afd.artifacts import Artifact
 from afd.store import Store
-from flows import versions
+from flows import dvc_tracking
 from flows.dvc_locks import release_dead_writers
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 
@@ -53,7 +53,7 @@ def campaign(tmp_path: Path) -> CampaignOnDisk:
 
 def track_all(campaign: CampaignOnDisk) -> list[Path | None]:
     names = [("start", None), ("000", 0), ("001", 1)]
-    return [versions.track(campaign.folder, name, campaign.of_round(at)) for name, at in names]
+    return [dvc_tracking.track(campaign.folder, name, campaign.of_round(at)) for name, at in names]
 
 
 def test_one_file_a_round_holds_all_its_artifacts_with_the_digest_that_lineage_shows(
@@ -70,7 +70,7 @@ def test_one_file_a_round_holds_all_its_artifacts_with_the_digest_that_lineage_s
         outs = yaml.safe_load(file.read_text())["outs"]
         said = {out["path"].rpartition("/")[2]: out["md5"] for out in outs}
         made = campaign.of_round(index)
-        assert said == {a.manifest.fingerprint[:16]: versions.digest(a) for a in made}
+        assert said == {a.manifest.fingerprint[:16]: dvc_tracking.digest(a) for a in made}
     assert "up to date" in run(campaign.root, DVC, "status")
     commit(campaign.root)
     assert run(campaign.root, "git", "status", "--porcelain") == ""  # nothing but .dvc files
@@ -87,10 +87,10 @@ def test_an_artifact_that_was_made_anew_is_tracked_anew(campaign: CampaignOnDisk
     index, request, artifact = campaign.made[-1]
     shutil.rmtree(artifact.path)
     again = campaign.save(index, request, seed=1)
-    file = versions.track(campaign.folder, "start", campaign.of_round(None))
+    file = dvc_tracking.track(campaign.folder, "start", campaign.of_round(None))
     assert file is not None
     digests = {out["md5"] for out in yaml.safe_load(file.read_text())["outs"]}
-    assert versions.digest(again) in digests
+    assert dvc_tracking.digest(again) in digests
     assert "up to date" in run(campaign.root, DVC, "status")
 
 
@@ -106,10 +106,10 @@ def test_a_file_that_a_kill_cut_short_is_written_anew(campaign: CampaignOnDisk, 
         "all but the folder": whole.index(b"wdir"),
     }
     file.write_bytes(whole[: end[cut]])
-    assert not versions.tracked_by(file).keys() >= {a.path for a in campaign.of_round(0)}
-    other = versions.track(campaign.folder, "001", campaign.of_round(1))
+    assert not dvc_tracking.tracked_by(file).keys() >= {a.path for a in campaign.of_round(0)}
+    other = dvc_tracking.track(campaign.folder, "001", campaign.of_round(1))
     assert other is not None  # nobody stumbles over it meanwhile
-    assert versions.track(campaign.folder, "000", campaign.of_round(0)) == file
+    assert dvc_tracking.track(campaign.folder, "000", campaign.of_round(0)) == file
     assert file.read_bytes() == whole
     assert "up to date" in run(campaign.root, DVC, "status")
 
@@ -117,13 +117,13 @@ def test_a_file_that_a_kill_cut_short_is_written_anew(campaign: CampaignOnDisk, 
 def test_an_artifact_stays_with_the_campaign_that_tracked_it_first(
     campaign: CampaignOnDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    versions._tell_once.cache_clear()
+    dvc_tracking._warn_once.cache_clear()
     track_all(campaign)
     assert caplog.records == []
     other = campaign.root / "runs" / "other"
     shared = campaign.of_round(None)
-    assert versions.track(other, "start", shared) is None
-    again = versions.track(other, "000", [*campaign.of_round(0), *shared])
+    assert dvc_tracking.track(other, "start", shared) is None
+    again = dvc_tracking.track(other, "000", [*campaign.of_round(0), *shared])
     assert again is None and not (other / "rounds" / "000.dvc").exists()
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2  # one line a file of the owner, however often it is met
@@ -157,7 +157,7 @@ def test_another_clone_pulls_a_finished_campaign_with_equal_content(
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-from flows import versions
+from flows import dvc_tracking
 from flows.dvc_locks import release_dead_writers
 from tests.flows.campaign_on_disk import CampaignOnDisk, small_params
 from afd.store import Store
@@ -167,7 +167,7 @@ def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 Stage.dump = die  # after the bytes are in the cache, while both locks are held
 artifacts = list(Store(root / "store").all())
-versions.track(root / "runs" / "demo", "all", artifacts)
+dvc_tracking.track(root / "runs" / "demo", "all", artifacts)
 """
 
 
@@ -206,12 +206,12 @@ import sys
 from pathlib import Path
 from afd.artifacts import ArtifactRef
 from afd.store import Store
-from flows import versions
+from flows import dvc_tracking
 store = Store(Path(sys.argv[1]) / "store")
 names = [name.split("/") for name in sys.argv[2:]]
 made = [store.load(ArtifactRef(kind=kind, fingerprint=name)) for kind, name in names]
 print("asked", flush=True)
-print(versions.track(Path(sys.argv[1]) / "runs" / "other", "start", made), flush=True)
+print(dvc_tracking.track(Path(sys.argv[1]) / "runs" / "other", "start", made), flush=True)
 """
 
 
@@ -220,7 +220,7 @@ def test_what_a_campaign_beside_has_tracked_while_dvc_was_waited_for_stays_its_o
 ) -> None:
     """Of an artifact with two owners dvc would refuse to read anything."""
     shared = campaign.of_round(None)
-    owner = versions.track(campaign.folder, "start", shared)
+    owner = dvc_tracking.track(campaign.folder, "start", shared)
     assert owner is not None
     content = owner.read_bytes()
     owner.unlink()
@@ -238,12 +238,12 @@ def test_what_a_campaign_beside_has_tracked_while_dvc_was_waited_for_stays_its_o
 
 def test_two_owners_are_told_apart_by_the_next_run_of_either(campaign: CampaignOnDisk) -> None:
     shared = campaign.of_round(None)
-    owner = versions.track(campaign.folder, "start", shared)
+    owner = dvc_tracking.track(campaign.folder, "start", shared)
     second = campaign.root / "runs" / "other" / "rounds" / "start.dvc"
     assert owner is not None
     second.parent.mkdir(parents=True)
     shutil.copy(owner, second)
-    assert versions.track(second.parent.parent, "start", shared) is None
+    assert dvc_tracking.track(second.parent.parent, "start", shared) is None
     assert owner.exists() and not second.exists()
     assert "up to date" in run(campaign.root, DVC, "status")
 
@@ -256,12 +256,12 @@ def test_without_dvc_nothing_is_tracked_and_the_digest_is_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, campaign: CampaignOnDisk
 ) -> None:
     artifact = make_one(tmp_path / "plain")
-    versions._tell_once.cache_clear()
+    dvc_tracking._warn_once.cache_clear()
     runs = tmp_path / "plain" / "runs"
-    assert versions.track(runs / "demo", "start", [artifact]) is None
-    assert versions.track(runs / "demo", "000", [artifact]) is None
+    assert dvc_tracking.track(runs / "demo", "start", [artifact]) is None
+    assert dvc_tracking.track(runs / "demo", "000", [artifact]) is None
     assert len([r for r in caplog.records if "no dvc repository" in r.message]) == 1
-    assert versions.digest(artifact) == versions.digest(campaign.made[0][2])
+    assert dvc_tracking.digest(artifact) == dvc_tracking.digest(campaign.made[0][2])
 
 
 def test_without_git_rounds_are_tracked_all_the_same(tmp_path: Path) -> None:
@@ -269,9 +269,9 @@ def test_without_git_rounds_are_tracked_all_the_same(tmp_path: Path) -> None:
     (root / ".dvc").mkdir(parents=True)
     shutil.copy(ROOT / ".dvc" / "config", root / ".dvc" / "config")
     artifact = make_one(root)
-    file = versions.track(root / "runs" / "demo", "start", [artifact])
+    file = dvc_tracking.track(root / "runs" / "demo", "start", [artifact])
     assert file is not None
-    assert yaml.safe_load(file.read_text())["outs"][0]["md5"] == versions.digest(artifact)
+    assert yaml.safe_load(file.read_text())["outs"][0]["md5"] == dvc_tracking.digest(artifact)
 
 
 def test_a_cache_that_cannot_be_written_is_told_with_what_is_kept(
@@ -279,22 +279,23 @@ def test_a_cache_that_cannot_be_written_is_told_with_what_is_kept(
 ) -> None:
     cache = campaign.root / ".dvc" / "cache"
     cache.write_text("a file where dvc wants a folder")
-    with pytest.raises(versions.VersionsError, match="kept in the store; run the same command"):
-        versions.track(campaign.folder, "start", campaign.of_round(None))
+    with pytest.raises(dvc_tracking.TrackingError, match="kept in the store; run the same command"):
+        dvc_tracking.track(campaign.folder, "start", campaign.of_round(None))
     cache.unlink()
-    assert versions.track(campaign.folder, "start", campaign.of_round(None)) is not None
+    assert dvc_tracking.track(campaign.folder, "start", campaign.of_round(None)) is not None
 
 
 AFD = """
 import sys
 from pathlib import Path
 from afd.store import Store
-from flows import versions
+from flows import dvc_tracking
 from flows.dvc_locks import release_dead_writers
 Path("ran").write_text(" ".join(sys.argv[1:]))
 Path("runs/demo/rounds/start.dvc").unlink()
 made = [a for a in Store(Path("store")).all() if a.manifest.stage in ("prompts", "warmstart")]
-assert versions.track(Path("runs/demo"), "start", made)  # dvc inside `dvc repro`, as it really is
+# dvc inside `dvc repro`, as it really is
+assert dvc_tracking.track(Path("runs/demo"), "start", made)
 """
 
 
@@ -311,9 +312,9 @@ def test_dvc_repro_computes_nothing_after_a_finished_campaign(campaign: Campaign
     for name in ("summary.json", "report.html"):
         (campaign.folder / name).write_text("{}")
     other = campaign.params.model_copy(update={"seed": campaign.params.seed + 1})
-    assert not versions.commit_pipeline(campaign.folder, other)  # another campaign's params
+    assert not dvc_tracking.commit_pipeline(campaign.folder, other)  # another campaign's params
     assert not (root / "dvc.lock").exists()
-    assert versions.commit_pipeline(campaign.folder, campaign.params)
+    assert dvc_tracking.commit_pipeline(campaign.folder, campaign.params)
     bin_dir = root / ".venv" / "bin"  # all that `make demo` makes; nothing puts it into PATH
     bin_dir.mkdir(parents=True)
     (bin_dir / "afd").write_text(f"#!{sys.executable}\n{AFD}")

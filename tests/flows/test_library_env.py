@@ -7,13 +7,13 @@ from tests.flows.conftest import PROJECT
 
 IMPORTED_LATE = """
 import logging
-from flows.quiet import be_quiet
+from flows.library_env import set_library_defaults
 
 class Handler(logging.Handler):
     def flush(self): print("flushed")
     def close(self): print("closed"); super().close()
 
-be_quiet()
+set_library_defaults()
 handler = Handler()
 logging.getLogger("prefect").addHandler(handler)
 import submitit

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-QUIET = {
+DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -27,7 +27,7 @@ QUIET = {
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The terminal is for progress and for our own errors: none of these with --verbose.
-UNHEARD = {
+SILENCED = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # its server has the lines
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
@@ -35,9 +35,9 @@ VERBOSE = "AFD_VERBOSE"  # inherited by jobs and services of ours
 DVC_LOGGERS = ("dvc", "dvc_data", "dvc_objects")
 
 
-def be_quiet() -> None:
+def set_library_defaults() -> None:
     """Set what the user has not set; call before any of these libraries is imported."""
-    for name, value in (QUIET if is_verbose() else QUIET | UNHEARD).items():
+    for name, value in (DEFAULTS if is_verbose() else DEFAULTS | SILENCED).items():
         os.environ.setdefault(name, value)
     leave_loopback_out_of_proxies()
 

@@ -14,14 +14,14 @@ from afd.runtime.weight_files import refuse_missing_weights
 from afd.stages import requests
 from afd.store import Store
 from afd.world.sentences import is_sentence
-from flows.asked import Asked, ClusterSource
-from flows.invocation import near
-from flows.places import Places, campaign_folder, kept_params, teacher_name
+from flows.command_text import short_path
+from flows.last_command import ClusterSource, LastCommand
+from flows.paths import CampaignPaths, campaign_folder, saved_params, teacher_name
 
 
 def chosen_params(
     campaign: str,
-    places: Places,
+    paths: CampaignPaths,
     params: str | Path | None,
     overlays: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
@@ -32,10 +32,10 @@ def chosen_params(
     teacher whose terms forbid training, a prompts file that cannot be used (PromptsError), weights
     that are not on this disk.
     """
-    chosen = read_params(campaign, places, params, overlays, overrides)
+    chosen = read_params(campaign, paths, params, overlays, overrides)
     requests.refuse_unpermitted(chosen.teacher.training_permitted)
     refuse_missing_weights(chosen)
-    store = Store(places.store.resolve())
+    store = Store(paths.store.resolve())
     prompts = prompts_of(chosen, store)
     if isinstance(chosen.teacher, RemoteTeacher | FolderTeacher):
         from afd.harvest.permission import refuse_wanted  # pyarrow: paid where it is needed
@@ -50,14 +50,14 @@ def prompts_of(params: Params, store: Store) -> list[Prompt]:
     Raises PromptsError with every problem at once, RefusedError for a file that cannot be read or
     for sentences that the student cannot read.
     """
-    asked, chosen = requests.prompts(params), params.prompts
+    prompt_request, chosen = requests.prompts(params), params.prompts
     sizes = (chosen.num_held_out, chosen.num_tuning, chosen.num_train)
     if not isinstance(chosen, FilePrompts):
-        if store.have(asked.output):
-            return read_jsonl(store.path(asked.output) / "prompts.jsonl")
+        if store.have(prompt_request.output):
+            return read_jsonl(store.path(prompt_request.output) / "prompts.jsonl")
         return compose(*sizes)
-    if store.have(asked.output):
-        prompts = read_jsonl(store.path(asked.output) / "prompts.jsonl")
+    if store.have(prompt_request.output):
+        prompts = read_jsonl(store.path(prompt_request.output) / "prompts.jsonl")
     else:
         prompts = parse_jsonl(read_bytes(Path(chosen.path)), chosen.path, *sizes)
     needed = ("train", params.evaluate.split)
@@ -91,7 +91,7 @@ def _trained_on(
 
 def read_params(
     campaign: str,
-    places: Places,
+    paths: CampaignPaths,
     params: str | Path | None,
     overlays: Sequence[str | Path],
     overrides: Sequence[str],
@@ -99,8 +99,8 @@ def read_params(
     """The same, also for a teacher that may be harvested from but not trained on."""
     if params is not None:
         return load_params(Params, Path(params), [Path(file) for file in overlays], overrides)
-    folder = campaign_folder(campaign, places)
-    kept = kept_params(folder)
+    folder = campaign_folder(campaign, paths)
+    kept = saved_params(folder)
     if kept is None:
         raise ParamsError(
             "--params",
@@ -116,14 +116,14 @@ def chosen_cluster(cluster: str | Path, overrides: Sequence[str] = ()) -> Cluste
     return load_params(Cluster, Path(cluster), (), overrides)
 
 
-def cluster_now(
-    asked: Asked, file: Path | None, overrides: Sequence[str]
+def resumed_cluster(
+    last: LastCommand, file: Path | None, overrides: Sequence[str]
 ) -> tuple[Cluster, ClusterSource | None]:
     """Where to go on: the file read again, for it may have been mended; else what it said then.
 
     `file`: another one; `overrides`: over those it was asked with. Raises ParamsError.
     """
-    known = asked.cluster_source
+    known = last.cluster_source
     if file is not None:
         source = ClusterSource.of(file, overrides)
     elif known is not None and Path(known.file).exists():
@@ -132,14 +132,16 @@ def cluster_now(
         raise RefusedError("--set-cluster: the file it belongs to is gone: name one by --cluster")
     else:
         if known is not None:
-            sys.stderr.write(f"{near(Path(known.file))} is gone: going on with what it said\n")
-        return asked.cluster, known
+            sys.stderr.write(
+                f"{short_path(Path(known.file))} is gone: going on with what it said\n"
+            )
+        return last.cluster, known
     return chosen_cluster(source.file, source.overrides), source
 
 
-def named_teacher(campaign: str, places: Places, params: str | Path | None) -> str | None:
+def named_teacher(campaign: str, paths: CampaignPaths, params: str | Path | None) -> str | None:
     """The teacher's name for people, where the params can be read; None where they cannot."""
     try:
-        return teacher_name(read_params(campaign, places, params, (), ()))
+        return teacher_name(read_params(campaign, paths, params, (), ()))
     except (ParamsError, RefusedError):
         return None

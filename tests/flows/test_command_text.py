@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.invocation import command
+from flows.command_text import command
 
 
 @pytest.mark.parametrize(

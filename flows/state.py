@@ -11,7 +11,7 @@ from afd.evaluation.course import Course
 
 
 @dataclass(frozen=True)
-class Standing:
+class CampaignState:
     """What rounds hand on to each other."""
 
     prompt_set: ArtifactRef
@@ -24,7 +24,7 @@ class Standing:
     gauges: tuple[Gauges, ...] = ()  # what each one showed
     course: Course = field(default_factory=Course)  # what the alarms have made of it
 
-    def behaviour(self, params: Params) -> ArtifactRef:
+    def behaviour_student(self, params: Params) -> ArtifactRef:
         """Who rolls out: the student, but for the off-policy arm."""
         return self.student if params.rollout.refresh == "every_round" else self.reference
 
@@ -38,21 +38,21 @@ class Standing:
         """The dmd arm's critic on the way to this student; at first the one it starts from."""
         return self.rounds[self.course.line[-1]]["critic"] if self.rounds else self.reference
 
-    def matched(self, critic: ArtifactRef | None) -> dict[str, ArtifactRef]:
+    def matching_models(self, critic: ArtifactRef | None) -> dict[str, ArtifactRef]:
         """Whose velocities the dmd arm matches; of every other arm nobody's."""
         if critic is None or self.white_box is None:
             return {}
         return {"white_box": self.white_box, "critic": critic}
 
     @property
-    def anchor(self) -> tuple[ArtifactRef, ArtifactRef] | None:
+    def first_pairs(self) -> tuple[ArtifactRef, ArtifactRef] | None:
         """The first round's pairs, on which every discriminator is measured."""
         first = self.rounds[0] if self.rounds else None
         return None if first is None else (first["teacher_clips"], first["rollouts"])
 
     def after(
         self, made: Mapping[str, ArtifactRef], showed: Gauges, alarms: AlarmsParams
-    ) -> "Standing":
+    ) -> "CampaignState":
         """After a round that made and showed these: its own players, or those that alarms chose."""
         rounds, gauges = (*self.rounds, made), (*self.gauges, showed)
         followed = course.after(self.course, gauges, alarms)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from afd.runtime.outcome import RefusedError
-from flows.choices import chosen_params
-from flows.places import Places
+from flows.inputs import chosen_params
+from flows.paths import CampaignPaths
 from tests.flows.conftest import PARAMS
 
 SELF_FORCING = PARAMS.with_stem("self_forcing")
@@ -15,7 +15,9 @@ SELF_FORCING = PARAMS.with_stem("self_forcing")
 
 def refused(tmp_path: Path, *overrides: str, params: Path = PARAMS) -> str:
     with pytest.raises(RefusedError) as told:
-        chosen_params("demo", Places(tmp_path / "runs", tmp_path / "store"), params, (), overrides)
+        chosen_params(
+            "demo", CampaignPaths(tmp_path / "runs", tmp_path / "store"), params, (), overrides
+        )
     assert not list(tmp_path.iterdir())
     return str(told.value)
 
