@@ -7,6 +7,6 @@ from afd.campaign_page.templates import environment
 
 
 def render_index(campaigns: Sequence[Any], mlflow: str) -> str:
-    """The index as HTML; a campaign has a name, a state, what is done and its main number."""
+    """Return the index as HTML: each campaign's name, state, progress and main number."""
     template = environment().get_template("campaigns.html.j2")
     return template.render(campaigns=campaigns, mlflow=mlflow)

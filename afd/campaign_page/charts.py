@@ -27,7 +27,7 @@ class Chart:
 
     title: str
     unit: str
-    says: str
+    description: str
     points: Points
     levels: Mapping[str, float] = field(default_factory=dict[str, float])
     second: Points = ()  # the same quantity by another measurement, dashed
@@ -47,7 +47,7 @@ class Chart:
 
 
 def svg(chart: Chart) -> str:
-    """The chart as an `svg` element with a label; `data-x` and `data-step` place a round."""
+    """Return the chart as an `svg` element with a label; `data-x` and `data-step` place a round."""
     rounds = [index for index, _ in (*chart.points, *chart.second)]
     values = [v for _, v in (*chart.points, *chart.second)] + list(chart.levels.values())
     marks = ticks(min(values), max(values))

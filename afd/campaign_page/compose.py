@@ -80,7 +80,7 @@ def render(
     clips: Sequence[Sequence[Clip]],
     stamp: str,
 ) -> str:
-    """The page as text; every value is escaped."""
+    """Return the page as HTML; every value is escaped."""
     last = _measured(rounds[-1]["evaluation"]) if rounds else {}
     whole = _measured(final["evaluation"]) if final else {}
     base, teacher = numbers.levels_of(last, "base"), numbers.levels_of(whole, "teacher")
@@ -106,7 +106,7 @@ def render(
 
 
 def _loaded(store: Store, made: Mapping[str, ArtifactRef]) -> dict[str, Artifact]:
-    """The artifacts of a round that the store has: after `gc` or in a clone some may be away."""
+    """Return the artifacts of a round that the store has; `gc` or a clone may lack some."""
     return {role: store.load(ref) for role, ref in made.items() if store.have(ref)}
 
 
@@ -121,7 +121,7 @@ def _films(
     made: Mapping[str, Artifact],
     start: Mapping[str, Artifact],
 ) -> list[Clip]:
-    """The films of one round; made unless they are there."""
+    """Return the films of one round; encode those that are missing."""
     if "evaluation" not in made:
         return []
     evaluation, num_frames = made["evaluation"], int(request.params["num_frames"])
@@ -176,7 +176,7 @@ def _on_page(
 def _results(
     request: PageRequest, whole: Mapping[str, Any], last: Mapping[str, Any], num_rounds: int
 ) -> Results | None:
-    """The final evaluation's table; before it the last round's, which has no teacher."""
+    """Return the final evaluation's table; before it the last round's, which has no teacher."""
     measured = whole or last
     if not measured:
         return None

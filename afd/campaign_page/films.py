@@ -101,8 +101,8 @@ def film(prompt: str, panels: Sequence[Panel], fps: int) -> bytes:
     frames = np.repeat(np.asarray(canvas)[None], shape[0], axis=0)
     for left, panel in zip(places, panels, strict=True):
         if panel.frames is not None:
-            shown = _enlarged(panel.frames, height, width)
-            frames[:, LABEL_PX : LABEL_PX + height, left : left + width] = shown
+            panel_frames = _enlarged(panel.frames, height, width)
+            frames[:, LABEL_PX : LABEL_PX + height, left : left + width] = panel_frames
     still = np.repeat(frames[-1:], round(HOLD_S * fps), axis=0)
     return encode(np.concatenate([frames, still]), fps, CRF)
 
@@ -116,7 +116,7 @@ def panel_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _reduced(frames: Frames, factor: int) -> Frames:
-    """The frames before they were enlarged: means over blocks, which the codec's noise leaves."""
+    """Return the frames before enlargement, as means over blocks, free of the codec's noise."""
     num, height, width, _ = frames.shape
     blocks = frames.reshape(num, height // factor, factor, width // factor, factor, 3)
     return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)

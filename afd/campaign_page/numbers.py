@@ -77,12 +77,12 @@ def meaning(name: str) -> Meaning:
 
 
 def goal_of(row: Row) -> str:
-    """The good direction of a metric, in words; empty where it has none."""
+    """Return the good direction of a metric, in words; empty where it has none."""
     return GOALS[row.goal or meaning(row.name).goal]
 
 
 def rows_of(measured: Mapping[str, Any], margin: float | None) -> list[Row]:
-    """The results table of an evaluation's summary; no interval under MIN_PROMPTS prompts."""
+    """Return the results of an evaluation's summary; no interval under MIN_PROMPTS prompts."""
     margins = {"frechet_distance": margin}
     rows: list[Row] = []
     for name, values in measured["metrics"].items():
@@ -103,7 +103,7 @@ def in_words(row: Row, num_prompts: int) -> str:
 
 
 def targets_of(measured: Mapping[str, Any]) -> list[Target]:
-    """The targets whose metrics exist in this world: films of rabbits have no gravity."""
+    """Return the targets whose metrics exist in this world: films of rabbits have no gravity."""
     return [one for one in targets.judge(measured) if one.name in measured["metrics"]]
 
 
@@ -123,15 +123,15 @@ def held_out_charts(
         levels = {"base": base[name]} if name in base else {}
         if name in teacher and not about.of_look:
             levels["teacher"] = teacher[name]
-        says = "; ".join(filter(None, (about.says, GOALS[about.goal])))
+        description = "; ".join(filter(None, (about.says, GOALS[about.goal])))
         charts.append(
-            Chart(about.title, about.unit, says, found[name], levels, num_rounds=num_rounds)
+            Chart(about.title, about.unit, description, found[name], levels, num_rounds=num_rounds)
         )
     return charts
 
 
 def game_charts(rounds: Sequence[Round], num_rounds: int) -> list[Chart]:
-    """The quantities of fit and update; a second line is the same before the fit."""
+    """Return the quantities of fit and update; a second line is the same before the fit."""
     found = {role: _series(rounds, role) for role in ("discriminator", "student")}
     charts: list[Chart] = []
     for role, name in GAME:

@@ -46,5 +46,5 @@ def _svg(chart: charts.Chart) -> Markup:
 
 
 def _day(text: str) -> str:
-    """A time without its seconds and zone."""
+    """Return a time without its seconds and zone."""
     return text[:16]

@@ -26,17 +26,17 @@ def found(folder: str, needed: tuple[str, ...], field: str, what: str) -> Path:
     missing = [pattern for pattern in needed if not any(path.glob(pattern))]
     if not missing:
         return path
-    told = "is not there" if not path.is_dir() else f"holds no {', '.join(missing)}"
+    problem = "is not there" if not path.is_dir() else f"holds no {', '.join(missing)}"
     raise BackboneError(
-        f"{field}: {path} {told}. Nothing is downloaded by itself: put {what} there (a folder with "
-        f"{', '.join(needed)}), on a disk that every node sees, and run the same command again; "
-        "everything finished is kept"
+        f"{field}: {path} {problem}. Nothing is downloaded by itself: put {what} there (a folder "
+        f"with {', '.join(needed)}), on a disk that every node sees, and run the same command "
+        "again; everything finished is kept"
     )
 
 
 @contextlib.contextmanager
 def loading(field: str, path: Path) -> Iterator[None]:
-    """Turn what a library says about a folder that does not load into one BackboneError."""
+    """Turn a library's errors about a folder that does not load into one BackboneError."""
     try:
         yield
     except BackboneError:
@@ -48,13 +48,17 @@ def loading(field: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-def refuse_unsound(field: str, path: Path, model: nn.Module, told: Mapping[str, Any]) -> None:
+def refuse_unsound(
+    field: str, path: Path, model: nn.Module, loading_info: Mapping[str, Any]
+) -> None:
     """Raise BackboneError when tensors are missing, misshapen or not finite: none is made up.
 
-    `told` is the loading_info of transformers or diffusers.
+    `loading_info` is that of transformers or diffusers.
     """
-    problems = [f"missing {name}" for name in sorted(told.get("missing_keys", ()))]
-    problems += [f"misshapen {name}" for name in sorted(map(str, told.get("mismatched_keys", ())))]
+    problems = [f"missing {name}" for name in sorted(loading_info.get("missing_keys", ()))]
+    problems += [
+        f"misshapen {name}" for name in sorted(map(str, loading_info.get("mismatched_keys", ())))
+    ]
     problems += [
         f"{name} holds NaN or infinity"
         for name, tensor in model.named_parameters()
@@ -66,9 +70,9 @@ def refuse_unsound(field: str, path: Path, model: nn.Module, told: Mapping[str, 
 def refuse(problems: list[str], source: str, cure: str) -> None:
     """Raise BackboneError listing what does not fit, if anything."""
     if problems:
-        shown = "\n".join(f"  - {problem}" for problem in problems[:20])
+        lines = "\n".join(f"  - {problem}" for problem in problems[:20])
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise BackboneError(
             f"{source}: {len(problems)} tensor(s) cannot be used; nothing was loaded; {cure}\n"
-            f"{shown}{more}"
+            f"{lines}{more}"
         )

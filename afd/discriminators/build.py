@@ -18,7 +18,7 @@ AnyDiscriminator: TypeAlias = "ConvDiscriminator | Vlm | DitFeatures"
 def build(
     params: DiscriminatorParams, setting: Setting, encode: TextEncoder, generator: Generator
 ) -> AnyDiscriminator:
-    """A discriminator before its first step; what is fresh in it comes from `generator` alone.
+    """Build a discriminator before its first step; `generator` alone sets what is fresh in it.
 
     Raises BackboneError naming the weights that are missing or do not fit, and where to put them.
     """

@@ -30,7 +30,7 @@ class CheckpointError(ValueError):
 
 
 def params_of(values: Any) -> DiscriminatorParams:
-    """The params of one kind or another, from the values a request or a file holds."""
+    """Return the params of one kind or another, from the values a request or a file holds."""
     return _KINDS.validate_python(values)
 
 
@@ -44,7 +44,7 @@ def save(
 
 
 def load(folder: Path, encode: TextEncoder) -> AnyDiscriminator:
-    """The discriminator of a DiscriminatorWeights folder, strictly, ready to score."""
+    """Load the discriminator of a DiscriminatorWeights folder, strictly, ready to score."""
     prefix = "discriminator/"
     try:
         described = json.loads((folder / "discriminator.json").read_text())

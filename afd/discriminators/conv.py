@@ -50,7 +50,7 @@ class ConvDiscriminator(nn.Module):
         self.head = nn.Linear(width, 1)
 
     def read(self, prompts: Sequence[str]) -> Text:
-        """The student's own text tokens."""
+        """Return the student's own text tokens."""
         return self.encode(prompts)
 
     def see(self, clips: Clips) -> Clips:
@@ -95,7 +95,7 @@ class ConvDiscriminator(nn.Module):
 def build(
     params: ConvParams, setting: Setting, encode: TextEncoder, generator: Generator
 ) -> ConvDiscriminator:
-    """A fresh discriminator, initialised from `generator` alone."""
+    """Build a fresh discriminator, initialised from `generator` alone."""
     # torch's own initialisation draws globally
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         model = ConvDiscriminator(params, setting, encode)

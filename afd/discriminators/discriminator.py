@@ -1,7 +1,7 @@
-"""What the method asks of a discriminator: a score of finished clips under their prompts.
+"""The interface of a discriminator: a score of finished clips under their prompts.
 
-Stages know no kind. They hand over pixels and sentences once (`see`, `read`), keep what comes back
-as rows of tensors, index, shuffle and slice them, and ask for scores.
+Stages are the same for every kind. They preprocess pixels and sentences once (`see`, `read`) into
+rows of tensors, which they index, shuffle and slice, and compute scores of those rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ TextEncoder: TypeAlias = Callable[[Sequence[str]], Text]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a discriminator must know of the campaign it judges in."""
+    """The sizes of a campaign that a discriminator depends on."""
 
     num_frames: int
     frame_size: int | Sequence[int]  # px: a side, or rows and columns
@@ -64,5 +64,5 @@ class Discriminator(Protocol):
         ...
 
     def score(self, seen: Tensor, text: Tensor, generator: Generator) -> Scores:
-        """The score that counts, a row each; what is random in it comes from `generator` only."""
+        """Return the score that the advantage uses, one a row; `generator` alone draws in it."""
         ...

@@ -44,8 +44,8 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         tokens = self.norm(features.float())
-        asked = self.keys(tokens) @ self.query / math.sqrt(len(self.query))
-        gathered = (asked.softmax(dim=1)[..., None] * self.values(tokens)).sum(dim=1)
+        logits = self.keys(tokens) @ self.query / math.sqrt(len(self.query))
+        gathered = (logits.softmax(dim=1)[..., None] * self.values(tokens)).sum(dim=1)
         return self.last(silu(self.middle(silu(gathered))))[:, 0]
 
 
@@ -74,7 +74,7 @@ class DitFeatures(nn.Module):
         return self.params.micro_batch
 
     def read(self, prompts: Sequence[str]) -> Text:
-        """The student's own text tokens, which are Wan's."""
+        """Return the student's own text tokens, which are Wan's."""
         return self.encode(prompts)
 
     @torch.no_grad()
@@ -146,13 +146,13 @@ def build(
     loaded: list[Any] = []
     for part, kind in (("transformer", WanTransformer3DModel), ("vae", AutoencoderKLWan)):
         with loading(FIELD, path / part), torch.random.fork_rng(devices=[]):
-            model, told = cast(Any, kind).from_pretrained(
+            model, loading_info = cast(Any, kind).from_pretrained(
                 path / part,
                 dtype=getattr(torch, params.dtype),
                 local_files_only=True,
                 output_loading_info=True,
             )
-        refuse_unsound(FIELD, path / part, model, told)
+        refuse_unsound(FIELD, path / part, model, loading_info)
         loaded.append(cast(Any, model).eval().requires_grad_(False))
     wan, vae = loaded
     _refuse_misfits(params, setting, wan, path)
@@ -161,16 +161,16 @@ def build(
     if params.gradient_checkpointing:
         wan.enable_gradient_checkpointing()
     with torch.random.fork_rng(devices=[]):
-        judge = DitFeatures(params, wan, vae, encode)
+        discriminator = DitFeatures(params, wan, vae, encode)
     with torch.no_grad():
-        for name, parameter in judge.heads.named_parameters():
+        for name, parameter in discriminator.heads.named_parameters():
             if parameter.ndim == 2:
                 nn.init.kaiming_normal_(parameter, generator=generator)
             elif name.endswith("query"):
                 nn.init.normal_(parameter, generator=generator)
             elif name.endswith("bias"):
                 parameter.zero_()
-    return judge.to(compute_device())
+    return discriminator.to(compute_device())
 
 
 def _refuse_misfits(params: DitParams, setting: Setting, wan: Any, path: Any) -> None:

@@ -62,7 +62,7 @@ class Vlm(nn.Module):
         return self.params.micro_batch
 
     def read(self, prompts: Sequence[str]) -> Tensor:
-        """The whole question as token ids; raises PromptTooLongError."""
+        """Return the whole question as token ids; raises PromptTooLongError."""
         return token_ids(
             self.tokenizer,
             self.params.question,
@@ -84,7 +84,7 @@ class Vlm(nn.Module):
         return torch.cat([self(part, words, generator) for part, words in pairs])
 
     def forward(self, seen: Tensor, text: Tensor, generator: Generator) -> Scores:
-        """A score a row, back where `seen` is; computed where the head is."""
+        """Return a score a row, back where `seen` is; computed where the head is."""
         device = self.head.weight.device
         present = (text != self.tokenizer.pad_token_id).to(device)
         longest = int(present.sum(dim=1).max())
@@ -132,18 +132,20 @@ def build(params: VlmParams, setting: Setting, generator: Generator) -> Vlm:
     Raises BackboneError.
     """
     model, tokenizer = _backbone(params)
-    judge = Vlm(params, model, tokenizer, _sight(params, setting, model.config.vision_config))
-    _initialise(judge, generator)
+    discriminator = Vlm(
+        params, model, tokenizer, _sight(params, setting, model.config.vision_config)
+    )
+    _initialise(discriminator, generator)
     if params.reward is not None:
         reward = video_reward.read(params.reward)
-        video_reward.start_from(model, judge.head, reward, params.reward)
+        video_reward.start_from(model, discriminator.head, reward, params.reward)
     with torch.no_grad():
-        judge.rewards.copy_(model.get_input_embeddings().weight[judge.reward_ids])
-    _add_lora(judge, generator)
+        discriminator.rewards.copy_(model.get_input_embeddings().weight[discriminator.reward_ids])
+    _add_lora(discriminator, generator)
     if params.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers checkpoints in training mode only; nothing here drops out
-    return judge.to(compute_device())
+    return discriminator.to(compute_device())
 
 
 def _backbone(params: VlmParams) -> tuple[Any, Any]:
@@ -152,7 +154,7 @@ def _backbone(params: VlmParams) -> tuple[Any, Any]:
     transformers_logging.set_verbosity_error()  # its advice is about generation
     transformers_logging.disable_progress_bar()
     with loading(FIELD, path), torch.random.fork_rng(devices=[]):
-        model, told = cast(Any, Qwen2VLModel).from_pretrained(
+        model, loading_info = cast(Any, Qwen2VLModel).from_pretrained(
             path,
             dtype=getattr(torch, params.dtype),
             # The exact R1 needs a second derivative, which only plain attention has.
@@ -160,7 +162,7 @@ def _backbone(params: VlmParams) -> tuple[Any, Any]:
             local_files_only=True,
             output_loading_info=True,
         )
-        refuse_unsound(FIELD, path, model, told)
+        refuse_unsound(FIELD, path, model, loading_info)
         model = cast(Any, model).requires_grad_(False)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         tokenizer.add_special_tokens({"additional_special_tokens": list(params.reward_tokens)})
@@ -188,25 +190,27 @@ def _sight(params: VlmParams, setting: Setting, vision: Any) -> Sight:
 
 
 @torch.no_grad()
-def _initialise(judge: Vlm, generator: Generator) -> None:
+def _initialise(discriminator: Vlm, generator: Generator) -> None:
     """Head and reward tokens' embeddings when no VideoReward is given."""
-    width = judge.head.in_features
-    judge.head.weight.copy_(torch.randn(1, width, generator=generator) / math.sqrt(width))
-    table = judge.model.get_input_embeddings().weight
-    spread = table[: min(judge.reward_ids)].float().std()  # rows after them may be uninitialised
-    drawn = torch.randn(len(judge.reward_ids), width, generator=generator)
-    table[judge.reward_ids] = (spread * drawn).to(table.dtype)
+    width = discriminator.head.in_features
+    discriminator.head.weight.copy_(torch.randn(1, width, generator=generator) / math.sqrt(width))
+    table = discriminator.model.get_input_embeddings().weight
+    spread = (
+        table[: min(discriminator.reward_ids)].float().std()
+    )  # rows after them may be uninitialised
+    drawn = torch.randn(len(discriminator.reward_ids), width, generator=generator)
+    table[discriminator.reward_ids] = (spread * drawn).to(table.dtype)
 
 
-def _add_lora(judge: Vlm, generator: Generator) -> None:
+def _add_lora(discriminator: Vlm, generator: Generator) -> None:
     """LoRA on the language model, B at zero: the first scores are the backbone's."""
     config = LoraConfig(
-        r=judge.params.lora_rank, lora_alpha=cast(int, judge.params.lora_alpha),
+        r=discriminator.params.lora_rank, lora_alpha=cast(int, discriminator.params.lora_alpha),
         target_modules=LORA_LAYERS,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        inject_adapter_in_model(config, judge.model)
-    for name, parameter in sorted(judge.model.named_parameters()):
+        inject_adapter_in_model(config, discriminator.model)
+    for name, parameter in sorted(discriminator.model.named_parameters()):
         parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
             parameter.data = parameter.data.float()

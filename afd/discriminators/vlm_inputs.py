@@ -1,4 +1,4 @@
-"""What Qwen2-VL is shown: frames cut into its patches, and the question as token ids.
+"""Inputs of Qwen2-VL: frames cut into its patches, and the question as token ids.
 
 Both are plain tensors with a row a clip or a prompt, made once; the layout of patches is that of
 Qwen2-VL's own processor (pairs of frames, merged squares of patches side by side).
@@ -29,10 +29,10 @@ class PromptTooLongError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """How clips become patches: sizes of the vision tower and of the frames it is shown."""
+    """The patches of clips: sizes of the vision tower and of the frames it takes."""
 
     num_frames: int
-    rows: int  # px of a frame as shown
+    rows: int  # px of a frame after resizing
     columns: int
     patch: int  # px, a side
     merge: int  # patches a side that become one token
@@ -59,7 +59,7 @@ class Sight:
         """Clips [N, F, 3, H, W] in [0, 1] -> normalised patches [N, patches, values of a patch]."""
         at = torch.linspace(0, clips.shape[1] - 1, self.num_frames).round().long()
         frames = clips[:, at]
-        shown = interpolate(
+        resized = interpolate(
             frames.flatten(0, 1),
             size=(self.rows, self.columns),
             mode="bicubic",
@@ -67,7 +67,7 @@ class Sight:
             align_corners=False,
         ).clamp(0, 1)
         mean, deviation = (torch.tensor(v)[:, None, None] for v in (self.mean, self.deviation))
-        pixels = ((shown - mean) / deviation).unflatten(0, frames.shape[:2])
+        pixels = ((resized - mean) / deviation).unflatten(0, frames.shape[:2])
         times, rows, columns = self.grid
         side, merge = self.patch, self.merge
         cut = pixels.reshape(
@@ -79,24 +79,24 @@ class Sight:
 
 
 def fitted(rows: int, columns: int, most_pixels: int, multiple: int) -> tuple[int, int]:
-    """Rows and columns as shown: of one shape, multiples of `multiple`, within `most_pixels`."""
+    """Return resized rows and columns: one shape, multiples of `multiple`, within `most_pixels`."""
     shrink = min(1.0, (most_pixels / (rows * columns)) ** 0.5)
-    shown = [max(multiple, int(side * shrink) // multiple * multiple) for side in (rows, columns)]
-    return shown[0], shown[1]
+    sides = [max(multiple, int(side * shrink) // multiple * multiple) for side in (rows, columns)]
+    return sides[0], sides[1]
 
 
 def token_ids(
     tokenizer: Any, question: str, prompts: Sequence[str], num_tokens: int, num_film_tokens: int
 ) -> Tensor:
-    """The whole chat for each prompt, ids [B, num_tokens + num_film_tokens], padded on the right.
+    """Return the chat of each prompt as ids [B, num_tokens + num_film_tokens], padded on the right.
 
     Raises PromptTooLongError naming the caption and how many tokens there are.
     """
     width = num_tokens + num_film_tokens
     rows = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        asked = question.replace("{prompt}", _plain(prompt))
-        chat = CHAT.replace("{question}", asked).replace("{film}", FILM * num_film_tokens)
+        filled = question.replace("{prompt}", _plain(prompt))
+        chat = CHAT.replace("{question}", filled).replace("{film}", FILM * num_film_tokens)
         ids: list[int] = tokenizer(chat, add_special_tokens=False)["input_ids"]
         if len(ids) > width:
             raise PromptTooLongError(
@@ -108,5 +108,5 @@ def token_ids(
 
 
 def _plain(prompt: str) -> str:
-    """A caption cannot speak the chat's own tokens."""
+    """Remove the chat's own tokens from a caption."""
     return prompt.replace("<|", "< |")

@@ -24,7 +24,7 @@ def per_block(t: BlockTimes, like: Latents) -> Tensor:
 
 
 def noisy(clean: Latents, noise: Latents, t: BlockTimes) -> Latents:
-    """The point at time t on the path from clean (t = 0) to noise (t = 1)."""
+    """Return the point at time t on the path from clean (t = 0) to noise (t = 1)."""
     time = per_block(t, clean)
     return (1 - time) * clean + time * noise
 
@@ -35,10 +35,10 @@ def velocity(clean: Latents, noise: Latents) -> Latents:
 
 
 def clean_from_velocity(noisy: Latents, velocity: Latents, t: BlockTimes) -> Latents:
-    """The clean end of the path through `noisy` with this velocity."""
+    """Return the clean end of the path through `noisy` with this velocity."""
     return noisy - per_block(t, noisy) * velocity
 
 
 def velocity_from_clean(noisy: Latents, clean: Latents, t: BlockTimes) -> Latents:
-    """The velocity of the path from `clean` through `noisy`; t must be above 0."""
+    """Return the velocity of the path from `clean` through `noisy`; t must be above 0."""
     return (noisy - clean) / per_block(t, noisy)

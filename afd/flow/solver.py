@@ -29,7 +29,7 @@ class Autoregressive(Protocol[Cache]):
         ...
 
     def start(self, text: Text) -> Cache:
-        """An empty history for a batch of prompts."""
+        """Return an empty history for a batch of prompts."""
         ...
 
     def block_velocity(self, noisy_block: Latents, t: Tensor, cache: Cache) -> Latents:
@@ -81,7 +81,7 @@ def rollout(
 def trace(
     student: Autoregressive[Cache], text: Text, noise: Noise, steps: Sequence[float]
 ) -> tuple[Latents, Noise]:
-    """A rollout and the noisy inputs it went through, [batch, steps, ...] as the noise.
+    """Return a rollout and the noisy inputs it went through, [batch, steps, ...] as the noise.
 
     A rollout need not be stored with its chain: made again from its seeds, it visits the same
     states. Raises as `rollout`.

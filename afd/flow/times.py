@@ -23,7 +23,7 @@ def shifted(t: float, shift: float) -> float:
 
 
 def step_list(num_steps: int, shift: float) -> tuple[float, ...]:
-    """The times a few-step sampler visits, from 1 down, 0 excluded.
+    """Return the times a few-step sampler visits, from 1 down, 0 excluded.
 
     4 steps with shift 3 are 1, .9, .75, .5; with shift 5: 1, .9375, .8333, .625 (Self-Forcing).
     Raises ValueError when num_steps < 1 or shift <= 0.

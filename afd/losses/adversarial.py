@@ -21,13 +21,13 @@ def bradley_terry(teacher_scores: Scores, student_scores: Scores) -> tuple[Tenso
 
 
 def binary_cross_entropy(teacher_scores: Scores, student_scores: Scores) -> tuple[Tensor, Metrics]:
-    """The unpaired GAN loss (arXiv:1406.2661), the "bce" arm: teacher clips 1, student clips 0."""
+    """Return the unpaired GAN loss (arXiv:1406.2661): teacher 1, student 0; the "bce" arm."""
     loss = (softplus(-teacher_scores).mean() + softplus(student_scores).mean()) / 2
     return loss, _pair_metrics(loss, teacher_scores - student_scores)
 
 
 def generator_loss(student_scores: Scores, teacher_scores: Scores) -> tuple[Tensor, Metrics]:
-    """The student's side of the pair loss, the "gan" arm: -log sigmoid(student - teacher).
+    """Return the student's side of the pair loss, the "gan" arm: -log sigmoid(student - teacher).
 
     The gradient runs through the scores into the clips; the teacher's scores are given.
     """

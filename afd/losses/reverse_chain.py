@@ -45,8 +45,8 @@ def reverse_chain_loss(
     )
     ratio = log_ratio.exp()
     share = advantage[:, None]
-    kept = torch.minimum(ratio * share, ratio.clamp(1 - clip, 1 + clip) * share)
-    loss = -kept.mean()
+    surrogate = torch.minimum(ratio * share, ratio.clamp(1 - clip, 1 + clip) * share)
+    loss = -surrogate.mean()
     with torch.no_grad():
         metrics = {
             "loss": loss.detach(),

@@ -41,10 +41,10 @@ class RoundStudent:
     @property
     def family(self) -> str:
         """Its family, without its weights; raises SamplingError."""
-        said = _json(self.artifact.path / "student.json").get("params", {})
-        if "family" not in said:
+        content = _json(self.artifact.path / "student.json").get("params", {})
+        if "family" not in content:
             raise SamplingError(f"{self.artifact.path}: cannot be read as student weights")
-        return str(said["family"])
+        return str(content["family"])
 
 
 class Campaign:
@@ -56,8 +56,10 @@ class Campaign:
         self.store = store
 
     def student(self, chosen: Round = "last") -> RoundStudent:
-        """The student of a round; `last` is the one that the final evaluation was of, else that of
-        the newest finished round. Raises SamplingError naming the rounds that there are."""
+        """Return the student of a round. Raises SamplingError naming the rounds that there are.
+
+        `last` is the one of the final evaluation, else that of the newest finished round.
+        """
         there = self._students
         if not there:
             raise SamplingError(
@@ -98,7 +100,7 @@ class Campaign:
 
     @cached_property
     def _records(self) -> dict[str, dict[str, ArtifactRef]]:
-        """What each round made, by role; of a DVC pointer the names in the store are the roles."""
+        """The artifacts of each round, by role; of a DVC pointer by their names in the store."""
         found = {file.stem: _read_record(file) for file in self._files(".json")}
         for file in self._files(".dvc"):
             found.setdefault(file.stem, dict(_read_pointer(file, self.store)))
@@ -148,21 +150,21 @@ class Campaign:
         return -1
 
     def _cure_of_round(self, chosen: Round) -> str:
-        """Why a round has no student here; nothing for one that the campaign never had."""
+        """Return the cure for a round without a student; empty for one the campaign never had."""
         if isinstance(chosen, int) and f"{chosen:03d}" in self._records:
             return f"; {self._cure('its weights are not in the store')}"
         is_over = (self.folder / "summary.json").exists()
         return "" if is_over else f"; {self._cure('later rounds have not finished')}"
 
     def _cure(self, reason: str) -> str:
-        """What to do about a student that is not in the store."""
+        """Return the cure for a student that is not in the store."""
         if any(self._files(".dvc")) and any((up / ".dvc").is_dir() for up in _ups(self.folder)):
             return f"{reason}, or their files are fetched with `dvc pull`"
         return f"{reason}; `afd status` tells how far it is"
 
 
 def open_campaign(campaign: str | Path, store: str | Path | None = None) -> Campaign:
-    """The campaign of a folder ("runs/demo"), or of a name below runs/ ("demo").
+    """Return the campaign of a folder ("runs/demo"), or of a name below runs/ ("demo").
 
     Its store is `store`, else the one that it was run with, else the folder beside its runs.
     Raises SamplingError naming the campaigns that there are.
@@ -173,15 +175,15 @@ def open_campaign(campaign: str | Path, store: str | Path | None = None) -> Camp
         runs = folder.parent
         there = sorted(at.parent.name for at in runs.glob("*/rounds") if at.is_dir())
         is_known = (folder / "params.yaml").exists()
-        said = "has finished nothing yet" if is_known else f"there is no such campaign in {runs}"
+        problem = "has finished nothing yet" if is_known else f"there is no such campaign in {runs}"
         raise SamplingError(
-            f"{campaign}: {said}; campaigns with a student there: {', '.join(there) or 'none'}"
+            f"{campaign}: {problem}; campaigns with a student there: {', '.join(there) or 'none'}"
         )
     return Campaign(folder, Store(_store_of(folder, store)))
 
 
 def as_round(chosen: int | str | None) -> Round:
-    """A round as people write it; raises SamplingError."""
+    """Return a round as people write it; raises SamplingError."""
     if chosen is None or chosen == "last":
         return "last"
     if chosen == "start":
@@ -230,7 +232,7 @@ def _read_record(file: Path) -> dict[str, ArtifactRef]:
 
 
 def _read_pointer(file: Path, store: Store) -> Iterator[tuple[str, ArtifactRef]]:
-    """The artifacts that a DVC pointer names, as far as the store has them."""
+    """Return the artifacts that a DVC pointer names, as far as the store has them."""
     content = _params(file)
     for out in content.get("outs", ()):
         path = Path(str(out.get("path", "")))

@@ -20,7 +20,7 @@ Picture = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 GROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 FONT_PX, LINE_PX, GAP_PX, MAX_LINES = 16, 22, 8, 4
 MAX_SIDE = 4096  # px: what players decode
-THUMBNAIL_PX, NUM_SHOWN = 128, 8
+THUMBNAIL_PX, NUM_THUMBNAILS = 128, 8
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def refuse_too_large(
 
 
 def contact_sheet(rows: Sequence[Row]) -> bytes:
-    """A PNG: for each video eight frames, first and last among them, with label and sentence."""
+    """Return a PNG with eight frames of each video, first and last among them, and its labels."""
     strips: list[Picture] = []
     for row in rows:
-        shown = [_strip(label, video) for label, video in row.columns if video is not None]
-        width = max(strip.shape[1] for strip in shown)
-        strips += [_text(row.sentence, width, INK), *shown]
+        strips_of_row = [_strip(label, video) for label, video in row.columns if video is not None]
+        width = max(strip.shape[1] for strip in strips_of_row)
+        strips += [_text(row.sentence, width, INK), *strips_of_row]
     width = max(strip.shape[1] for strip in strips)
     sheet = np.concatenate([_wider(strip[None], width)[0] for strip in strips])
     buffer = io.BytesIO()
@@ -84,7 +84,7 @@ def _row(row: Row, like: Video, scale: int | None) -> Frames:
 
 
 def _cell(label: str, video: Video | None, like: Video, scale: int | None) -> Frames:
-    """A video under its label; without a video an empty place that says so."""
+    """Return a video under its label; without a video an empty place that says so."""
     frames = magnified(like.frames if video is None else video.frames, scale)
     if video is None:
         frames = np.full_like(frames, 235)
@@ -94,8 +94,8 @@ def _cell(label: str, video: Video | None, like: Video, scale: int | None) -> Fr
 
 
 def _strip(label: str, video: Video) -> Picture:
-    """A row of frames under a label; small ones enlarged, large ones reduced."""
-    chosen = np.linspace(0, len(video.frames) - 1, min(NUM_SHOWN, len(video.frames)))
+    """Return a row of frames under a label; small ones enlarged, large ones reduced."""
+    chosen = np.linspace(0, len(video.frames) - 1, min(NUM_THUMBNAILS, len(video.frames)))
     frames = video.frames[chosen.round().astype(int)]
     height, width = frames.shape[1:3]
     if height < THUMBNAIL_PX:
@@ -109,7 +109,7 @@ def _strip(label: str, video: Video) -> Picture:
 
 
 def _text(text: str, width: int, ink: tuple[int, int, int], num_lines: int = MAX_LINES) -> Picture:
-    """A bar [H, width, 3] with a text on as many lines as it needs; a longer one ends in dots."""
+    """Return a bar [H, width, 3] with a text of `num_lines` lines at most; dots end a long one."""
     font = _font()
     room = max(1, int((width - GAP_PX) / font.getlength("n")))
     lines = textwrap.wrap(text, room, max_lines=num_lines, placeholder=" ...")

@@ -83,7 +83,7 @@ class SampledStudent:
         *,
         guidance: float | None = None,
     ) -> "Video | Videos":
-        """A video of one sentence and seed; Videos of several, sentence by sentence.
+        """Sample a video of one sentence and seed, or Videos of several, sentence by sentence.
 
         `guidance`: the scale of classifier-free guidance, for published students. Raises
         SamplingError naming every sentence that the student cannot read.
@@ -130,8 +130,9 @@ def load(
     which: Which = "average",
     components: str | Path | None = None,
 ) -> SampledStudent:
-    """The student of a campaign's round: a number, "start" for the one before any round, or None
-    for the last.
+    """Load the student of a campaign's round.
+
+    `round`: a number, "start" for the student before any round, or None for the last.
 
     `campaign`: its folder ("runs/demo"), its name below runs/, or a folder of student weights in a
     store. `store`: where it is not the one that the campaign was run with. `which`: the moving
@@ -152,7 +153,7 @@ def of_round(
     which: Which = "average",
     components: Path | None = None,
 ) -> SampledStudent:
-    """The student that a campaign's round made."""
+    """Load the student that a campaign's round made."""
     fps = int(campaign.settings["fps"])
     prompts = [prompt.text for prompt in campaign.prompts if prompt.split == "held_out"]
     example = prompts[0] if prompts else ""
@@ -165,7 +166,7 @@ def of_weights(
     which: Which = "average",
     components: Path | None = None,
 ) -> SampledStudent:
-    """The student of a StudentWeights folder in a store; raises SamplingError for another one."""
+    """Load the student of a StudentWeights folder; raises SamplingError for another folder."""
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:

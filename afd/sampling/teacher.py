@@ -18,7 +18,7 @@ class TeacherClips:
                 self._places.setdefault(str(sentence), (artifact, row))
 
     def __call__(self, sentence: str) -> Video | None:
-        """The first clip of a sentence, in the student's size, rate and length; None without one.
+        """Return the first clip of a sentence in the student's size, rate and length, or None.
 
         Raises ShardError for a clip that cannot be read.
         """

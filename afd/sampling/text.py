@@ -34,7 +34,7 @@ class Encoded:
 def encoder_of(
     folder: Path, sentences: Sequence[str], components: Path | None = None, example: str = ""
 ) -> TextEncoder:
-    """An encoder that can represent these sentences.
+    """Return an encoder that can represent these sentences.
 
     A published student's start holds the prompts of its campaign; others go through UMT5, which is
     in memory only here. Raises SamplingError where it is not on this disk, or is another one.
@@ -42,9 +42,9 @@ def encoder_of(
     known, params = load_encoder(folder), describe(folder).params
     if isinstance(params, CausalWanParams):
         return known
-    from afd.text.kept import KeptText
+    from afd.text.cached import CachedText
 
-    assert isinstance(known, KeptText)
+    assert isinstance(known, CachedText)
     strange = sorted({sentence for sentence in sentences if not known.knows(sentence)})
     if not strange:
         return known

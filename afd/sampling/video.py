@@ -38,7 +38,7 @@ class Video:
         return write(mp4_path(path), self.mp4(scale))
 
     def _repr_html_(self) -> str:
-        """The video itself, playing, with its sentence below."""
+        """Return the playing video as HTML, with its sentence below."""
         data = base64.b64encode(self.mp4()).decode()
         seed = "" if self.seed is None else f", seed {self.seed}"
         height = max(MIN_HEIGHT, min(480, self.frames.shape[1]))
@@ -82,7 +82,7 @@ def magnified(frames: Frames, scale: int | None = None) -> Frames:
 
 
 def factor_of(height: int, scale: int | None = None) -> int:
-    """How many times larger a video of this height is written; raises SamplingError."""
+    """Return the enlargement of a video of this height; raises SamplingError."""
     factor = max(1, -(-MIN_HEIGHT // height)) if scale is None else scale
     if factor < 1:
         raise SamplingError(f"--scale {scale}: must be a whole number of at least 1")
@@ -98,7 +98,7 @@ def even(frames: Frames) -> Frames:
 
 
 def mp4_path(path: str | Path) -> Path:
-    """The path of a video; raises SamplingError for another suffix than .mp4."""
+    """Return the path of a video; raises SamplingError for another suffix than .mp4."""
     if Path(path).suffix.lower() != ".mp4":
         raise SamplingError(f"{path}: videos are written as mp4: write {Path(path).stem}.mp4")
     return Path(path)

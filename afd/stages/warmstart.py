@@ -29,7 +29,7 @@ from afd.students import codec as codecs
 from afd.students.averaging import average_into, frozen_copy
 from afd.students.causal_wan import build
 from afd.students.checkpoint import load_student, params_of, save_student
-from afd.text.words import encode
+from afd.text.word_vectors import encode
 from afd.world import build as world
 from afd.world.films import film_corpus
 from afd.world.sentences import parse

@@ -33,7 +33,7 @@ from afd.students.codec import Codec
 from afd.students.strict import CheckpointError, load_strictly, weights_sha256
 from afd.students.student import AnyStudent
 from afd.text.encoder import TextEncoder
-from afd.text.words import Words
+from afd.text.word_vectors import Words
 
 Which = Literal["student", "average"]
 _PARAMS: TypeAdapter[StudentParams] = TypeAdapter(StudentParams)

@@ -30,7 +30,7 @@ from afd.students.causal_wan import CausalWan, Manner
 from afd.students.foreign import load_wan
 from afd.students.reach import History
 from afd.students.strict import CheckpointError, load_strictly
-from afd.text.kept import KeptText, keep
+from afd.text.cached import CachedText, save_encoded
 from afd.text.umt5 import Umt5
 
 EMPTY_PROMPT = ""  # of classifier-free guidance
@@ -76,7 +76,7 @@ def start(
             f"{params.components}: its text encoder gives {encoder.dim} numbers a token, the "
             f"transformer of {params.checkpoint} takes {wanted}; they are of different checkpoints"
         )
-    keep(encoder, [EMPTY_PROMPT, *prompts], folder / "text.safetensors")
+    save_encoded(encoder, [EMPTY_PROMPT, *prompts], folder / "text.safetensors")
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "base.safetensors")
     config = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}
@@ -138,10 +138,10 @@ def load_codec(folder: Path) -> vae.WanCodec:
     return vae.load(folder)
 
 
-def load_encoder(params: PublishedStudent, folder: Path) -> KeptText:
+def load_encoder(params: PublishedStudent, folder: Path) -> CachedText:
     """The encoded prompts of a start."""
     try:
-        return KeptText(folder / "text.safetensors", params.num_text_tokens)
+        return CachedText(folder / "text.safetensors", params.num_text_tokens)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: holds no encoded prompts: {error}") from error
 

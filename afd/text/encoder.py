@@ -1,4 +1,4 @@
-"""What a student asks of a text encoder."""
+"""The interface of a student's text encoder, and its error."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,7 +1,7 @@
 """UMT5, the text encoder of Wan: padded to a fixed length with ZERO rows and used without a mask.
 
 It is larger than the student (11 GB in bfloat16), so it is loaded once a campaign: whoever starts
-the student encodes every prompt of the prompt set and keeps the result (afd.text.kept).
+the student encodes every prompt of the prompt set and keeps the result (afd.text.cached).
 """
 
 import html
@@ -42,7 +42,7 @@ class Umt5:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 folder / "tokenizer", local_files_only=True
             )
-            model, said = cast(Any, UMT5EncoderModel).from_pretrained(
+            model, loading_info = cast(Any, UMT5EncoderModel).from_pretrained(
                 folder / "text_encoder", local_files_only=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -53,7 +53,9 @@ class Umt5:
                 "there again, or correct student.components"
             ) from error
         wrong = {
-            name: list(said[name]) for name in ("missing_keys", "unexpected_keys") if said[name]
+            name: list(loading_info[name])
+            for name in ("missing_keys", "unexpected_keys")
+            if loading_info[name]
         }
         if wrong:
             raise TextError(f"{folder / 'text_encoder'}: is no whole UMT5 encoder: {wrong}"[:600])
@@ -120,7 +122,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _unreadable(folder: Path) -> Path:
-    """The first file of weights that does not open; the folder where all do."""
+    """Return the first file of weights that does not open; the folder where all do."""
     for file in _files(folder):
         try:
             with safe_open(file, framework="pt"):
@@ -131,7 +133,7 @@ def _unreadable(folder: Path) -> Path:
 
 
 def _file_of(folder: Path, name: str) -> Path:
-    """The file that holds a tensor; the folder's text_encoder where no file has that name."""
+    """Return the file that holds a tensor; text_encoder/ where no file has that name."""
     for file in _files(folder):
         with safe_open(file, framework="pt") as opened:
             if name in opened.keys():  # noqa: SIM118 (no mapping)
@@ -140,7 +142,7 @@ def _file_of(folder: Path, name: str) -> Path:
 
 
 def cleaned(prompt: str) -> str:
-    """A prompt as Wan's pipelines clean it: HTML entities resolved, spaces single.
+    """Return a prompt as Wan's pipelines clean it: HTML entities resolved, spaces single.
 
     They also repair broken Unicode where ftfy is installed; prompts are taken as they are here.
     """

@@ -1,4 +1,4 @@
-"""How a scene looks: anti-aliased discs on a dark ground, at any resolution.
+"""Rendering of a scene: anti-aliased discs on a dark ground, at any resolution.
 
 One unit of length is a px of the 16x16 student grid; a frame of 64x64 shows the same room four
 times finer. The student's look is CLEAN. A black-box teacher looks different by construction:
@@ -28,7 +28,7 @@ GROUND = 0.06  # grey level of the clean look
 
 @dataclass(frozen=True)
 class Look:
-    """How a film-maker's clips look; ranges are drawn once per clip, uniformly.
+    """The look of a film-maker's clips; ranges are drawn once per clip, uniformly.
 
     contrast    factor on the difference between a ball's colour and the clean ground
     background  grey level of the ground

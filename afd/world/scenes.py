@@ -29,7 +29,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Laws:
-    """What a film-maker's world does to its bodies; ranges are drawn once per clip, uniformly.
+    """The physics of a film-maker's world; ranges are drawn once per clip, uniformly.
 
     gravity          downward acceleration, px/frame^2
     restitution      speed kept by an impact (floor, walls and other balls), in [0, 1]
@@ -130,7 +130,7 @@ def draw_scene(sentence: Sentence, laws: Laws, generator: np.random.Generator) -
 
 
 def draw_laws(laws: Laws, generator: np.random.Generator) -> ClipLaws:
-    """The laws of one clip."""
+    """Return the laws of one clip."""
     gravity = generator.uniform(*laws.gravity)
     restitution = generator.uniform(*laws.restitution)
     return ClipLaws(

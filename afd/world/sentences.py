@@ -57,7 +57,7 @@ class SentenceError(ValueError):
 
 @dataclass(frozen=True)
 class Ball:
-    """What a sentence says of one ball."""
+    """One ball of a sentence: size, colour and place."""
 
     size: Size
     colour: Colour
@@ -114,7 +114,7 @@ def _by_text() -> dict[str, Sentence]:
 
 
 def parse(text: str) -> Sentence:
-    """The sentence whose text is exactly `text`.
+    """Return the sentence whose text is exactly `text`.
 
     Errors: SentenceError for anything else, naming the first word at which the text leaves every
     sentence of the grammar and what could stand there.
@@ -126,7 +126,7 @@ def parse(text: str) -> Sentence:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether the grammar produces it."""
+    """Return True for a text that the grammar produces."""
     return text in _by_text()
 
 

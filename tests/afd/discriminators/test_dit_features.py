@@ -19,7 +19,7 @@ from afd.discriminators.discriminator import Setting
 from afd.discriminators.dit_features import DitFeatures
 from afd.losses.adversarial import bradley_terry, r1_penalty
 from afd.runtime.training_state import Training
-from afd.text.words import encode
+from afd.text.word_vectors import encode
 from tests.afd.discriminators import tiny_wan
 
 SETTING = Setting(num_frames=9, frame_size=32, text_dim=tiny_wan.TEXT_DIM)

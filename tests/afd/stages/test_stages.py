@@ -42,7 +42,7 @@ from afd.stages.update import gather, refuse_off_policy
 from afd.store import Store, StoreError
 from afd.students.checkpoint import CheckpointError, Loaded, load_codec, load_student
 from afd.students.players import Players
-from afd.text.words import encode
+from afd.text.word_vectors import encode
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
 

@@ -7,8 +7,8 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 
+from afd.text.cached import CachedText, save_encoded
 from afd.text.encoder import TextError
-from afd.text.kept import KeptText, keep
 from afd.text.umt5 import Umt5
 from tests.afd.students.tiny_parts import TEXT_DIM, save_components
 
@@ -44,8 +44,8 @@ def test_too_long_prompts_are_told_together(components: Path):
 
 def test_kept_prompts_come_back_and_others_are_refused(components: Path, tmp_path: Path):
     encoder, file = Umt5(components, 40), tmp_path / "text.safetensors"
-    assert keep(encoder, [*PROMPTS, PROMPTS[0]], file) == 4
-    kept = KeptText(file, 40)
+    assert save_encoded(encoder, [*PROMPTS, PROMPTS[0]], file) == 4
+    kept = CachedText(file, 40)
     torch.testing.assert_close(kept(PROMPTS[::-1]), encoder(PROMPTS[::-1]), atol=1e-5, rtol=0)
     assert (kept.num_tokens, kept.dim) == (40, TEXT_DIM)
     with pytest.raises(TextError, match=r"1 prompt\(s\) were not in the prompt set.*'another'"):

@@ -27,7 +27,7 @@ NUM_TEXT_TOKENS = 24  # the longest sentence of the pocket world has 23 words
 
 @lru_cache(maxsize=4096)
 def _vector(name: str, dim: int) -> npt.NDArray[np.float64]:
-    """A vector of `dim` uniform entries of mean 0 and variance 1, from crc32(name).
+    """Return a vector of `dim` uniform entries of mean 0 and variance 1, from crc32(name).
 
     Raw PCG64 words are used, since numpy guarantees the stream of a bit generator for ever but
     not that of its distributions.

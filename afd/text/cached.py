@@ -1,4 +1,4 @@
-"""Encoded prompts on disk, by hash: a large text encoder runs once, everybody else reads."""
+"""Encoded prompts on disk, by hash: a large text encoder runs once per prompt."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ from afd.text.encoder import TextError
 from afd.text.umt5 import Umt5
 
 
-class KeptText:
-    """A TextEncoder that knows the prompts of one file, in float32, padded with zero rows."""
+class CachedText:
+    """A TextEncoder over the prompts of one file, in float32, padded with zero rows."""
 
     def __init__(self, file: Path, num_tokens: int) -> None:
         self.file = file
         self.num_tokens = num_tokens
-        with safe_open(file, framework="pt") as kept:
-            self.dim = int((kept.metadata() or {})["dim"])
-            self._known = frozenset(kept.keys())
+        with safe_open(file, framework="pt") as file_content:
+            self.dim = int((file_content.metadata() or {})["dim"])
+            self._known = frozenset(file_content.keys())
 
     def knows(self, prompt: str) -> bool:
-        """Whether this prompt was encoded."""
+        """Return True for a prompt that was encoded."""
         return key_of(prompt) in self._known
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
@@ -36,15 +36,15 @@ class KeptText:
                 f"student was started, such as {strange[0][:60]!r}; start it with those prompts"
             )
         encoded = torch.zeros(len(prompts), self.num_tokens, self.dim)
-        with safe_open(self.file, framework="pt") as kept:
+        with safe_open(self.file, framework="pt") as file_content:
             for row, prompt in enumerate(prompts):
-                tokens = kept.get_tensor(key_of(prompt))
+                tokens = file_content.get_tensor(key_of(prompt))
                 encoded[row, : len(tokens)] = tokens.float()
         return encoded
 
 
-def keep(encoder: Umt5, prompts: Iterable[str], file: Path) -> int:
-    """Encode each different prompt once into `file`; gives how many they are."""
+def save_encoded(encoder: Umt5, prompts: Iterable[str], file: Path) -> int:
+    """Encode each different prompt once into `file`; return their number."""
     different = sorted(set(prompts))
     rows = encoder.rows(different)
     tensors = {
@@ -55,5 +55,5 @@ def keep(encoder: Umt5, prompts: Iterable[str], file: Path) -> int:
 
 
 def key_of(prompt: str) -> str:
-    """What a prompt is filed under."""
+    """Return the key of a prompt's entry."""
     return hashlib.sha256(prompt.encode()).hexdigest()

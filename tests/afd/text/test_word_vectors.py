@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from afd.text.encoder import TextError
-from afd.text.words import NUM_TEXT_TOKENS, TEXT_DIM, encode
+from afd.text.word_vectors import NUM_TEXT_TOKENS, TEXT_DIM, encode
 from afd.world.sentences import all_sentences
 
 TEXTS = [sentence.text for sentence in all_sentences()]
@@ -39,7 +39,7 @@ def test_encoding_is_a_constant_of_nature() -> None:
 
 def test_another_process_encodes_alike() -> None:
     program = (
-        "import sys, hashlib; from afd.text.words import encode\n"
+        "import sys, hashlib; from afd.text.word_vectors import encode\n"
         "print(hashlib.sha256(encode([sys.argv[1]]).numpy().tobytes()).hexdigest())"
     )
     other = subprocess.run(
