@@ -78,7 +78,7 @@ class GroupProgress:
         self._line(", ".join(now) + queue + self._left([*running, *waiting]))
 
     def _left(self, cells: Collection[Named]) -> str:
-        """The time left at the pace so far; empty before a round is done."""
+        """Return the time left at the pace so far; empty before a round is done."""
         known = [cell for cell in cells if cell.name in self._num_rounds]
         left = sum(self._num_rounds[cell.name] - self._rounds(cell) for cell in known)
         done = sum(self._num_rounds.values()) - left - self._num_before

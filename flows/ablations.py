@@ -108,12 +108,12 @@ class Cell:
         return [ABLATIONS / f"{name}.yaml" for name in names if name]
 
     def params(self) -> Params:
-        """Raises ParamsError."""
+        """Return the params of the cell; raises ParamsError."""
         return load_params(Params, POCKET, self.overlays, [f"seed={self.seed}", *self.settings])
 
 
 def group(name: str, seed: int) -> list[Cell]:
-    """The cells that are played side by side; raises ParamsError for a group that is not there."""
+    """Return the cells that are played side by side; raises ParamsError for an unknown group."""
     grid = read_grid()
     if name not in MORE:
         raise ParamsError("--group", [f"{name!r}: write {', '.join(MORE)}"])
@@ -186,7 +186,7 @@ def play(
 
 
 def result_here(cell: Cell, paths: CampaignPaths) -> CellResult | None:
-    """The result of a cell that ran here, from the store; None for one that came to no end."""
+    """Return the result of a cell from the store; None for one that has not finished."""
     store = Store(paths.store)
     evaluation = final_evaluation(cell.params(), store)
     if evaluation is not None and store.have(evaluation):
@@ -201,7 +201,7 @@ def _why(cell: Cell, paths: CampaignPaths) -> str:
 
 
 def is_finished(cell: Cell, paths: CampaignPaths) -> bool:
-    """Whether its campaign has come to its end and its results stand in the store."""
+    """Return whether its campaign has finished and its results are in the store."""
     left = paths.runs / cell.campaign / "summary.json"
     params, store = cell.params(), Store(paths.store)
     final = final_evaluation(params, store)
@@ -212,7 +212,7 @@ def is_finished(cell: Cell, paths: CampaignPaths) -> bool:
 
 
 def _has_begun(cell: Cell, paths: CampaignPaths) -> bool:
-    """Whether its campaign is here with these very params."""
+    """Return whether its campaign is here with the same params."""
     try:
         return saved_params(paths.runs / cell.campaign) == cell.params()
     except ParamsError:
@@ -220,19 +220,21 @@ def _has_begun(cell: Cell, paths: CampaignPaths) -> bool:
 
 
 def has_failed(cell: Cell, paths: CampaignPaths) -> bool:
-    """Whether its campaign ended by a fault of its own: other cells do not play it once more."""
+    """Return whether its campaign failed: other cells do not play it once more."""
     last = read_last_command(paths.runs / cell.campaign)
     return last is not None and last.state == "failed"
 
 
 def played_elsewhere(cell: Cell, paths: CampaignPaths) -> LockHolder | None:
-    """The other process that holds its campaign: what a killed `dvc repro` left goes on, and is
-    waited for."""
+    """Return the other process that runs its campaign.
+
+    A campaign of a killed `dvc repro` goes on, and is waited for.
+    """
     return holder_of(paths.runs / cell.campaign)
 
 
 def final_evaluation(params: Params, store: Store) -> ArtifactRef | None:
-    """Its name is known without playing anything; None where alarms steer and have yet to."""
+    """Return the final evaluation's reference; None where alarms steer and rounds are missing."""
     try:
         state = final_state(params, store)
     except NotComputedError:
@@ -241,14 +243,14 @@ def final_evaluation(params: Params, store: Store) -> ArtifactRef | None:
 
 
 def horizon_evaluation(params: Params, store: Store) -> ArtifactRef | None:
-    """The one on longer clips, where it was asked for."""
+    """Return the evaluation on longer clips, None where the params name none."""
     if params.evaluate.horizon is None:
         return None
     return play_horizon(DryRunStages(), params, final_state(params, store))
 
 
 def curves(cell: Cell, store: Store) -> pd.DataFrame:
-    """What happened after so many rounds, the base first; a round without a number has none."""
+    """Return the numbers after each round, the base first; a round without one has none."""
     params = cell.params()
     state = final_state(params, store)
     rows: list[dict[str, Any]] = [{"round": 0, "num_rollouts": 0}]

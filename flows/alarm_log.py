@@ -1,8 +1,8 @@
-"""What alarms decided after each round, on disk: runs/<name>/decisions/<NNN>.json.
+"""Log of the decisions of alarms, a file a round: runs/<name>/decisions/<NNN>.json.
 
 A record for people: what is decided is a pure function of the rounds' artifacts
-(afd/evaluation/course.py) and comes out the same whenever it is asked for. Beside the records lies
-acknowledged.json, the pauses that a person has seen: they change nothing but that it goes on.
+(afd/evaluation/course.py) and comes out the same whenever it is computed. acknowledged.json beside
+the records lists the pauses that a person has acknowledged: the campaign goes on after those.
 """
 
 import json
@@ -21,11 +21,11 @@ FOLDER, ACKNOWLEDGED = "decisions", "acknowledged.json"
 
 
 class PausedError(RefusedError):
-    """An alarm waits for a person: what happened, what is kept, how to go on."""
+    """An alarm has paused the campaign: the text has the alarm and the next command."""
 
 
 def record_decision(folder: Path, index: int, course: Course) -> dict[str, Any]:
-    """Write what was decided after round `index`, unless it stands there already; gives it."""
+    """Write the decision after round `index`, unless it is there already; return it."""
     file, record = folder / FOLDER / f"{index:03d}.json", course.record(index)
     if _read(file) != record:
         with told(folder):
@@ -41,7 +41,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def refuse_paused(name: str, paths: CampaignPaths, index: int, course: Course) -> None:
-    """Raises PausedError unless the pause after round `index`, if it is one, was acknowledged."""
+    """Raise PausedError where round `index` ended in a pause that nobody has acknowledged."""
     folder = campaign_folder(name, paths)
     if course.ends != "pauses" or index in acknowledged(folder):
         return
@@ -63,7 +63,7 @@ def refuse_paused(name: str, paths: CampaignPaths, index: int, course: Course) -
 
 
 def refuse_stopped(course: Course, index: int) -> None:
-    """Raises RefusedError for a round after the one at which an alarm stopped the campaign."""
+    """Raise RefusedError for a round after the one at which an alarm stopped the campaign."""
     if course.ends == "stops":
         alarms = "".join(f"\n  {one}" for one in course.alarms if one.action == "stop")
         raise RefusedError(
@@ -73,12 +73,12 @@ def refuse_stopped(course: Course, index: int) -> None:
 
 
 def is_stopped(folder: Path, num_rounds: int) -> bool:
-    """Whether an alarm stopped a campaign that has played so many rounds."""
+    """Return whether an alarm stopped a campaign after `num_rounds` rounds."""
     return any(one["round"] == num_rounds - 1 and one["ends"] == "stops" for one in records(folder))
 
 
 def paused_after(folder: Path) -> int | None:
-    """The round after which a pause waits for a person."""
+    """Return the round whose pause is not acknowledged, None where there is none."""
     last = records(folder)[-1:]
     seen = acknowledged(folder)
     waiting = [one["round"] for one in last if one["ends"] == "pauses"]
@@ -86,13 +86,13 @@ def paused_after(folder: Path) -> int | None:
 
 
 def acknowledged(folder: Path) -> frozenset[int]:
-    """The rounds whose pause a person has seen."""
+    """Return the rounds whose pause a person has acknowledged."""
     content = _read(folder / ACKNOWLEDGED) or {}
     return frozenset(content.get("rounds", ()))
 
 
 def acknowledge(folder: Path) -> int | None:
-    """Say that the pause has been seen; gives its round, None where nothing waits."""
+    """Acknowledge the pause; return its round, None where there is no pause."""
     index = paused_after(folder)
     if index is not None:
         with told(folder):
@@ -102,7 +102,7 @@ def acknowledge(folder: Path) -> int | None:
 
 
 def lines(record: Mapping[str, Any], num_rounds: int | None = None) -> Sequence[str]:
-    """A decision for a person, a line an alarm and a change.
+    """Return a decision as text, a line an alarm and a change.
 
     With `num_rounds` rounds are counted as a terminal does, else named by their index.
     """
@@ -117,7 +117,7 @@ def lines(record: Mapping[str, Any], num_rounds: int | None = None) -> Sequence[
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """None where it is not there, or was cut short: it is written again."""
+    """Return the content; None for a file that is missing or cut short, which is written again."""
     try:
         content = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):

@@ -27,7 +27,7 @@ SUMMARY, REPORT_PAGE = "summary.json", "report.html"
 
 @dataclass(frozen=True)
 class Finished:
-    """What a campaign leaves for people."""
+    """Files of a finished campaign, and its last student."""
 
     summary: Path
     report: Path
@@ -62,7 +62,7 @@ def run_round(session: Session, state: CampaignState) -> CampaignState:
 
 
 def refuse_paused(session: Session, state: CampaignState) -> None:
-    """Raises PausedError after a round whose alarm waits for a person."""
+    """Raise PausedError after a round whose alarm waits for a person."""
     paths = CampaignPaths(session.site.folder.parent, session.site.store.root)
     alarm_log.refuse_paused(session.name, paths, len(state.rounds) - 1, state.course)
 
@@ -99,7 +99,7 @@ def chosen_round(session: Session, index: int | None) -> int:
 def refuse_no_round(
     name: str, params: Params, paths: CampaignPaths, index: int, *, is_next: bool = False
 ) -> None:
-    """Raises RefusedError for a round that the campaign does not have."""
+    """Raise RefusedError for a round that the campaign does not have."""
     last = params.num_rounds - 1
     if 0 <= index <= last:
         return

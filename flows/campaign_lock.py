@@ -1,4 +1,4 @@
-"""Who runs a campaign: one process, and every host that sees its folder knows which.
+"""Lock of a campaign: one process runs it, and its name is on disk for every host.
 
 runs/<name>/lock          locked by the kernel while it runs: a kill lets go at once
 runs/<name>/holder.json   who, where, since when, and a beat every few seconds
@@ -42,7 +42,7 @@ LOST = 1  # how a holder that was taken over exits
 
 
 class CampaignRunningError(UserError):
-    """Another process runs this campaign: who, where, since when."""
+    """Another process runs this campaign: the text has its pid, host and start."""
 
 
 class LockHolder(Frozen):
@@ -58,7 +58,7 @@ class LockHolder(Frozen):
 
 
 class CancelRequest(Frozen):
-    """Somebody asks the hold `token` to end."""
+    """Request that the holder with `token` ends."""
 
     token: str
     by: str
@@ -66,7 +66,7 @@ class CancelRequest(Frozen):
 
 
 class CampaignLock:
-    """This process's hold, and whether somebody has asked it to end."""
+    """This process's lock of a campaign; `is_cancelled` after a request to end."""
 
     def __init__(self, folder: Path, holder: LockHolder) -> None:
         self.folder, self.holder = folder, holder
@@ -118,7 +118,7 @@ class CampaignLock:
 
 @contextmanager
 def hold_campaign(folder: Path, name: str) -> Iterator[CampaignLock]:
-    """Hold the campaign of `folder`; raises CampaignRunningError with who holds it instead."""
+    """Hold the campaign of `folder`; raises CampaignRunningError with its holder."""
     with told(folder), (folder / LOCK).open("a+b") as lock:
         has_locks = _lock(lock, folder, name)
         left = read_holder(folder)
@@ -131,14 +131,14 @@ def hold_campaign(folder: Path, name: str) -> Iterator[CampaignLock]:
         mine.start()
         try:
             if not has_locks:
-                _settle_race(folder, name, mine.holder)
+                _yield_race(folder, name, mine.holder)
             yield mine
         finally:
             mine.end()
 
 
 def holder_of(folder: Path) -> LockHolder | None:
-    """Who holds the campaign now, without waiting: on another host, who has beaten lately."""
+    """Return the holder now, without a wait; one on another host counts while its beat is young."""
     left = read_holder(folder)
     if left is None or not left.process.is_alive():
         return None
@@ -146,7 +146,7 @@ def holder_of(folder: Path) -> LockHolder | None:
 
 
 def sure_holder_of(folder: Path) -> LockHolder | None:
-    """The same without asking a clock: that a holder on another host is gone takes 20 s to see."""
+    """Return the holder without comparing clocks: a dead one on another host takes 20 s."""
     left = read_holder(folder)
     if left is None or not left.process.is_alive():
         return None
@@ -162,7 +162,7 @@ def request_cancel(folder: Path, holder: LockHolder) -> None:
 
 
 def read_holder(folder: Path) -> LockHolder | None:
-    """What the last holder wrote; it may be gone."""
+    """Return the entry of the last holder, which may have ended."""
     try:
         return LockHolder.model_validate_json((folder / HOLDER).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -177,7 +177,7 @@ def read_cancel(folder: Path) -> CancelRequest | None:
 
 
 def still_beats(folder: Path, holder: LockHolder) -> bool:
-    """Whether a holder on another host lives: its beat changes while we look."""
+    """Return whether the beat of a holder on another host changes within SILENT_S."""
     deadline = time.monotonic() + SILENT_S
     while time.monotonic() < deadline:
         now = read_holder(folder)
@@ -190,8 +190,10 @@ def still_beats(folder: Path, holder: LockHolder) -> bool:
 
 
 def _is_fresh(folder: Path) -> bool:
-    """Whether the last beat is young by the clock that stamps files here; where no new file can be
-    made to ask it, it is taken to be."""
+    """Return whether the last beat is younger than OLD_S by the file system's clock.
+
+    True where no new file can be made to read that clock.
+    """
     try:
         with tempfile.TemporaryFile(dir=folder) as new, (folder / HOLDER).open("rb") as last:
             age_s = os.fstat(new.fileno()).st_mtime - os.fstat(last.fileno()).st_mtime
@@ -214,13 +216,13 @@ def _lock(lock: BinaryIO, folder: Path, name: str) -> bool:
 
 
 def _holds(folder: Path, left: LockHolder, has_locks: bool) -> bool:
-    """Whether who wrote holder.json runs still, though the kernel gave us the lock or has none."""
+    """Return whether the last holder still runs where the kernel's lock does not say so."""
     if left.process.is_here:
         return not has_locks and left.process.is_alive()
     return still_beats(folder, left)
 
 
-def _settle_race(folder: Path, name: str, mine: LockHolder) -> None:
+def _yield_race(folder: Path, name: str, mine: LockHolder) -> None:
     """Without locks, of two that start in one moment the one that wrote last goes on."""
     time.sleep(2 * LOOK_S)
     now = read_holder(folder)
@@ -229,7 +231,7 @@ def _settle_race(folder: Path, name: str, mine: LockHolder) -> None:
 
 
 def already_running(folder: Path, name: str, holder: LockHolder | None) -> CampaignRunningError:
-    """Who holds it, and that one may wait or cancel."""
+    """Return the error that names the holder and the command that cancels it."""
     stops = command("cancel", "--name", name, runs=folder.parent)
     return CampaignRunningError(
         f"campaign {name!r} is running already: {holder or 'a process that just started'}\n"

@@ -99,7 +99,7 @@ def compose(request: PageRequest) -> "subprocess.Popen[bytes]":
 def page_request(
     folder: Path, store: Path, params: Params, tracking_uri: str, state: str
 ) -> PageRequest:
-    """The page of a campaign as its folder has it now; `state` is one word of `afd status`."""
+    """Return the page of a campaign as its folder is now; `state` is one word of `afd status`."""
     before, source = read_request(folder), read_source(folder)
     rounds = _rounds(folder)
     final = _refs(folder / "rounds" / "final.json")
@@ -134,7 +134,7 @@ def page_request(
 
 
 def read_request(folder: Path) -> PageRequest | None:
-    """The request of the page that is there; None where there is none of this version."""
+    """Return the request of the page on disk; None where there is none of this version."""
     try:
         if (folder / PAGE).exists():
             return PageRequest.model_validate_json((folder / FOLDER / REQUEST).read_bytes())
@@ -163,7 +163,7 @@ def _changes(folder: Path) -> tuple[Change, ...] | None:
 
 
 def _links(folder: Path, uri: str, before: PageRequest | None) -> tuple[Link, ...]:
-    """The runs in MLflow and Prefect, as far as they are known; no server is asked."""
+    """Return links to the known runs in MLflow and Prefect, without a request to a server."""
     links: list[Link] = []
     ids = RunIds(folder).read(CAMPAIGN)
     if {"experiment_id", "run_id"} <= ids.keys():
@@ -179,7 +179,7 @@ def _links(folder: Path, uri: str, before: PageRequest | None) -> tuple[Link, ..
 
 
 def _prefect(folder: Path) -> list[Link]:
-    """The flow run that is remembered last, on the server that shows it."""
+    """Return a link to the last flow run on disk, on the server that shows it."""
     files = sorted((folder / "flow_runs").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
     for file in reversed(files):
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Commands as a person can type them here: the program as it was called, its places as chosen."""
+"""Text of commands for a person to type: program and folders as this process has them."""
 
 import os
 import shlex
@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-# Where a command looks when it is not told otherwise.
+# Defaults of the options.
 RUNS, STORE, CLUSTER = Path("runs"), Path("store"), Path("params/cluster/local.yaml")
 
 
@@ -16,7 +16,7 @@ def command(
     store: Path | None = None,
     cluster: Path | None = None,
 ) -> str:
-    """`afd ARGUMENTS`, called as this process was; places only where they are not the default."""
+    """Return `afd ARGUMENTS` as this process was called, with the folders that are not defaults."""
     words = [*_program(), *arguments]
     paths = {"runs": (runs, RUNS), "store": (store, STORE), "cluster": (cluster, CLUSTER)}
     for option, (place, default) in paths.items():
@@ -26,13 +26,13 @@ def command(
 
 
 def sibling_program(program: str) -> str:
-    """Another program of this Python's, as it can be typed here."""
+    """Return another program of this Python, as it can be typed here."""
     ours = Path(sys.executable).with_name(program)
     return program if shutil.which(program) == str(ours) else shlex.quote(short_path(ours))
 
 
 def short_path(path: Path) -> str:
-    """The path from here, where that is shorter."""
+    """Return the path from here, where that is shorter."""
     return min(os.path.relpath(path), str(path), key=len)
 
 

@@ -1,4 +1,4 @@
-"""The two flows as Prefect knows them: deployments `afd/round` and `afd-campaign/campaign`.
+"""Prefect flows: deployments `afd/round` and `afd-campaign/campaign`.
 
 afd up                            serves both in the background
 prefect deployment run afd/round -p campaign=demo -p params=params/pocket.yaml
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def _round_name() -> str:
-    """What the run of a round is called in the UI."""
+    """Return the name of a round's flow run."""
     chosen: dict[str, Any] = this_run.parameters
     teacher = _teacher(chosen)
     runs = Path(chosen.get("runs") or "runs")
@@ -70,22 +70,22 @@ def _teacher(chosen: dict[str, Any]) -> str | None:
     return named_teacher(chosen["campaign"], paths, chosen.get("params"))
 
 
-def _settle_cancelled(flow: object, flow_run: "FlowRun", state: object) -> None:
-    """In the serving process, when the run's own process is gone."""
+def _reconcile_cancelled(flow: object, flow_run: "FlowRun", state: object) -> None:
+    """Reconcile in the serving process, after the run's own process has ended."""
     del flow, state
-    _settle(flow_run, "cancelled")
+    _reconcile(flow_run, "cancelled")
 
 
-def _settle_crashed(flow: object, flow_run: "FlowRun", state: object) -> None:
-    """Jobs go on: the next command waits for them instead of submitting them again."""
+def _reconcile_crashed(flow: object, flow_run: "FlowRun", state: object) -> None:
+    """Reconcile a crashed run; its jobs go on, and the next command waits for them."""
     del flow, state
-    _settle(flow_run, "crashed")
+    _reconcile(flow_run, "crashed")
 
 
-def _settle(run: "FlowRun", verdict: Ended) -> None:
-    """In a process of its own: MLflow takes seconds to import, and runs are polled here."""
+def _reconcile(run: "FlowRun", verdict: Ended) -> None:
+    """Reconcile in another process: MLflow takes seconds to import, and runs are polled here."""
     if run.parent_task_run_id is not None:
-        return  # a round of a campaign: the campaign's own run is told too
+        return  # a round of a campaign: the campaign's own run is reconciled too
     chosen = run.parameters
     name = str(chosen["campaign"])
     runs, store = (str(chosen.get(key) or key) for key in ("runs", "store"))
@@ -97,7 +97,10 @@ def _settle(run: "FlowRun", verdict: Ended) -> None:
 
 ROUND = "One round of a campaign: its next one, or `round_index`."
 CAMPAIGN = "A whole campaign, from prompts to report, its rounds as sub-flows."
-HOOKS: dict[str, Any] = {"on_cancellation": [_settle_cancelled], "on_crashed": [_settle_crashed]}
+HOOKS: dict[str, Any] = {
+    "on_cancellation": [_reconcile_cancelled],
+    "on_crashed": [_reconcile_crashed],
+}
 
 
 @flow(name="afd", flow_run_name=_round_name, persist_result=False, **HOOKS)
@@ -195,7 +198,7 @@ def afd_campaign(
 @flow(name="afd", flow_run_name=_round_name, persist_result=False)
 @ends_in_words
 def _sub_round(campaign: str, round_index: int, runs: str, store: str) -> str:
-    """The same flow inside a campaign, which has seen to everything before this round."""
+    """Run the same flow inside a campaign, after all earlier rounds."""
     session = session_of(campaign, CampaignPaths(Path(runs), Path(store)))
     if session is None:
         raise RuntimeError(f"campaign {campaign!r} is not held by this process")
@@ -225,7 +228,7 @@ def _session(
     kind: CommandKind,
     round_index: int | None = None,
 ) -> Iterator[Session]:
-    """The campaign that this process holds already (the command line's), or held from here on."""
+    """Yield the session that this process has open, or open the campaign."""
     here = session_of(campaign, paths)
     failpoint("flow.run_begun")
     if here is not None:
@@ -255,7 +258,7 @@ def _refuse_no_round(index: int | None, session: Session) -> None:
 
 
 def main(ready: Path | None = None, runs: str = "runs", store: str = "store") -> None:
-    """Register both deployments and run what is asked of them until stopped.
+    """Register both deployments and serve their runs until stopped.
 
     `ready` is made when both are registered; `runs` and `store` are where campaigns live unless a
     run says otherwise.
@@ -280,7 +283,7 @@ def main(ready: Path | None = None, runs: str = "runs", store: str = "store") ->
 
 
 async def _serve(runner: "Runner") -> None:
-    """Until SIGTERM: then runs are cancelled, orderly, and so are their jobs."""
+    """Serve until SIGTERM, which cancels the runs and their jobs."""
     loop = asyncio.get_running_loop()
 
     def stop(*_: object) -> None:

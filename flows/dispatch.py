@@ -1,6 +1,6 @@
-"""How a stage gets computed: in a worker's child, in a job of its own, or in this process.
+"""Dispatch of a stage: to a worker's child, to a job of its own, or to this process.
 
-Every way ends in an Outcome, and whether the artifact exists is the store's word alone: a job that
+Every way ends in an Outcome, and the store alone decides whether the artifact exists: a job that
 "completed" without leaving one has failed, a job that died after leaving one has not.
 """
 
@@ -35,7 +35,7 @@ class Dispatch(Protocol):
     num_side_by_side: int
 
     def start(self) -> None:
-        """Get ready in the background: stages will be asked for soon."""
+        """Get ready in the background: stages follow soon."""
         ...
 
     def attempt(self, request: StageRequest) -> Outcome:
@@ -46,7 +46,7 @@ class Dispatch(Protocol):
         ...
 
     def end_round(self) -> None:
-        """A round is over: what was allocated for it may go."""
+        """Release what was allocated for the round that has ended."""
         ...
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class StageFailedError(UserError):
 
 
 def compute(dispatch: Dispatch, site: Site, request: StageRequest) -> Outcome:
-    """The outcome of `request`, with what is worth trying again tried again.
+    """Return the outcome of `request`, after the retries that its status allows.
 
     lost, stopped: once more, and as often as each attempt leaves more than the one before it.
     busy: when whoever makes it has made it or is gone.
@@ -93,7 +93,7 @@ def compute(dispatch: Dispatch, site: Site, request: StageRequest) -> Outcome:
 
 
 def build(site: Site) -> Dispatch:
-    """The way that the cluster params name."""
+    """Return the dispatch that the cluster params name."""
     by_stage = site.cluster.allocation == "stage"
     match site.cluster.executor:
         case "in_process":
@@ -184,7 +184,7 @@ class LocalJobs:
         write_atomic(file, request.model_dump_json().encode())
         failpoint("flow.request_written")
         token = new_token()
-        told = StageJob(
+        stage_job = StageJob(
             stage=request.stage,
             request=str(file.resolve()),
             store=str(self._site.store.root.resolve()),
@@ -192,7 +192,7 @@ class LocalJobs:
             hang_s=self._site.cluster.hang_s,
             cancelled=str(self._ledger.cancelled_file(token).resolve()),
         )
-        job = submit_local(self._site, f"afd-{name}", run_stage, told)
+        job = submit_local(self._site, f"afd-{name}", run_stage, stage_job)
         return self._ledger.write(
             JobEntry(
                 name=name,

@@ -1,4 +1,4 @@
-"""Where a campaign will stand, known without computing: identity is known beforehand."""
+"""States of a campaign without computing: every artifact is named by its request."""
 
 from afd.config import Params
 from afd.store import Store

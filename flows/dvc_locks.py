@@ -1,4 +1,4 @@
-"""What a killed `dvc` leaves locked, and what to do about it.
+"""Locks that a killed `dvc` leaves behind, and their cures.
 
 .dvc/tmp/lock     held while a process lives (flock): the file stays and means nothing. With
                   core.hardlink_lock it is a hard link, which a killed process holds for a year
@@ -27,7 +27,7 @@ CLEARED = "nothing that dvc tracks is lost, and `dvc repro` goes on from where i
 
 @dataclass(frozen=True)
 class Lock:
-    """One thing that dvc finds locked."""
+    """One lock in the repository."""
 
     file: Path
     text: str  # who holds it
@@ -36,17 +36,17 @@ class Lock:
 
 
 def locks(root: Path) -> list[Lock]:
-    """Everything locked in the repository at `root`; reads only."""
+    """Return every lock in the repository at `root`; writes nothing."""
     return [*_repository_lock(root), *_table(root)]
 
 
 def explain(root: Path) -> str:
-    """What is locked, for the end of an error about it; empty where nothing is."""
+    """Return the locks as lines for the end of an error, empty where there are none."""
     return "".join(f"\n  {one.text}{f': {one.cure}' if one.cure else ''}" for one in locks(root))
 
 
 def release_dead_writers(root: Path) -> list[str]:
-    """Drop entries of dvc's lock table whose process is gone; returns what they were running.
+    """Drop entries of dvc's lock table whose process is gone; return their commands.
 
     Call it only while holding dvc's own repository lock.
     """
@@ -63,9 +63,9 @@ def release_dead_writers(root: Path) -> list[str]:
     released = [str(one["cmd"]) for one in _entries(entries) if not _lives(one, since)]
     write = {p: one for p, one in entries.get("write", {}).items() if _lives(one, since)}
     read = {
-        path: kept
+        path: living
         for path, readers in entries.get("read", {}).items()
-        if (kept := [one for one in readers if _lives(one, since)])
+        if (living := [one for one in readers if _lives(one, since)])
     }
     if released:
         write_json(table, {"write": write, "read": read})
@@ -124,14 +124,14 @@ def _entries(entries: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _lives(entry: dict[str, Any], since: float) -> bool:
-    """Whether the process that wrote an entry lives: one that is younger only has its number."""
+    """Return whether the process of an entry lives; one that started later has only its pid."""
     with contextlib.suppress(psutil.Error):
         return psutil.Process(int(entry["pid"])).create_time() <= since
     return False
 
 
 def _is_dvc_of(root: Path, process: psutil.Process) -> bool:
-    """Whether a process is `dvc`, or `python -m dvc`, in this repository."""
+    """Return whether a process is `dvc`, or `python -m dvc`, in this repository."""
     with contextlib.suppress(psutil.Error):
         is_dvc = any(Path(word).name == "dvc" for word in process.cmdline()[:3])
         return is_dvc and Path(process.cwd()).is_relative_to(root.resolve())

@@ -1,4 +1,4 @@
-"""DVC: the bytes of every round are tracked, and only this module ever calls dvc.
+"""DVC tracking of the artifacts of every round; no other module calls dvc.
 
 One .dvc file a round, runs/<campaign>/rounds/<name>.dvc, with one out for each artifact that
 the round made: about 50 ms a round, flat, while a file a stage costs 9 ms more with every stage
@@ -38,16 +38,16 @@ _one_at_a_time = threading.RLock()
 
 
 class TrackingError(StoreError):
-    """DVC could not keep a round: the reason, what is kept, what to do."""
+    """DVC could not track a round: the text has the reason, what is kept and the cure."""
 
 
 def track(campaign_dir: Path, name: str, artifacts: Sequence[Artifact]) -> Path | None:
     """Put `artifacts` under <campaign_dir>/rounds/<name>.dvc and into dvc's cache.
 
     An artifact that another .dvc file already tracks (a shared warm start) stays with its owner,
-    which is told once where it is another campaign's.
+    with one warning where it is another campaign's.
     Calling it again with the same artifacts changes nothing. Returns the .dvc file, or None where
-    there is no dvc repository (told once) or nothing is left to track. Raises TrackingError.
+    there is no dvc repository (one warning) or nothing is left to track. Raises TrackingError.
     """
     root = _root_of(campaign_dir)
     if root is None:
@@ -82,7 +82,7 @@ def track(campaign_dir: Path, name: str, artifacts: Sequence[Artifact]) -> Path 
 
 
 def digest(artifact: Artifact) -> str:
-    """DVC's own md5 of the artifact's folder, `<md5>.dir`: what its .dvc file will say.
+    """Return DVC's md5 of the artifact's folder, `<md5>.dir`, as its .dvc file has it.
 
     Nothing is written but dvc's table of file hashes, which makes the later `track` fast.
     """
@@ -101,9 +101,9 @@ def digest(artifact: Artifact) -> str:
 
 
 def commit_pipeline(campaign_dir: Path, params: Params) -> bool:
-    """Tell dvc.yaml that this finished campaign is its stage, so `dvc repro` computes nothing.
+    """Commit this finished campaign as its stage of dvc.yaml: `dvc repro` computes nothing.
 
-    The stage is the one of the campaign's name; nothing is said where there is none, where its
+    The stage is the one of the campaign's name; nothing is written where there is none, where its
     --params are other ones, or inside `dvc repro` itself. Returns whether dvc.lock was written.
     """
     root, name = _root_of(campaign_dir), campaign_dir.name
@@ -128,7 +128,7 @@ def commit_pipeline(campaign_dir: Path, params: Params) -> bool:
 
 @contextlib.contextmanager
 def _writing(root: Path) -> Iterator["Repo"]:
-    """The repository, locked for one writer, with errors a person can act on."""
+    """Yield the repository, locked for one writer; raises TrackingError."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import lock_repo
@@ -155,7 +155,7 @@ def _writing(root: Path) -> Iterator["Repo"]:
 
 
 def _unowned(root: Path, file: Path, wanted: set[Path]) -> list[Path]:
-    """What of `wanted` no other .dvc file tracks; the owners are told of once."""
+    """Return the paths of `wanted` that no other .dvc file tracks; warn once of the owners."""
     others = sorted(file.parent.parent.parent.glob("*/rounds/*.dvc"))
     taken = {path: other for other in others if other != file for path in tracked_by(other)}
     _warn_of_owners(root, file, {path: taken[path] for path in sorted(wanted & taken.keys())})
@@ -163,12 +163,12 @@ def _unowned(root: Path, file: Path, wanted: set[Path]) -> list[Path]:
 
 
 def _is_tracked(file: Path, outs: Sequence[Path]) -> bool:
-    """Whether nothing is left to write."""
+    """Return whether nothing is left to write."""
     return _is_current(file, outs) if file.exists() else not outs
 
 
 def _is_current(file: Path, outs: Sequence[Path]) -> bool:
-    """Whether the .dvc file names exactly these artifacts and none was made anew since."""
+    """Return whether the .dvc file names exactly these artifacts and is newer than them."""
     looked_at = file.stat().st_mtime_ns
     return tracked_by(file).keys() == set(outs) and all(
         (out / MANIFEST).stat().st_mtime_ns <= looked_at for out in outs
@@ -176,18 +176,18 @@ def _is_current(file: Path, outs: Sequence[Path]) -> bool:
 
 
 def _warn_of_owners(root: Path, file: Path, owners: Mapping[Path, Path]) -> None:
-    """One line for each other campaign's file that tracks what this campaign uses too."""
+    """Warn once for each other campaign's file that tracks an artifact of this one."""
     for owner in sorted({owner for owner in owners.values() if owner.parent != file.parent}):
-        kept = [str(path.relative_to(root)) for path in owners if owners[path] == owner]
+        names = [str(path.relative_to(root)) for path in owners if owners[path] == owner]
         campaign = owner.parent.parent.name
         _warn_once(
-            f"{', '.join(kept)}: tracked by campaign {campaign!r} already, so it stays in "
+            f"{', '.join(names)}: tracked by campaign {campaign!r} already, so it stays in "
             f"{owner.relative_to(root)}"
         )
 
 
 def tracked_by(file: Path) -> Mapping[Path, str]:
-    """The paths that a .dvc file tracks, with their digests (0.3 ms; dvc's own index takes 5).
+    """Return the paths of a .dvc file, with their digests (0.3 ms; dvc's own index takes 5).
 
     A file that was cut short by a kill tracks nothing: it is written anew.
     """
@@ -210,7 +210,7 @@ def _read_outs(file: Path, _modified: int, _size: int) -> Mapping[Path, str]:
 
 
 def _root_of(folder: Path) -> Path | None:
-    """The dvc repository around `folder`; None, told once, where there is none."""
+    """Return the dvc repository around `folder`; None, with one warning, where there is none."""
     at = folder.resolve()
     for candidate in (at, *at.parents):
         if (candidate / ".dvc" / "config").is_file():
@@ -241,7 +241,7 @@ def _repo(root: Path) -> "Repo":
 
 @cache
 def _nowhere() -> tuple[Any, Any]:
-    """A cache and a file system for hashing outside any repository."""
+    """Return a cache and a file system for hashing outside any repository."""
     from dvc_data.hashfile.db import HashFileDB
     from dvc_objects.fs.local import LocalFileSystem
     from dvc_objects.fs.memory import MemoryFileSystem
@@ -250,7 +250,7 @@ def _nowhere() -> tuple[Any, Any]:
 
 
 def _inside(root: Path, path: Path) -> Path | None:
-    """`path`, resolved; None (told) for a store outside the repository, which dvc cannot see."""
+    """`path`, resolved; None, with a warning, for a store outside the repository."""
     resolved = path.resolve()
     if resolved.is_relative_to(root):
         return resolved

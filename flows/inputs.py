@@ -1,4 +1,4 @@
-"""From what a person chose (files, overlays, overrides) to validated params."""
+"""Validated params from files, overlays and overrides."""
 
 import sys
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ def chosen_params(
     overlays: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
 ) -> Params:
-    """The params named, or those the campaign was started with when none are.
+    """Return the named params, or without a name those that the campaign was started with.
 
-    Raises ParamsError, or RefusedError for what is known to stop a campaign before it starts: a
+    Raises ParamsError, or RefusedError for what would stop a campaign later: a
     teacher whose terms forbid training, a prompts file that cannot be used (PromptsError), weights
     that are not on this disk.
     """
@@ -70,7 +70,7 @@ def prompts_of(params: Params, store: Store) -> list[Prompt]:
 
 
 def _refuse_other_sentences(path: str, prompts: list[Prompt]) -> None:
-    """A fresh student is warmed up on films of the pocket world, and reads its sentences alone."""
+    """Refuse prompts outside the pocket world: a fresh student reads its sentences alone."""
     others = [prompt.text for prompt in prompts if not is_sentence(prompt.text)]
     if others:
         raise RefusedError(
@@ -83,7 +83,7 @@ def _refuse_other_sentences(path: str, prompts: list[Prompt]) -> None:
 def _trained_on(
     params: Params, teacher: RemoteTeacher | FolderTeacher, prompts: list[Prompt]
 ) -> list[Want]:
-    """Every clip that a round will learn from; held-out ones are compared with only."""
+    """Return every clip that a round learns from, without the held-out ones."""
     prompt_set = requests.prompts(params).output
     rounds = [requests.harvest_round(params, prompt_set, i) for i in range(params.num_rounds)]
     return [want for one in rounds for want in wants_of_request(one.params, teacher, prompts)]
@@ -96,32 +96,32 @@ def read_params(
     overlays: Sequence[str | Path],
     overrides: Sequence[str],
 ) -> Params:
-    """The same, also for a teacher that may be harvested from but not trained on."""
+    """Return the params as `chosen_params`, also for a teacher that training may not use."""
     if params is not None:
         return load_params(Params, Path(params), [Path(file) for file in overlays], overrides)
     folder = campaign_folder(campaign, paths)
-    kept = saved_params(folder)
-    if kept is None:
+    saved = saved_params(folder)
+    if saved is None:
         raise ParamsError(
             "--params",
             [f"campaign {campaign!r} is new: name its params, e.g. --params params/pocket.yaml"],
         )
     if overlays or overrides:
         raise ParamsError("--params", ["--overlay and --set need --params beside them"])
-    return kept
+    return saved
 
 
 def chosen_cluster(cluster: str | Path, overrides: Sequence[str] = ()) -> Cluster:
-    """Where to run."""
+    """Return the cluster of a file, with overrides."""
     return load_params(Cluster, Path(cluster), (), overrides)
 
 
 def resumed_cluster(
     last: LastCommand, file: Path | None, overrides: Sequence[str]
 ) -> tuple[Cluster, ClusterSource | None]:
-    """Where to go on: the file read again, for it may have been mended; else what it said then.
+    """Return the cluster of a resumed campaign, from its file, or as stored where the file is gone.
 
-    `file`: another one; `overrides`: over those it was asked with. Raises ParamsError.
+    `file`: another one; `overrides`: over those of the last command. Raises ParamsError.
     """
     known = last.cluster_source
     if file is not None:
@@ -140,7 +140,7 @@ def resumed_cluster(
 
 
 def named_teacher(campaign: str, paths: CampaignPaths, params: str | Path | None) -> str | None:
-    """The teacher's name for people, where the params can be read; None where they cannot."""
+    """Return the teacher's name; None where the params cannot be read."""
     try:
         return teacher_name(read_params(campaign, paths, params, (), ()))
     except (ParamsError, RefusedError):

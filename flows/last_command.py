@@ -1,6 +1,6 @@
-"""What was asked of a campaign last, and how that ended: runs/<name>/asked.json.
+"""Last command of a campaign and its end: runs/<name>/asked.json.
 
-`afd resume` asks for it again; `afd status` says it.
+`afd resume` runs it again; `afd status` prints it.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from afd.store import write_atomic
 
 FILE = "asked.json"
 CommandKind = Literal["campaign", "round"]
-# running: its process runs, or was killed; paused: what was asked for is done, rounds are left
+# running: its process runs, or was killed; paused: the command is done, rounds are left
 CommandState = Literal["running", "finished", "paused", "failed", "cancelled", "killed"]
 
 
 class ClusterSource(Frozen):
-    """The file that a cluster was read from, and what was laid over it."""
+    """File of a cluster, and the overrides on it."""
 
     file: str  # absolute
     overrides: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class ClusterSource(Frozen):
 
 
 class LastCommand(Frozen):
-    """One command, with the circumstance it was given."""
+    """One command, with its cluster and store."""
 
     kind: CommandKind = Field(
         validation_alias=AliasChoices("kind", "doing"), serialization_alias="doing"
@@ -53,7 +53,7 @@ class LastCommand(Frozen):
 
 
 def read_last_command(folder: Path) -> LastCommand | None:
-    """None where nothing was asked, or by an earlier version."""
+    """Return the last command; None where there is none or an earlier version wrote it."""
     try:
         return LastCommand.model_validate_json((folder / FILE).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -65,7 +65,7 @@ def write_last_command(folder: Path, last: LastCommand) -> None:
 
 
 def restore_last_command(folder: Path, before: LastCommand | None) -> None:
-    """Put back what stood there, also when that was nothing."""
+    """Write the command `before` back; remove the file where it is None."""
     if before is None:
         (folder / FILE).unlink(missing_ok=True)
     else:

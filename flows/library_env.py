@@ -1,4 +1,4 @@
-"""Defaults of libraries: nothing phones home, and without --verbose nothing but us is heard.
+"""Environment defaults of libraries: no telemetry, and without --verbose no lines of theirs.
 
 Imports nothing heavy, so it can come first.
 """
@@ -20,7 +20,7 @@ DEFAULTS = {
     "PREFECT_API_REQUEST_TIMEOUT": "15",
     "PREFECT_CLIENT_MAX_RETRIES": "2",
     # Its import sets up logging anew: flushes and closes every handler of the process, under
-    # the lock that the threads of Prefect's handlers wait for. A round was seen to stand still so.
+    # the lock that the threads of Prefect's handlers wait for. It has stopped a round.
     "SUBMITIT_LOG_LEVEL": "NOCONFIG",
     "GIT_PYTHON_REFRESH": "quiet",
     "DVC_NO_ANALYTICS": "1",
@@ -43,7 +43,7 @@ def set_library_defaults() -> None:
 
 
 def leave_loopback_out_of_proxies() -> None:
-    """Servers of our own answer on this host alone: a proxy of the user's cannot reach them."""
+    """Except this host from proxies: servers of this project answer on it alone."""
     names = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     left_out = [name.strip() for name in names.split(",") if name.strip()]
     left_out += [host for host in LOOPBACK if host not in left_out]
@@ -51,7 +51,7 @@ def leave_loopback_out_of_proxies() -> None:
 
 
 def take_verbose(arguments: Sequence[str]) -> list[str]:
-    """The arguments without -v and --verbose, which are allowed anywhere and count from here on."""
+    """Return the arguments without -v and --verbose, which set AFD_VERBOSE."""
     left = [word for word in arguments if word not in ("-v", "--verbose")]
     if len(left) < len(arguments):
         os.environ[VERBOSE] = "1"
@@ -59,12 +59,12 @@ def take_verbose(arguments: Sequence[str]) -> list[str]:
 
 
 def is_verbose() -> bool:
-    """Whether the libraries' own lines and bars were asked for."""
+    """Return whether AFD_VERBOSE is set."""
     return os.environ.get(VERBOSE, "") not in ("", "0")
 
 
 def quieten_dvc() -> None:
-    """DVC's bars heed the level of its loggers; what goes wrong is an exception all the same."""
+    """Hide DVC's progress bars, which follow the level of its loggers; errors are raised anyway."""
     if not is_verbose():
         for name in DVC_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -59,12 +59,12 @@ def params_source(
     overrides: Sequence[str],
     chosen: Params,
 ) -> ParamsSource | None:
-    """The source of a start; None where no file is named: a campaign that goes on has its own."""
+    """Return the source of a start; None without a file: a known campaign has its own."""
     return None if params is None else ParamsSource.of(params, overlays, overrides, chosen)
 
 
 def read_source(folder: Path) -> ParamsSource | None:
-    """None for a campaign of an earlier version."""
+    """Return the source; None for a campaign of an earlier version."""
     try:
         return ParamsSource.model_validate_json((folder / FILE).read_bytes())
     except (FileNotFoundError, ValidationError):

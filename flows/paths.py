@@ -1,4 +1,4 @@
-"""Where campaigns live: their folders, names, and the params that each was started with."""
+"""Folders and names of campaigns, and the params that each was started with."""
 
 import json
 import os
@@ -26,7 +26,7 @@ MAX_DIFFERENCES = 12  # listed; another family of students differs in 59 fields
 
 @dataclass(frozen=True)
 class CampaignPaths:
-    """The folders a campaign lives in."""
+    """Folders of a campaign."""
 
     runs: Path = RUNS
     store: Path = STORE
@@ -47,7 +47,7 @@ class CampaignPaths:
 
 
 def refuse_unusable(paths: CampaignPaths) -> None:
-    """Raises StoreError for folders that can never hold a campaign, before anything is made."""
+    """Raise StoreError for folders that can never hold a campaign, before anything is made."""
     for option, place in (("--runs", paths.runs), ("--store", paths.store)):
         at = place.resolve()
         while not at.exists():
@@ -68,7 +68,7 @@ def campaign_folder(name: str, paths: CampaignPaths) -> Path:
 
 
 def teacher_name(params: Params) -> str:
-    """The teacher as people call it."""
+    """Return the name of the teacher."""
     match params.teacher:
         case RemoteTeacher(provider=provider, model=model):
             return f"{provider}-{model}"
@@ -81,7 +81,7 @@ def teacher_name(params: Params) -> str:
 
 
 def saved_params(folder: Path) -> Params | None:
-    """The params a campaign was started with."""
+    """Return the params a campaign was started with, None before its start."""
     file = folder / "params.yaml"
     if not file.exists():
         return None
@@ -150,8 +150,8 @@ def set_aside(folder: Path, params: Params) -> Path | None:
     known = _saved_contents(folder, before)
     if not _identity_differences(before, known, params, contents(params)):
         return None
-    kept = semantic(before.model_dump(mode="json")) | {"content": known}
-    stem = f"{folder.name[:48]}-{fingerprint(kept)[:8]}"
+    identity = semantic(before.model_dump(mode="json")) | {"content": known}
+    stem = f"{folder.name[:48]}-{fingerprint(identity)[:8]}"
     others = (folder.with_name(f"{stem}-{number}") for number in range(2, 10_000))
     free = next(name for name in (folder.with_name(stem), *others) if not name.exists())
     with told(folder.parent):
@@ -160,7 +160,7 @@ def set_aside(folder: Path, params: Params) -> Path | None:
 
 
 def _saved_contents(folder: Path, before: Params) -> dict[str, str | None]:
-    """What lay at the paths when the campaign was started; older campaigns did not keep it."""
+    """Return the contents at the start of the campaign; older campaigns did not save them."""
     try:
         return json.loads((folder / CONTENTS).read_bytes())
     except FileNotFoundError:
@@ -174,7 +174,7 @@ def _saved_contents(folder: Path, before: Params) -> dict[str, str | None]:
 def _identity_differences(
     before: Params, known: dict[str, str | None], params: Params, found: dict[str, str | None]
 ) -> list[tuple[str, Any, Any]]:
-    """What differs in identity, as (dotted path, old, new); files differ by their content."""
+    """Return differences in identity, as (dotted path, old, new); files by their content."""
     old, new = (semantic(each.model_dump(mode="json")) for each in (before, params))
     both = sorted(known.keys() & found.keys())
     changed = [(field, known[field], found[field]) for field in both]
@@ -186,7 +186,7 @@ def _identity_differences(
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Leaves that differ, as (dotted path, old, new)."""
+    """Return leaves that differ, as (dotted path, old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
         return [

@@ -1,4 +1,4 @@
-"""What is going on in a campaign right now: written by tasks, read by whoever shows it."""
+"""Progress of a campaign in this process: tasks write it, terminals read it."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ from afd.store import Store
 
 @dataclass(frozen=True)
 class RunningStage:
-    """A stage somebody waits for."""
+    """A stage that a task waits for."""
 
     request: StageRequest
     round_index: int | None
@@ -28,7 +28,7 @@ class FinishedStage:
 
     request: StageRequest
     round_index: int | None
-    wall_s: float  # as waited for; 0 when it was there
+    wall_s: float  # of the wait; 0 when it was there
     summary: dict[str, float | int | str | None]
     was_there: bool
     spent_s: float = 0.0  # on computing it, by its manifest
@@ -84,7 +84,7 @@ class ProgressBoard:
 
     @contextmanager
     def busy(self, name: str, round_index: int | None = None) -> Iterator[None]:
-        """`name` is what this process does meanwhile, in the words of the live view."""
+        """`name` is what this process does, as the live view prints it."""
         entry = Activity(name, round_index, time.monotonic())
         with self._lock:
             self._activities[id(entry)] = entry
@@ -105,7 +105,7 @@ class ProgressBoard:
 
     @property
     def has_computed(self) -> bool:
-        """Return whether a stage was tried since this board was made."""
+        """Return whether a stage was tried since this board was created."""
         with self._lock:
             return self._num_tried > 0
 
@@ -115,7 +115,7 @@ class ProgressBoard:
 
 
 def stage_progress(store: Store, request: StageRequest) -> tuple[int, int] | None:
-    """(done, total) steps of a running stage, as it tells them."""
+    """Return (done, total) steps of a running stage, None before its first report."""
     file: Path = store.work_path(request.output) / "progress.json"
     try:
         steps = json.loads(file.read_bytes())

@@ -1,4 +1,4 @@
-"""After a campaign's process has died: jobs, MLflow and Prefect brought in line with what is so.
+"""Reconciliation of jobs, MLflow and Prefect after a campaign's process has died.
 
 Nothing here computes. It holds the campaign while it works, so it cannot meet a living one.
 
@@ -30,7 +30,7 @@ LEAVES_S = 15.0  # a process that was told to end lets go of its campaign
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What was put right."""
+    """Jobs that were ended, and the number of corrected flow runs."""
 
     jobs: tuple[JobEntry, ...] = ()
     num_flow_runs: int = 0
@@ -39,7 +39,7 @@ class Reconciled:
 def reconcile(
     name: str, paths: CampaignPaths, verdict: Ended, *, end_jobs: bool = False
 ) -> Reconciled:
-    """No run of a dead process stays RUNNING, anywhere; `end_jobs`: nor do its jobs.
+    """End the runs of a dead process in MLflow and Prefect; with `end_jobs` its jobs too.
 
     Raises CampaignRunningError when the campaign runs, SchedulerError when the scheduler does not
     answer.
@@ -62,7 +62,7 @@ def reconcile(
 def reconcile_when_free(
     name: str, paths: CampaignPaths, verdict: Ended, *, end_jobs: bool = False
 ) -> Reconciled:
-    """The same, for a campaign whose process was told to end and may need seconds to let go."""
+    """Reconcile a campaign whose process may need up to LEAVES_S to release its lock."""
     deadline = time.monotonic() + LEAVES_S
     while True:
         try:
@@ -74,7 +74,7 @@ def reconcile_when_free(
 
 
 def live_jobs(folder: Path) -> list[JobEntry]:
-    """What of a campaign still computes or waits in a queue."""
+    """Return the entries whose jobs run or are queued."""
     entries = [entry for entry in Ledger(folder / "ledger").entries() if not entry.ended]
     seen = scheduler.states([job for entry in entries for job in entry.jobs])
     return [
@@ -107,7 +107,7 @@ def _end_jobs(folder: Path) -> tuple[JobEntry, ...]:
 
 
 def main(name: str, runs: str, store: str, verdict: str) -> None:
-    """For whoever has no time for it: Prefect's serving process, a second Ctrl-C."""
+    """Reconcile for Prefect's serving process and for a second Ctrl-C."""
     from flows.library_env import set_library_defaults
 
     set_library_defaults()

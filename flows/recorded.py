@@ -19,12 +19,12 @@ TIMEOUT_S = 20
 
 
 def cell_name(*words: str) -> str:
-    """The name of a cell's files: arm, world and seed."""
+    """Return the name of a cell's files: arm, world and seed."""
     return "-".join(re.sub(r"[^\w.-]", "_", word) for word in words)
 
 
 def cell_files(name: str) -> list[Path]:
-    """The outs of a cell, as dvc.yaml has them."""
+    """Return the outs of a cell, as dvc.yaml has them."""
     kinds = {"arms": "json", "curves": "csv", "prompts": "parquet"}
     return [Path("results") / kind / f"{name}.{ending}" for kind, ending in kinds.items()]
 
@@ -49,7 +49,7 @@ def put_back(files: Iterable[Path]) -> list[Path]:
 
 
 def _locked() -> dict[str, str]:
-    """The md5 of every out in dvc.lock, by path."""
+    """Return the md5 of every out in dvc.lock, by path."""
     try:
         stages = yaml.load(Path("dvc.lock").read_bytes(), Loader=yaml.CSafeLoader)["stages"]
     except (OSError, yaml.YAMLError, LookupError, TypeError):

@@ -17,7 +17,7 @@ from flows.tasks import Stages
 
 
 def play_start(stages: Stages, params: Params) -> CampaignState:
-    """Before any round: prompts, the teacher on held-out ones, a student that needs teaching."""
+    """Make what precedes the rounds: prompts, held-out teacher clips, the warm-started student."""
     prompt_set = stages.make(requests.prompts(params))
     held_out_clips = stages.begin(requests.harvest_held_out(params, prompt_set))
     reference = stages.make(requests.warmstart(params, prompt_set))
@@ -30,7 +30,7 @@ def play_start(stages: Stages, params: Params) -> CampaignState:
 
 
 def play_round(stages: Stages, params: Params, state: CampaignState) -> CampaignState:
-    """One round, from a standing to the next."""
+    """Run one round and return the next state."""
     index, prompt_set = len(state.rounds), state.prompt_set
     fit = state.course.fit(params.fit, params.alarms)
     own = params if fit == params.fit else params.model_copy(update={"fit": fit})
@@ -40,29 +40,31 @@ def play_round(stages: Stages, params: Params, state: CampaignState) -> Campaign
         rollouts = stages.make(
             requests.rollout(params, prompt_set, state.behaviour_student(params), index)
         )
-    shown = [*state.replayed("teacher_clips", params), harvested.result()]
+    teacher_clips = [*state.replayed("teacher_clips", params), harvested.result()]
     if rollouts and state.white_box:  # the dmd arm: velocities in place of a discriminator
         critic = stages.make(requests.critic(params, rollouts, state.critic, index))
     elif rollouts:
-        answered = [*state.replayed("rollouts", params), rollouts]
+        student_clips = [*state.replayed("rollouts", params), rollouts]
         discriminator = stages.make(
-            requests.fit(own, shown, answered, state.discriminator, index, state.first_pairs)
+            requests.fit(
+                own, teacher_clips, student_clips, state.discriminator, index, state.first_pairs
+            )
         )
     student = stages.make(
         requests.update(
-            params, shown, rollouts, discriminator, state.student, state.reference, index,
+            params, teacher_clips, rollouts, discriminator, state.student, state.reference, index,
             state.matching_models(critic),
         )
     )  # fmt: skip
     evaluation = stages.make(requests.evaluate_round(params, prompt_set, student, state.reference))
     made = {
-        "teacher_clips": shown[-1],
+        "teacher_clips": teacher_clips[-1],
         "rollouts": rollouts,
         "discriminator": discriminator,
         "critic": critic,
         "student": student,
         "evaluation": evaluation,
     }
-    kept = {role: ref for role, ref in made.items() if ref is not None}
-    showed = course.gauges({role: stages.summary(ref) for role, ref in kept.items()})
-    return state.after(kept, showed, params.alarms)
+    refs = {role: ref for role, ref in made.items() if ref is not None}
+    gauges = course.gauges({role: stages.summary(ref) for role, ref in refs.items()})
+    return state.after(refs, gauges, params.alarms)

@@ -1,9 +1,9 @@
-"""One process's hold on one campaign: its lock, params, dispatch, recorder and records.
+"""Session of one process on one campaign: lock, params, dispatch, recorder and records.
 
 runs/<name>/params.yaml            the resolved params; only circumstance may change
 runs/<name>/rounds/<NNN>.json      what each round made, by role; start and final beside them
-runs/<name>/{lock,holder.json}     who runs it now (hold.py)
-runs/<name>/asked.json             what was asked last, and how that ended
+runs/<name>/{lock,holder.json}     the process that runs it (campaign_lock.py)
+runs/<name>/asked.json             the last command, and its end
 runs/<name>/{logs,ledger,workers}  circumstance
 """
 
@@ -49,7 +49,7 @@ from flows.progress import ProgressBoard
 
 @dataclass
 class Session:
-    """What every stage of a campaign shares."""
+    """Objects that all stages of a campaign share."""
 
     name: str
     params: Params
@@ -62,17 +62,17 @@ class Session:
     is_interrupted: bool = False  # Ctrl-C, SIGTERM or a closed terminal: an error is its echo
 
     def go_on_without_prefect(self, error: Exception) -> None:
-        """Prefect's server has gone away: everything it would show is in the store and on disk."""
+        """Go on without Prefect's server; everything it would show is in the store and on disk."""
         if self.with_prefect:
             sys.stderr.write(f"Prefect's server is away, going on without it: {error}\n")
-            # Its own threads go on trying and would tell of each failure.
+            # Its own threads go on trying and would report each failure.
             logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)
             logging.raiseExceptions = False
         self.with_prefect = False
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to compute."""
+        """True where nothing is left to compute."""
         index = self.next_round
         played = index >= self.params.num_rounds or is_stopped(self.site.folder, index)
         return self._is_finished("start") and played and self._is_finished("final")
@@ -114,7 +114,7 @@ class Session:
             self.page.write()
 
     def note_alarms(self, decision: Mapping[str, Any]) -> None:
-        """What alarms said and did after a round, to whoever looks on."""
+        """Note what alarms decided after a round, for the terminal."""
         for line in lines(decision, self.params.num_rounds):
             self.progress.note(line)
 
@@ -190,24 +190,24 @@ def open_campaign(
 
 
 def _state_of(session: Session) -> str:
-    """The campaign's state for a person, once nothing runs."""
+    """Return the campaign's state as one word, once nothing runs."""
     command = read_last_command(session.site.folder)
     return "finished" if session.is_complete or command is None else command.state
 
 
 @dataclass
 class _Ending:
-    """How a hold on a campaign ends, as far as is known."""
+    """End of a session, as far as it is known."""
 
     status: CampaignEnding = "killed"
 
 
 @contextmanager
 def _recorded_command(session: Session, command: LastCommand, ending: "_Ending") -> Iterator[None]:
-    """What is asked for is on disk while it runs, and how it ended afterwards.
+    """Write the command while it runs, and its end afterwards.
 
-    A refusal that computed nothing leaves what stood there: the campaign is as it was. An alarm's
-    pause is noted all the same, with what was asked before it, which `afd resume` goes on with.
+    A refusal that computed nothing restores the command before it. An alarm's pause is written in
+    any case, with the command before it, which `afd resume` goes on with.
     """
     folder, message = session.site.folder, ""
     state: CommandState | None = None
@@ -243,17 +243,17 @@ def _recorded_command(session: Session, command: LastCommand, ending: "_Ending")
 
 
 def open_sessions() -> tuple[Session, ...]:
-    """Every campaign that this process holds."""
+    """Return the sessions that this process has open."""
     return tuple(_open_sessions.values())
 
 
 def session_of(name: str, paths: CampaignPaths) -> Session | None:
-    """The campaign's session, if this very process holds it."""
+    """Return the campaign's session, None where this process has none open."""
     return _open_sessions.get(campaign_folder(name, paths))
 
 
 def read_round(file: Path) -> dict[str, ArtifactRef] | None:
-    """What a round made, by role; None before it is finished."""
+    """Return the artifacts of a round, by role; None before it is finished."""
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:

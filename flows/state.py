@@ -1,4 +1,4 @@
-"""Where a campaign stands between two rounds: who plays, what was made, what alarms made of it."""
+"""State of a campaign between two rounds: current models, artifacts, decisions of alarms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,24 +12,24 @@ from afd.evaluation.course import Course
 
 @dataclass(frozen=True)
 class CampaignState:
-    """What rounds hand on to each other."""
+    """State that one round hands on to the next."""
 
     prompt_set: ArtifactRef
     held_out_clips: ArtifactRef
-    reference: ArtifactRef  # the student before any round: baseline and anchor
+    reference: ArtifactRef  # the student before any round: baseline and prior
     student: ArtifactRef
     discriminator: ArtifactRef | None = None
     white_box: ArtifactRef | None = None  # the dmd arm's teacher
-    rounds: tuple[Mapping[str, ArtifactRef], ...] = ()  # what each one made, by role
-    gauges: tuple[Gauges, ...] = ()  # what each one showed
-    course: Course = field(default_factory=Course)  # what the alarms have made of it
+    rounds: tuple[Mapping[str, ArtifactRef], ...] = ()  # artifacts of each, by role
+    gauges: tuple[Gauges, ...] = ()  # metrics that alarms watch, of each
+    course: Course = field(default_factory=Course)  # decisions of the alarms
 
     def behaviour_student(self, params: Params) -> ArtifactRef:
-        """Who rolls out: the student, but for the off-policy arm."""
+        """Return the student that rolls out; the reference in the off-policy arm."""
         return self.student if params.rollout.refresh == "every_round" else self.reference
 
     def replayed(self, role: str, params: Params) -> list[ArtifactRef]:
-        """What the last rounds on the way to this student left for the fit, the oldest first."""
+        """Return a role's artifacts of the last `fit.replay_rounds` rounds, oldest first."""
         line = self.course.line
         return [self.rounds[i][role] for i in line[max(0, len(line) - params.fit.replay_rounds) :]]
 
@@ -39,7 +39,7 @@ class CampaignState:
         return self.rounds[self.course.line[-1]]["critic"] if self.rounds else self.reference
 
     def matching_models(self, critic: ArtifactRef | None) -> dict[str, ArtifactRef]:
-        """Whose velocities the dmd arm matches; of every other arm nobody's."""
+        """Return the two models whose velocities the dmd arm compares; empty in other arms."""
         if critic is None or self.white_box is None:
             return {}
         return {"white_box": self.white_box, "critic": critic}
@@ -53,7 +53,7 @@ class CampaignState:
     def after(
         self, made: Mapping[str, ArtifactRef], showed: Gauges, alarms: AlarmsParams
     ) -> "CampaignState":
-        """After a round that made and showed these: its own players, or those that alarms chose."""
+        """Return the state after a round, with its own models or those that alarms chose."""
         rounds, gauges = (*self.rounds, made), (*self.gauges, showed)
         followed = course.after(self.course, gauges, alarms)
         last = rounds[followed.line[-1]]
@@ -63,5 +63,5 @@ class CampaignState:
         )  # fmt: skip
 
     def is_over(self, params: Params) -> bool:
-        """Whether no round is left: all are played, or an alarm has stopped them."""
+        """Return whether no round is left: all are done, or an alarm has stopped the campaign."""
         return len(self.rounds) >= params.num_rounds or self.course.ends == "stops"

@@ -1,4 +1,4 @@
-"""One Prefect task per stage: there already? take it. Else dispatch it and record it.
+"""Prefect tasks, one per stage: take the artifact from the store, or dispatch and record it.
 
 `make` is the whole of a task and plain Python; Prefect adds the graph, cancellation and the UI, and
 a campaign runs without it.
@@ -18,7 +18,7 @@ from afd.store import Store
 from flows.dispatch import StageFailedError, compute
 from flows.jobs.site import GivenUpError, log_tail
 from flows.prefect_runs.final_states import ends_in_words, raise_ended
-from flows.prefect_runs.pages import log_stage, progress_shown
+from flows.prefect_runs.pages import log_stage, progress_artifact
 from flows.prefect_runs.reach import is_away
 from flows.progress import FinishedStage
 from flows.session import Session
@@ -34,7 +34,7 @@ class Pending(Protocol):
 
 
 class Stages(Protocol):
-    """What a round is played with: the real thing, or a plan that only names what would be made."""
+    """Interface of a round to its stages: computed ones, or names only in a dry run."""
 
     def make(self, request: StageRequest) -> ArtifactRef: ...
 
@@ -44,7 +44,7 @@ class Stages(Protocol):
 
 
 def make(session: Session, request: StageRequest, round_index: int | None) -> ArtifactRef:
-    """The artifact of `request`, made and recorded if it is not there.
+    """Return the artifact of `request`, made and recorded if it is not there.
 
     Raises StageFailedError with what happened, what is kept and how to go on.
     """
@@ -88,7 +88,7 @@ class ComputedStages:
             return make(self._session, request, self._round_index)
         except GivenUpError:
             for begun in self._begun:
-                begun.result()  # raises what the one beside it failed of
+                begun.result()  # raises the error of the stage beside it
             raise
 
     def begin(self, request: StageRequest) -> Pending:
@@ -107,7 +107,7 @@ class ComputedStages:
         return self._begun[-1]
 
     def summary(self, ref: ArtifactRef) -> Mapping[str, object]:
-        """What an artifact says of itself at a glance."""
+        """Return the summary in an artifact's manifest."""
         return self._session.site.store.load(ref).manifest.summary
 
     def _as_task(self, request: StageRequest) -> ArtifactRef:
@@ -180,7 +180,7 @@ class DryRunStages:
 
 
 class NotComputedError(RefusedError):
-    """What follows depends on the gauges of something that has not been made."""
+    """The next stages depend on a metric of an artifact that is not in the store."""
 
 
 class Opaque:
@@ -194,7 +194,7 @@ class Opaque:
 
 @contextmanager
 def _ending(session: Session) -> Iterator[None]:
-    """An interrupted wait ends every other one now: Prefect would let them end by themselves."""
+    """End every other wait when one is interrupted: Prefect would let them run on."""
     try:
         yield
     except BaseException:
@@ -214,14 +214,14 @@ def _untagged() -> Iterator[None]:
 
 @cache
 def prefect_task(stage: StageName) -> "Task[Any, Any]":
-    """The task of a stage. No cache: the store is the one judge of "already done"."""
+    """Return the task of a stage, without a Prefect cache: the store decides what is done."""
     from prefect import Task
     from prefect.cache_policies import NO_CACHE
 
     def run(held: Opaque, request: StageRequest, round_index: int | None) -> ArtifactRef:
         session = held.session
         was_there = session.site.store.have(request.output)
-        with progress_shown(session.name, session.site.store, request):
+        with progress_artifact(session.name, session.site.store, request):
             made = make(session, request, round_index)
         log_stage(session.site.store.load(made), was_there=was_there)
         return made

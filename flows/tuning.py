@@ -21,13 +21,13 @@ from flows.paths import CampaignPaths
 TUNING = Path("params") / "tuning.yaml"
 SPLIT = "tuning"  # params/ablations/tuning.yaml
 ERROR, PERMANENCE = "trajectory_error_px", "object_permanence"
-SHOWN = (ERROR, PERMANENCE, "gravity", "interpenetration", "sharpness")
+METRICS = (ERROR, PERMANENCE, "gravity", "interpenetration", "sharpness")
 
 
 def tune(
     paths: CampaignPaths, cluster: Path, jobs: int, arms: Sequence[str] = (), *, play: bool = True
 ) -> pd.DataFrame:
-    """A row a run, `chosen` where it won its arm; raises ParamsError.
+    """Return a row a run, `chosen` where it won its arm; raises ParamsError.
 
     Arms are tuned side by side, `jobs` campaigns at a time. Without `play` nothing is computed: an
     arm's rows end where its runs do.
@@ -69,16 +69,16 @@ def save(table: pd.DataFrame, file: Path) -> None:
     text = table.to_csv(index=False, float_format="%.4g")
     if file.exists():
         before = pd.read_csv(file, dtype=str, keep_default_na=False)
-        kept = before[~before["arm"].isin(table["arm"].unique().tolist())]
+        others = before[~before["arm"].isin(table["arm"].unique().tolist())]
         now = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-        text = pd.concat([kept, now]).to_csv(index=False)
+        text = pd.concat([others, now]).to_csv(index=False)
     write_atomic(file, text.encode())
 
 
 def _next(
     plan: Mapping[str, Any], arm: str, found: Sequence[Mapping[str, Any]], turn: int
 ) -> Cell | None:
-    """The arm's next run; None when what came before failed."""
+    """Return the arm's next run; None after a failed one."""
     given = plan.get("given", {}).get(arm)
     rates = sorted(float(rate) for rate in plan["learning_rates"])
     if turn < int(plan["num_rates"]):
@@ -119,7 +119,7 @@ def _row(cell: Cell, store: Store, paths: CampaignPaths) -> dict[str, Any]:
         "arm": cell.arm,
         "learning_rate": params.update.learning_rate.high,
         "own": " ".join(own),
-        **dict.fromkeys(SHOWN),
+        **dict.fromkeys(METRICS),
         "cpu_s": None,
     }
     evaluation = final_evaluation(params, store)
@@ -127,14 +127,14 @@ def _row(cell: Cell, store: Store, paths: CampaignPaths) -> dict[str, Any]:
     if evaluation is None or not store.have(evaluation) or not left.exists():
         return row
     summary = json.loads(store.load(evaluation).file("summary.json").read_bytes())
-    row |= {name: summary["metrics"][name]["student"] for name in SHOWN}
+    row |= {name: summary["metrics"][name]["student"] for name in METRICS}
     stages: dict[str, dict[str, float]] = json.loads(left.read_bytes())["stages"]
     row["cpu_s"] = sum(spent["cpu_s"] for name, spent in stages.items() if name != "warmstart")
     return row
 
 
 def _best(found: Sequence[Mapping[str, Any]], permanence: float) -> Mapping[str, Any] | None:
-    """The least trajectory error among runs that keep permanence; where none does, of them all."""
+    """Return the run of least trajectory error among those that keep permanence, else of all."""
     done = [row for row in found if row[ERROR] is not None]
-    kept = [row for row in done if row[PERMANENCE] >= permanence] or done
-    return min(kept, key=lambda row: float(row[ERROR]), default=None)
+    candidates = [row for row in done if row[PERMANENCE] >= permanence] or done
+    return min(candidates, key=lambda row: float(row[ERROR]), default=None)

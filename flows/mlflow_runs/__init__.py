@@ -1,1 +1,1 @@
-"""What MLflow keeps of a campaign. It shows and never decides."""
+"""MLflow record of a campaign: for display alone, no decision reads it."""

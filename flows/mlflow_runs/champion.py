@@ -1,4 +1,4 @@
-"""Which student is the best so far: a pure choice, shown by MLflow's alias `champion`."""
+"""Choice of the best student so far, a pure function behind MLflow's alias `champion`."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ DECIDING = ("trajectory_error_px",)
 
 
 def choose_champion(scores: Mapping[int, Mapping[str, float | int | str | None]]) -> int | None:
-    """The version with the lowest held-out trajectory error; of equals, the earliest.
+    """Return the version with the lowest held-out trajectory error; of equals, the earliest.
 
     `scores`: version -> summary of its evaluation. A student without a finite value is no
     candidate; None when nobody is.

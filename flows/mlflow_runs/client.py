@@ -66,7 +66,7 @@ class Tracking:
 
     @property
     def is_remote(self) -> bool:
-        """Whether a server may have done what it never said."""
+        """True for a server, which may have carried out a request without confirming it."""
         return self.uri.startswith("http")
 
     @property
@@ -79,8 +79,10 @@ class Tracking:
         return self._connection[1]
 
     def is_away(self, error: Exception) -> bool:
-        """Whether `error` is MLflow's own trouble (down, slow, 401, 500, its disk full) and not
-        what was to be written: then it answers the simplest question."""
+        """Return whether `error` comes from MLflow itself: down, slow, 401, 500, its disk full.
+
+        A server that answers the simplest request has refused the content instead.
+        """
         if isinstance(error, Unavailable):
             return True
         if any(words in str(error) for words in DISK):
@@ -122,7 +124,7 @@ class Tracking:
             points, values, marks = points[room:], values[BATCH:], marks[BATCH:]
 
     def show_picture(self, run_id: str, key: str, step: int, picture: Path, at_ms: int) -> None:
-        """A picture at a step: the UI has a slider over them. Once, however often it is told."""
+        """Log a picture at a step, for the slider of the UI, unless it is logged already."""
         from PIL import Image
 
         there = {Path(f.path).name for f in self.client.list_artifacts(run_id, "images")}
@@ -131,13 +133,13 @@ class Tracking:
                 self.client.log_image(run_id, image, key=key, step=step, timestamp=at_ms)
 
     def show_files(self, run_id: str, folder: Path, names: Iterable[str]) -> None:
-        """Copies of files, at the same places as in `folder`."""
+        """Log copies of files, at the same relative paths as in `folder`."""
         for name in names:
             place = Path(name).parent.as_posix()
             self.client.log_artifact(run_id, str(folder / name), None if place == "." else place)
 
     def has(self, run_id: str) -> bool:
-        """Whether the run exists and is not deleted."""
+        """Return whether the run exists and is not deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -155,18 +157,18 @@ def brief(error: Exception) -> str:
 
 
 def without_password(uri: str) -> str:
-    """An address as it may be shown."""
+    """Return an address without the user name and password in it."""
     return re.sub(r"//[^/@]+@", "//", uri)
 
 
 def database_exists(tracking_uri: str) -> bool:
-    """Whether a sqlite database is there; a server is taken at its word."""
+    """Return whether a sqlite database exists; True for every server."""
     file = tracking_uri.removeprefix("sqlite:///")
     return file == tracking_uri or Path(file).exists()
 
 
 def _connect(uri: str) -> tuple["MlflowClient", str]:
-    """A client and the id of the experiment, both made where they do not exist."""
+    """Return a client and the id of the experiment; make both where they do not exist."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     from mlflow import MlflowClient

@@ -162,7 +162,7 @@ class RunRecorder:
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
-        """A note that the disk does not take costs MLflow a stage for now, the campaign nothing."""
+        """Log an OSError of a note instead of raising it: only MLflow lacks a stage for now."""
         try:
             yield
         except OSError as error:

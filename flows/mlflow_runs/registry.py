@@ -32,7 +32,7 @@ class Registry:
         manifest: Manifest,
         digests: Mapping[str, str],
     ) -> None:
-        """A logged model and a version of it; what an earlier attempt made of them is used."""
+        """Make a logged model and a version of it, or go on with those of an earlier attempt."""
         from mlflow.entities import LoggedModelOutput
 
         key = stage_key(student)
@@ -93,7 +93,7 @@ class Registry:
         return f"The student of {self._campaign} {made}; its weights: `{tags['afd.store']}`."
 
     def _made(self, run_id: str, student: ArtifactRef) -> str | None:
-        """The model of an attempt that was killed before its id was on disk."""
+        """Return the model of an attempt that was killed before its id was on disk."""
         made = self._tracking.client.search_logged_models(
             [self._tracking.experiment],
             f"source_run_id = '{run_id}' AND tags.`afd.fingerprint` = '{student.fingerprint}'",

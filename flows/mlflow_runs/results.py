@@ -13,7 +13,7 @@ SIDES = {"final": "student", "base": "base", "teacher": "teacher", "difference":
 
 
 class Results(NamedTuple):
-    """What `Tracking.log` takes."""
+    """Arguments of `Tracking.log`."""
 
     metrics: dict[str, float]
     tags: dict[str, str]

@@ -23,7 +23,7 @@ CAMPAIGN = "campaign"
 
 
 def stage_key(ref: ArtifactRef) -> str:
-    """The name of a stage's file: the same sixteen characters as its folder in the store."""
+    """Return the name of a stage's file: the same sixteen characters as its folder in the store."""
     return ref.fingerprint[:16]
 
 
@@ -63,7 +63,7 @@ class RunIds:
         return {file.stem: self.read(file.stem) for file in self._files()}
 
     def campaign_id(self, params: dict[str, Any] | None) -> str:
-        """The identity of this campaign; other params under the same name are another campaign.
+        """Return the id of this campaign; other params under the same name are another campaign.
 
         The runs of the earlier one stay in MLflow; their ids are set aside.
         """

@@ -140,8 +140,8 @@ class CampaignRuns:
         return self.ids.is_finished(stage_key(ref)) or _label(ref) in self._refused
 
     def _lacks_result(self, final: ArtifactRef) -> bool:
-        shown = self.ids.read(CAMPAIGN).get("final") == final.fingerprint
-        return self._is_known(final) and not shown
+        is_recorded = self.ids.read(CAMPAIGN).get("final") == final.fingerprint
+        return self._is_known(final) and not is_recorded
 
     def _is_whole(self, index: int, facts: Facts) -> bool:
         return all(self._is_known(one.ref) for one in facts.stages if one.round_index == index)

@@ -157,8 +157,8 @@ class StagePages:
                 self._tree.part(stage_key(fact.ref), f"file {name} of the campaign", write)
         elif SHEET in manifest.files:
             picture, at = artifact.file(SHEET), ended_ms(manifest)
-            for shown_on in (run_id, self._tree.round_run(index, at)):
-                write = partial(show.show_picture, shown_on, "students", index, picture, at)
+            for target_run in (run_id, self._tree.round_run(index, at)):
+                write = partial(show.show_picture, target_run, "students", index, picture, at)
                 self._tree.part(stage_key(fact.ref), "picture of the round", write)
 
     def _digests_of(self, refs: Iterable[ArtifactRef]) -> dict[str, str]:

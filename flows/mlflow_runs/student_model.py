@@ -48,13 +48,13 @@ _PARAMS = [
 
 
 class StudentModel:
-    """What `mlflow.pyfunc.load_model` gives: `predict` makes a video of each sentence."""
+    """Model for `mlflow.pyfunc.load_model`; `predict` makes a video of each sentence."""
 
     def __init__(self, student: "SampledStudent") -> None:
         self.student = student
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> "pd.DataFrame":
-        """Columns sentence, seed, fps and mp4 (the bytes that `afd sample` writes), a row each.
+        """Return a row a video: sentence, seed, fps and mp4 (the bytes that `afd sample` writes).
 
         `params`: seed of the noise, guidance (0: none). Raises SamplingError for a sentence that
         the student cannot read.
@@ -72,7 +72,7 @@ class StudentModel:
 
 
 def sentences_of(model_input: Any) -> list[str]:
-    """The sentences of whatever MLflow hands over: a table's first column, or a sequence."""
+    """Return the sentences of a table's first column or a sequence."""
     if isinstance(model_input, str):
         return [model_input]
     if hasattr(model_input, "iloc") and getattr(model_input, "ndim", 1) == 2:
@@ -92,9 +92,9 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> St
 
 
 def weights_folder(pointer: Mapping[str, Any], store: str | None = None) -> Path:
-    """The folder of a version's weights in a store that is on this disk.
+    """Return the folder of a version's weights in a store on this disk.
 
-    Raises SamplingError naming the places that were looked at.
+    Raises SamplingError with the folders that were searched.
     """
     named = store or os.environ.get(STORE_VARIABLE)
     paths = [named] if named else [pointer.get("afd.store_root"), "store"]
@@ -113,7 +113,7 @@ def weights_folder(pointer: Mapping[str, Any], store: str | None = None) -> Path
 
 
 def mlmodel(model_id: str, pointer: Mapping[str, str], campaign_folder: Path) -> str:
-    """The text of a version's MLmodel file; equal arguments give equal text."""
+    """Return the text of a version's MLmodel file; equal arguments give equal text."""
     import mlflow
 
     where: dict[str, Any] = dict(pointer) | _where(campaign_folder)
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _where(campaign_folder: Path) -> dict[str, Any]:
-    """The store's place and the clips' rate, as far as the campaign's folder tells."""
+    """Return the store's path and the clips' frame rate, empty where they are not known."""
     try:
         campaign: Campaign = open_campaign(campaign_folder)
         return {

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 CURVES = "metrics.jsonl"
 SUMMARY = "summary.json"
-SHOWN = (".png", ".mp4", ".html")  # what MLflow's artifact view can show
+VIEWABLE = (".png", ".mp4", ".html")  # in MLflow's artifact view
 Row = tuple[str, float, int]  # of a curve: key, value, step
-MAX_SHOWN, MAX_SHOWN_BYTES = 24, 32 << 20  # a stage; these are samples, the store has them all
+MAX_FILES, MAX_FILE_BYTES = 24, 32 << 20  # a stage; these are samples, the store has them all
 
 
 def summary(
@@ -40,28 +40,28 @@ def summary(
 
 
 class Outside(NamedTuple):
-    """What programs outside said of an evaluation, and how far to trust it."""
+    """Results of external evaluators, and how far to trust them."""
 
     metrics: dict[str, float]  # videos without a usable value, by metric
     tags: dict[str, str]  # each program's version or failure; which metrics are no judges
 
 
 def outside(artifact: Artifact) -> Outside:
-    """Of an evaluation that asked evaluators; empty for everything else."""
+    """Return the results of external evaluators; empty for a stage without them."""
     if artifact.manifest.stage != "evaluate" or SUMMARY not in artifact.manifest.files:
         return Outside({}, {})
-    told = json.loads(artifact.file(SUMMARY).read_text()).get("outside", {})
+    results = json.loads(artifact.file(SUMMARY).read_text()).get("outside", {})
     failed: dict[str, float] = {}
     dependent: list[str] = []
     tags: dict[str, str] = {}
-    for name, one in told.items():
+    for name, one in results.items():
         tags[f"afd.evaluator.{name}"] = one["error"] or str(one["version_told"] or one["version"])
         failed[f"evaluate/{name}.num_videos"] = float(one["num_videos"])
-        for metric, said in one["metrics"].items():
-            failed[f"evaluate/{name}.{metric}.num_failed"] = float(said["num_failed"])
-            if said["independent"] is False:
+        for metric, result in one["metrics"].items():
+            failed[f"evaluate/{name}.{metric}.num_failed"] = float(result["num_failed"])
+            if result["independent"] is False:
                 dependent.append(f"{name}.{metric}")
-    if told:
+    if results:
         tags["afd.not_independent"] = ", ".join(dependent) or "none"
     return Outside(failed, tags)
 
@@ -140,19 +140,19 @@ class GrowingCurve:
 
 
 def files(artifact: Artifact) -> list[str]:
-    """The pictures, films and pages that are worth a copy in MLflow."""
-    shown = [
+    """Return the pictures, videos and pages to copy into MLflow."""
+    viewable = [
         name
         for name, entry in artifact.manifest.files.items()
-        if name.endswith(SHOWN) and entry.num_bytes <= MAX_SHOWN_BYTES
+        if name.endswith(VIEWABLE) and entry.num_bytes <= MAX_FILE_BYTES
     ]
-    return sorted(shown)[:MAX_SHOWN]
+    return sorted(viewable)[:MAX_FILES]
 
 
 def inputs(
     made_from: Mapping[str, ArtifactRef], digests: Mapping[str, str]
 ) -> list["DatasetInput"]:
-    """One dataset an artifact, its digest DVC's; an artifact with two roles names both."""
+    """Return one dataset an artifact, its digest DVC's; an artifact with two roles names both."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     roles: dict[ArtifactRef, list[str]] = {}
@@ -173,7 +173,7 @@ def inputs(
 
 
 def tags(manifest: Manifest, digests: Mapping[str, str]) -> dict[str, str]:
-    """Where it stands, what it cost, which code made it."""
+    """Return the tags of an artifact: its hashes, its cost, the commit that made it."""
     return {
         "afd.fingerprint": manifest.fingerprint,
         "afd.dvc": digests.get(manifest.fingerprint, ""),

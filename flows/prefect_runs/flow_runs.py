@@ -1,12 +1,12 @@
-"""Prefect's runs of a campaign, remembered in its folder until Prefect tells the truth about them.
+"""Prefect flow runs of a campaign, on disk until Prefect has their final states.
 
     runs/<name>/flow_runs/<id>.json        a flow run of this campaign: its process, how it ended
     runs/<name>/flow_runs/called/<tag>     a process that calls a flow: runs it makes have that tag
 
-Prefect hears of an end from the process that ends. A killed one, or one whose server was away, says
-nothing, and the run would stay Running for ever. The folder knows better: whoever holds the
-campaign next, or `afd up`, `afd cancel`, `afd resume`, brings Prefect in line. Each run is settled
-with the server that shows it, and forgotten once that very server has answered.
+Prefect gets a final state from the process that ends. A killed process, or one whose server was
+away, sends none, and the run would stay Running for ever. So the next process that runs the
+campaign, or `afd up`, `afd cancel`, `afd resume`, sets the state. Each run is
+reconciled with the server that shows it, and its file is removed after the answer.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 OWN = "own"  # instead of an address: the server of this folder, whose port may change
 GIVEN_UP = "GivenUpError"  # how a stage ends that computed beside the one that was interrupted
 Ended = Literal["completed", "failed", "cancelled", "crashed"]
-SAID: dict[Ended, str] = {
+MESSAGES: dict[Ended, str] = {
     "completed": "its process finished while the server was away",
     "failed": "its process failed while the server was away",
     "cancelled": "cancelled; everything finished is kept, `afd resume` goes on",
@@ -53,8 +53,11 @@ class FlowRun(Frozen):
 
 @contextmanager
 def called(folder: Path) -> Iterator[None]:
-    """Around the call of a flow: Prefect makes the run, and it is Running before anything of ours
-    is: killed just then it would be in no file. Its tag is."""
+    """Note the tag of a flow call, before Prefect makes its run.
+
+    The run is Running before any code of this project runs: killed at that moment it would be in
+    no file.
+    """
     from prefect import tags
 
     process = Owner.me()
@@ -92,12 +95,12 @@ def remembered(folder: Path) -> Iterator[None]:
 
 
 def is_any_open(folder: Path) -> bool:
-    """Whether Prefect may be wrong about this campaign."""
+    """Return whether Prefect may have wrong states of this campaign."""
     return bool(_remembered(folder))
 
 
 def reconcile(folder: Path, verdict: Ended) -> int:
-    """Bring Prefect in line with this campaign's ended runs; gives how many it was wrong about.
+    """Set the final states of this campaign's ended runs; return how many were wrong.
 
     `verdict` is for runs that were killed. Call it while holding the campaign: then every process
     but this one is dead that ran it, here or on another host. Where a run's server cannot be asked,
@@ -113,7 +116,7 @@ def reconcile(folder: Path, verdict: Ended) -> int:
         try:
             with _client(api, folder) as client:
                 for file, entry in left.items():
-                    num_wrong += _settle_entry(client, entry, verdict)
+                    num_wrong += _reconcile_entry(client, entry, verdict)
                     file.unlink(missing_ok=True)
         except Exception as error:  # noqa: BLE001  Prefect shows; it never fails a campaign
             log.warning("Prefect is told about %d run(s) later: %s", len(left), error)
@@ -121,7 +124,7 @@ def reconcile(folder: Path, verdict: Ended) -> int:
 
 
 def _remembered(folder: Path) -> dict[Path, FlowRun]:
-    """Runs and calls that Prefect may be wrong about, by file, oldest first."""
+    """Return the runs and calls that Prefect may have wrong, by file, oldest first."""
     found: list[tuple[int, Path, FlowRun]] = []
     for file in (*(folder / "flow_runs").glob("*.json"), *(folder / "flow_runs/called").glob("*")):
         with contextlib.suppress(FileNotFoundError, ValidationError):
@@ -131,13 +134,13 @@ def _remembered(folder: Path) -> dict[Path, FlowRun]:
 
 
 def _api(folder: Path) -> str:
-    """The server that shows what this process runs."""
+    """Return the address of the server that shows this process's runs, or OWN."""
     return others_api(CampaignPaths(folder.parent)) or OWN
 
 
 @contextmanager
 def _client(api: str, folder: Path) -> Iterator["SyncPrefectClient"]:
-    """A client of the server at `api`; this folder's own is started if need be.
+    """Yield a client of the server at `api`; start this folder's own where it does not run.
 
     Raises ServiceError where it does not answer.
     """
@@ -158,17 +161,17 @@ def _client(api: str, folder: Path) -> Iterator["SyncPrefectClient"]:
         yield stack.enter_context(client)
 
 
-def _settle_entry(client: "SyncPrefectClient", entry: FlowRun, verdict: Ended) -> int:
-    """One run, or those that a call has made; gives how many Prefect was wrong about."""
+def _reconcile_entry(client: "SyncPrefectClient", entry: FlowRun, verdict: Ended) -> int:
+    """Set the state of one run, or of those of a call; return how many were wrong."""
     try:
         run_ids = [UUID(entry.id)]
     except ValueError:
         run_ids = _called_by(client, entry.id)
-    return sum(_settle(client, run_id, entry.ended or verdict) for run_id in run_ids)
+    return sum(_reconcile_run(client, run_id, entry.ended or verdict) for run_id in run_ids)
 
 
 def _called_by(client: "SyncPrefectClient", tag: str) -> list[UUID]:
-    """The runs that a process has made and not ended."""
+    """Return the runs with this tag that have no final state."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
     made = client.read_flow_runs(
@@ -177,8 +180,8 @@ def _called_by(client: "SyncPrefectClient", tag: str) -> list[UUID]:
     return [run.id for run in made if run.state is None or not run.state.is_final()]
 
 
-def _settle(client: "SyncPrefectClient", run_id: UUID, verdict: Ended) -> int:
-    """One run and its tasks; gives 1 when Prefect was wrong about any of them."""
+def _reconcile_run(client: "SyncPrefectClient", run_id: UUID, verdict: Ended) -> int:
+    """Set the states of one run and its tasks; return 1 where any of them was wrong, else 0."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.client.schemas.sorting import TaskRunSort
     from prefect.exceptions import ObjectNotFound
@@ -201,8 +204,10 @@ def _settle(client: "SyncPrefectClient", run_id: UUID, verdict: Ended) -> int:
 
 
 def _is_wrong(state: "State[Any] | None", verdict: Ended) -> bool:
-    """Whether Prefect takes it to run, or calls what was cancelled crashed or failed: its engine
-    cannot tell."""
+    """Return whether a state is not final, or is crashed or failed for a cancelled run.
+
+    Prefect's engine cannot tell a cancelled run from those.
+    """
     if state is None or not state.is_final():
         return True
     is_given_up = state.is_failed() and GIVEN_UP in (state.message or "")
@@ -213,7 +218,7 @@ def _state(verdict: Ended) -> "State[Any]":
     from prefect.states import Cancelled, Completed, Crashed, Failed
 
     chosen = {"completed": Completed, "failed": Failed, "cancelled": Cancelled, "crashed": Crashed}
-    return chosen[verdict](message=SAID[verdict])
+    return chosen[verdict](message=MESSAGES[verdict])
 
 
 def _write(file: Path, entry: FlowRun) -> None:

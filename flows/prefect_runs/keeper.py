@@ -68,7 +68,7 @@ def keep(home: Path, port: int) -> int:
 
 
 def known(home: Path) -> tuple[int, Owner] | None:
-    """The port of the server that was started last, and its keeper; both may be gone."""
+    """Return the port of the server that was started last, and its keeper; both may be gone."""
     try:
         entry = json.loads((home / KNOWN).read_bytes())
         return int(entry["port"]), Owner.model_validate(entry["keeper"])
@@ -77,7 +77,7 @@ def known(home: Path) -> tuple[int, Owner] | None:
 
 
 def other_host(home: Path) -> str | None:
-    """The host, not this one, where the server runs; takes 20 s to find that it is gone."""
+    """Return the other host where the server runs; 20 s without a beat are None."""
     left = known(home)
     if left is None or left[1].is_here:
         return None
@@ -109,7 +109,7 @@ def _beat(home: Path) -> bytes | None:
 
 
 def _is_overtaken(home: Path) -> bool:
-    """Whether another host took this keeper for gone, and has a server of its own."""
+    """Return whether another host took this keeper for dead and started its own server."""
     try:
         last = known(home)
     except OSError:

@@ -1,6 +1,6 @@
-"""What Prefect's UI shows of a campaign beside its runs: progress, results, the way to MLflow.
+"""Prefect artifacts and log lines of a campaign: progress, results, alarms, a link to MLflow.
 
-Showing never fails a campaign and is never waited for: a server that is away is told nothing.
+An error here never fails a campaign, and a server that is away gets nothing.
 """
 
 import json
@@ -40,40 +40,40 @@ RUN_KNOWN_S = 15.0  # MLflow's run exists seconds after the start; a short campa
 
 
 def flow_run_name(campaign: str, runs: Path, teacher: str | None, index: int | None = None) -> str:
-    """campaign, round (the next one where none is said) and teacher."""
+    """Return campaign, round (the next one where `index` is None) and teacher, joined by dashes."""
     if index is None:
         rounds = {int(file.stem) for file in (runs / campaign / "rounds").glob("[0-9]*.json")}
         index = next(number for number in range(len(rounds) + 1) if number not in rounds)
-    said = f"{campaign}-round-{index:03d}"
-    return said if teacher is None else f"{said}-{teacher}"
+    name = f"{campaign}-round-{index:03d}"
+    return name if teacher is None else f"{name}-{teacher}"
 
 
 @contextmanager
-def progress_shown(campaign: str, store: Store, request: StageRequest) -> Iterator[None]:
-    """While a stage is waited for inside a Prefect task: a progress artifact once it takes long."""
+def progress_artifact(campaign: str, store: Store, request: StageRequest) -> Iterator[None]:
+    """Keep a progress artifact of a stage in a Prefect task, once it takes LONG_S."""
     from prefect.runtime import flow_run, task_run
 
     ended, is_done = threading.Event(), threading.Event()
     key = artifact_key(campaign, request.stage)
     ids = (_uuid(flow_run.id), _uuid(task_run.id))
 
-    def tell() -> None:
+    def report() -> None:
         artifact: UUID | None = None
         while not ended.wait(EVERY_S if artifact else LONG_S):
-            told = stage_progress(store, request)
-            if told is None or not told[1]:
+            steps = stage_progress(store, request)
+            if steps is None or not steps[1]:
                 continue
-            share = round(100 * told[0] / told[1], 1)
-            said = f"{request.stage} {request.output.short}: {told[0]} of {told[1]}"
-            artifact = _tell_progress(artifact, key, share, said, ids) or artifact
+            share = round(100 * steps[0] / steps[1], 1)
+            text = f"{request.stage} {request.output.short}: {steps[0]} of {steps[1]}"
+            artifact = _send_progress(artifact, key, share, text, ids) or artifact
         if artifact is not None and is_done.is_set():
             done = f"{request.stage} {request.output.short}"
             for _ in range(LAST_TRIES):
-                if _tell_progress(artifact, key, 100.0, done, ids):
+                if _send_progress(artifact, key, 100.0, done, ids):
                     break
                 time.sleep(1)
 
-    thread = threading.Thread(target=tell, name="prefect-progress", daemon=True)
+    thread = threading.Thread(target=report, name="prefect-progress", daemon=True)
     thread.start()
     try:
         yield
@@ -125,9 +125,9 @@ def leave_results(folder: Path, tracking_uri: str, rows: list[dict[str, Any]]) -
     """Leave the results table of a whole campaign, and a link to its MLflow run."""
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
-    said = f"{folder.name}: held-out prompts"
+    text = f"{folder.name}: held-out prompts"
     try:
-        create_table_artifact(rows, key=artifact_key(folder.name, "results"), description=said)
+        create_table_artifact(rows, key=artifact_key(folder.name, "results"), description=text)
         link, words = mlflow_link(folder, tracking_uri)
         create_link_artifact(
             link,
@@ -140,17 +140,17 @@ def leave_results(folder: Path, tracking_uri: str, rows: list[dict[str, Any]]) -
 
 
 def leave_alarms(folder: Path) -> None:
-    """What alarms have said in any round so far: a warning in the run's log, and a page."""
+    """Log the alarms of the last round as warnings, and leave a page of those of all rounds."""
     from prefect import get_run_logger
     from prefect.artifacts import create_markdown_artifact
 
-    told = alarm_log.records(folder)
-    said = [line for record in told for line in alarm_log.lines(record)]
-    if not said:
+    records = alarm_log.records(folder)
+    alarms = [line for record in records for line in alarm_log.lines(record)]
+    if not alarms:
         return
-    page = "\n".join(f"- {line}" for line in said)
+    page = "\n".join(f"- {line}" for line in alarms)
     try:
-        for line in alarm_log.lines(told[-1]):
+        for line in alarm_log.lines(records[-1]):
             get_run_logger().warning("%s", line)
         key = artifact_key(folder.name, "alarms")
         create_markdown_artifact(page, key=key, description=f"alarms of {folder.name}")
@@ -159,47 +159,47 @@ def leave_alarms(folder: Path) -> None:
 
 
 def mlflow_link(folder: Path, uri: str) -> tuple[str, str]:
-    """The campaign's run in MLflow's UI, and what to do to see it."""
+    """Return the address of the campaign's MLflow run, and the text of the link."""
     base = without_password(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     ids = RunIds(folder)
     deadline = time.monotonic() + RUN_KNOWN_S
-    while not (told := ids.read(CAMPAIGN)).get("experiment_id") and time.monotonic() < deadline:
+    while not (run := ids.read(CAMPAIGN)).get("experiment_id") and time.monotonic() < deadline:
         time.sleep(0.1)
     words = (
         "MLflow"
         if uri.startswith("http")
         else f"after `{command('ui', '--name', folder.name, runs=folder.parent)}`"
     )
-    if "experiment_id" not in told:
+    if "experiment_id" not in run:
         return f"{base}/#/experiments", words
-    page = f"{base}/#/experiments/{told['experiment_id']}/runs/{told['run_id']}"
+    page = f"{base}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
     return f"{page}?workflowType=machine_learning", words
 
 
 def campaign_rows(summary: Path) -> list[dict[str, Any]]:
-    """The results of a whole campaign, a row a metric."""
+    """Return the results of a whole campaign, a row a metric."""
     metrics = json.loads(summary.read_bytes())["metrics"]
-    shown = ("teacher", "base", "student", "difference")
+    columns = ("teacher", "base", "student", "difference")
     return [
         {"metric": name}
-        | {column: _short(row.get(column)) for column in shown}
+        | {column: _short(row.get(column)) for column in columns}
         | {"interval": " to ".join(_short(end) for end in row.get("interval") or ("-",))}
         for name, row in metrics.items()
     ]
 
 
 def round_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What one round's evaluation says of its student."""
+    """Return the metrics of one round's evaluation, a row each."""
     return [{"metric": name, "student": _short(value)} for name, value in summary.items()]
 
 
 def artifact_key(campaign: str, what: str) -> str:
-    """Lower case, digits and dashes: all that Prefect allows."""
+    """Return a key of lower case, digits and dashes, the characters that Prefect allows."""
     return re.sub(r"[^a-z0-9]+", "-", f"{campaign}-{what}".lower()).strip("-")
 
 
-def _tell_progress(
-    artifact: UUID | None, key: str, share: float, said: str, ids: tuple[UUID | None, UUID | None]
+def _send_progress(
+    artifact: UUID | None, key: str, share: float, text: str, ids: tuple[UUID | None, UUID | None]
 ) -> UUID | None:
     """Create or update a progress artifact and return its id; None where the server refused."""
     from prefect.client.orchestration import get_client
@@ -208,13 +208,13 @@ def _tell_progress(
     try:
         with get_client(sync_client=True) as client:
             if artifact is not None:
-                client.update_artifact(artifact, ArtifactUpdate(data=share, description=said))
+                client.update_artifact(artifact, ArtifactUpdate(data=share, description=text))
                 return artifact
             made = ArtifactCreate(
                 key=key,
                 type="progress",
                 data=share,
-                description=said,
+                description=text,
                 flow_run_id=ids[0],
                 task_run_id=ids[1],
             )

@@ -1,4 +1,4 @@
-"""Which Prefect server to talk to, and what stands between us and it."""
+"""Address, health and version of the Prefect server that is in use."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ UNAUTHORISED = (401, 403)
 
 
 def configured_api() -> str | None:
-    """The Prefect server that the user has configured, by environment or profile."""
+    """Return the Prefect server that the user has configured, by environment or profile."""
     if api := os.environ.get("PREFECT_API_URL"):
         return api
     home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
@@ -28,18 +28,20 @@ def configured_api() -> str | None:
 
 
 def may_have_key(api: str) -> bool:
-    """Whether the configured key goes to the server at `api`: the one it was configured with, and
-    this host's own, but not one that was configured earlier."""
+    """Return whether the configured key may go to the server at `api`.
+
+    It goes to the configured server and to this host's own, not to one configured earlier.
+    """
     return is_of_its_host(api) or api.rstrip("/") == (configured_api() or "").rstrip("/")
 
 
 def is_of_its_host(api: str) -> bool:
-    """Whether the server at `api` answers on its own host alone."""
+    """Return whether the server at `api` is reachable from its own host alone."""
     return urlsplit(api).hostname in LOOPBACK
 
 
 def answers(api: str) -> bool:
-    """Whether a Prefect API is healthy there."""
+    """Return whether the Prefect API at `api` is healthy."""
     try:
         _get(api, "health")
     except (urllib.error.URLError, OSError, ValueError):
@@ -48,10 +50,10 @@ def answers(api: str) -> bool:
 
 
 def trouble(api: str) -> str | None:
-    """Why the server at `api` is of no use, and what to change; None when it is."""
+    """Return the fault of the server at `api` and its cure; None for a usable one."""
     try:
         _get(api, "health")
-        told = _get(api, "admin/version")
+        answer = _get(api, "admin/version")
     except urllib.error.HTTPError as error:
         if error.code in UNAUTHORISED:
             return (
@@ -62,13 +64,16 @@ def trouble(api: str) -> str | None:
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         return f"does not answer ({reason}): start it, or unset PREFECT_API_URL"
-    return _clash(told)
+    return _clash(answer)
 
 
-def _clash(told: bytes) -> str | None:
-    """Prefect's own rule: the same major version, and a server no older than its client."""
+def _clash(answer: bytes) -> str | None:
+    """Return how a server's version does not fit the client's; None where it fits.
+
+    Prefect's rule: the same major version, and a server no older than its client.
+    """
     try:
-        theirs = str(json.loads(told))
+        theirs = str(json.loads(answer))
         major, minor = (int(part) for part in theirs.split(".")[:2])
     except (ValueError, UnicodeDecodeError):
         return "is no Prefect server: look at PREFECT_API_URL"
@@ -81,7 +86,7 @@ def _clash(told: bytes) -> str | None:
 
 
 def _get(api: str, path: str) -> bytes:
-    """The answer to a GET; past any proxy, since servers stand in the same network."""
+    """Return the body of a GET without a proxy: servers are in the same network."""
     request = urllib.request.Request(f"{api.rstrip('/')}/{path}")
     if (words := _authorization()) is not None and may_have_key(api):
         request.add_header("Authorization", words)
@@ -99,7 +104,7 @@ def _authorization() -> str | None:
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether an error says that Prefect's server is gone, slow or broken, and nothing else."""
+    """Return whether an error means that Prefect's server is gone, slow or broken."""
     import httpx
 
     if isinstance(error, httpx.TransportError | httpx.HTTPStatusError):

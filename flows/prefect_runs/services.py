@@ -108,12 +108,12 @@ class OwnPrefect:
                 write_atomic(self._home / keeper.KNOWN, json.dumps(entry).encode())
 
     def configure(self) -> None:
-        """Have Prefect in this process and its children talk to it."""
+        """Point Prefect in this process and its children to this server."""
         os.environ["PREFECT_HOME"] = str(self._home)
         os.environ["PREFECT_API_URL"] = self.api
 
     def _port_as_before(self) -> int:
-        """The last server's port where it is free: addresses that people have noted stay true."""
+        """Return the last server's port where it is free, so that bookmarks stay valid."""
         file = self._home / "port"
         with contextlib.suppress(FileNotFoundError, ValueError, OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -134,7 +134,7 @@ class OwnPrefect:
         return Owner.of(process.pid)
 
     def wait(self) -> None:
-        """Until it answers; raises ServiceError with its last words."""
+        """Wait until it answers; raises ServiceError with the end of its log."""
         deadline = time.monotonic() + START_PATIENCE_S
         while not answers(self.api):
             died = not self._keeper.is_alive()
@@ -147,18 +147,18 @@ class OwnPrefect:
             time.sleep(0.1)
 
     def let_go(self) -> None:
-        """It ends when its last user has let go."""
+        """Release the server; it ends when its last user has released it."""
         _using.remove(self._users.fileno())
         self._users.close()
 
 
 def other_host(paths: CampaignPaths) -> str | None:
-    """The host, not this one, where this folder's server runs; 20 s to see that it is gone."""
+    """Return the other host where this folder's server runs; 20 s without a beat are None."""
     return keeper.other_host(_home(paths))
 
 
 def others_api(paths: CampaignPaths) -> str | None:
-    """The server that the user has configured, unless it is this folder's own, which we start."""
+    """Return the server that the user has configured, None for this folder's own."""
     configured = configured_api()
     try:
         port = int((_home(paths) / "port").read_text())
@@ -170,9 +170,9 @@ def others_api(paths: CampaignPaths) -> str | None:
 
 @contextlib.contextmanager
 def prefect_server(paths: CampaignPaths) -> Iterator["OwnPrefect | None"]:
-    """The user's server where one is configured (None), else one of our own, starting.
+    """Yield None where the user has configured a server, else a server of our own, starting.
 
-    Raises ServiceError where the user's is of no use.
+    Raises ServiceError where the configured one is not usable.
     """
     configured = others_api(paths)
     if configured is not None:
@@ -192,9 +192,9 @@ def prefect_server(paths: CampaignPaths) -> Iterator["OwnPrefect | None"]:
 
 @contextlib.contextmanager
 def own_server(paths: CampaignPaths) -> Iterator[str]:
-    """The address of this folder's server, which answers; Prefect here talks to whom it did before.
+    """Yield the address of this folder's server, started where it does not run.
 
-    Raises ServiceError.
+    Prefect in this process keeps its server. Raises ServiceError.
     """
     own = OwnPrefect(paths)
     own.start()

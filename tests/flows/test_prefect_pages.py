@@ -18,7 +18,7 @@ from afd.store import Store
 from flows.commands.operate import say_up
 from flows.last_command import FILE as ASKED
 from flows.prefect_runs import pages
-from flows.prefect_runs.pages import progress_shown
+from flows.prefect_runs.pages import progress_artifact
 from tests.flows.campaign_on_disk import small_params
 from tests.flows.here import PATIENCE_S, Here, services
 
@@ -172,7 +172,7 @@ def test_progress_ends_at_100_percent(
 
     @task
     def compute(run_id: str) -> None:
-        with progress_shown("long", store, request):
+        with progress_artifact("long", store, request):
             deadline = time.monotonic() + PATIENCE_S
             while not artifacts_of(seen.here, UUID(run_id)):
                 assert time.monotonic() < deadline

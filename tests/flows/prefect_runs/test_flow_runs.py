@@ -114,7 +114,7 @@ def test_a_run_of_a_server_that_cannot_be_asked_stays_remembered(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # another one since then
-    monkeypatch.setattr(flow_runs, "_settle_entry", forget)
+    monkeypatch.setattr(flow_runs, "_reconcile_entry", forget)
     ids = [f"11111111-2222-3333-4444-{number:012}" for number in range(3)]
     files = [
         remember(tmp_path, ids[0], f"http://127.0.0.1:{port}/api", **EARLIER),
