@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MATCHING = "distribution_matching"
-# What a clip may be before anything of it is decoded (afd/data/clips.py): 200 KB can hold 12 GB.
+# What a clip may be before anything of it is decoded (afd/video/decode.py): 200 KB can hold 12 GB.
 MAX_FRAMES, MAX_SIDE, MAX_SECONDS = 1000, 4096, 120.0
 MAX_PIXELS = 1_200_000_000  # width x height x frames: 20 s of 1080p at 24 fps, and a bit
 LONGEST_SENTENCE = 23  # words, of the pocket world's grammar

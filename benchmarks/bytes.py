@@ -20,12 +20,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from afd.config import CanonicalParams
-from afd.data.canonical import Canon, canonical, film
-from afd.data.inspection import Inspectors, Sound
-from afd.encoding import encode
+from afd.video.canonical import CanonicalFormat, as_delivered, canonical
+from afd.video.encode import encode
+from afd.video.inspection import Inspectors, Sound
 
 ASKED = 0.8
-SAME = "bframes=0:no-mbtree=1:rc-lookahead=0"  # what afd/encoding.py tells x264
+SAME = "bframes=0:no-mbtree=1:rc-lookahead=0"  # what afd/video/encode.py tells x264
 SHORTEST = 48  # clips of 64 px: more is measured, and no child is replaced meanwhile
 KINDS = ((1280, 720, 24, 49, 480), (640, 480, 16, 49, 256), (64, 64, 16, 16, 16))
 
@@ -46,7 +46,7 @@ def measure(
 ) -> None:
     """One kind of clip: its ratio, and the memory of few against many."""
     wanted = num_frames * 16 // fps
-    canon = Canon(policy(), wanted, size, 16)
+    canon = CanonicalFormat(policy(), wanted, size, 16)
     paths = [folder / f"{width}-{number}.mp4" for number in range(count)]
     original = encode(moving(num_frames, height, width), fps, 20)
     for path in paths:
@@ -94,11 +94,11 @@ def reencode(path: Path, size: int, wanted: int) -> None:
 def path_of_a_round() -> None:
     """What the one path costs a round of the pocket campaign: 512 rollouts of 16x16x16."""
     own = policy().model_copy(update={"magnify": 4, "chroma": "444"})
-    canon = Canon(own, 16, 16, 16)
+    canon = CanonicalFormat(own, 16, 16, 16)
     clip = moving(16, 16, 16)
     started = time.process_time()
     for _ in range(128):
-        canonical(film(clip, canon), canon)
+        canonical(as_delivered(clip, canon), canon)
     print(f"512 pocket rollouts through the path: {4 * (time.process_time() - started):.1f} s")
 
 

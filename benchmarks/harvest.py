@@ -19,12 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from afd.clips.requests import ClipRequest, clip_request, distinct, order_key, teacher_spec
 from afd.config import RemoteTeacher
-from afd.data.prompts import Prompt, prompt_id
 from afd.harvest.ledger import Ledger
 from afd.harvest.live import Live
 from afd.harvest.run import harvest
-from afd.harvest.wants import Want, asked_of, distinct, key_of, want
+from afd.prompts import Prompt, prompt_id
 from afd.store import Store
 
 LATENCY_S, JOB_S, IN_FLIGHT = 0.2, 2.0, 16
@@ -104,7 +104,7 @@ def cpu_of(pid: int) -> float:
 def ledger(root: Path) -> None:
     """Planning 100,000 orders into an empty ledger, and going on with it."""
     teacher = teacher_at("http://127.0.0.1:9/v1")
-    asked = asked_of(teacher)
+    asked = teacher_spec(teacher)
     started = time.monotonic()
     wants = wants_of(teacher, NUM_ORDERS)
     with Ledger(root) as opened:
@@ -116,7 +116,7 @@ def ledger(root: Path) -> None:
         opened.begin_work()
         opened.take_over(asked)
         standing = opened.standing(asked)
-        keys = [key_of(one.slot, standing[one.slot][0], seeded=True) for one in wants]
+        keys = [order_key(one.slot, standing[one.slot][0], seeded=True) for one in wants]
         claim, _ = opened.claim(keys[0], 1, 10**9, 16)
         opened.end_work()
     resumed = time.monotonic() - started
@@ -159,10 +159,10 @@ def teacher_at(base_url: str) -> RemoteTeacher:
     )
 
 
-def wants_of(teacher: RemoteTeacher, count: int) -> list[Want]:
-    digest = asked_of(teacher).digest
+def wants_of(teacher: RemoteTeacher, count: int) -> list[ClipRequest]:
+    digest = teacher_spec(teacher).digest
     texts = (f"a ball of the number {n} falls from the left and bounces" for n in range(count))
-    return [want(digest, Prompt(prompt_id(text), text, "train"), 0) for text in texts]
+    return [clip_request(digest, Prompt(prompt_id(text), text, "train"), 0) for text in texts]
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from afd.clips.requests import ClipRequest, round_requests
 from afd.config import Cluster, FolderTeacher, Params, RemoteTeacher
 from afd.config.prompts import FilePrompts
-from afd.data.prompts import Prompt, PromptsError, compose, parse_jsonl, read_bytes, read_jsonl
-from afd.harvest.wants import Want, wants_of_request
 from afd.params import ParamsError, load_params
+from afd.prompts import Prompt, PromptsError, compose, parse_jsonl, read_bytes, read_jsonl
 from afd.runtime.outcome import RefusedError
 from afd.runtime.weight_files import refuse_missing_weights
 from afd.stages import requests
@@ -38,9 +38,9 @@ def chosen_params(
     store = Store(paths.store.resolve())
     prompts = prompts_of(chosen, store)
     if isinstance(chosen.teacher, RemoteTeacher | FolderTeacher):
-        from afd.harvest.permission import refuse_wanted  # pyarrow: paid where it is needed
+        from afd.clips.permission import refuse_requests  # pyarrow: paid where it is needed
 
-        refuse_wanted(store, chosen.teacher, _trained_on(chosen, chosen.teacher, prompts))
+        refuse_requests(store, chosen.teacher, _trained_on(chosen, chosen.teacher, prompts))
     return chosen
 
 
@@ -82,11 +82,11 @@ def _refuse_other_sentences(path: str, prompts: list[Prompt]) -> None:
 
 def _trained_on(
     params: Params, teacher: RemoteTeacher | FolderTeacher, prompts: list[Prompt]
-) -> list[Want]:
+) -> list[ClipRequest]:
     """Return every clip that a round learns from, without the held-out ones."""
     prompt_set = requests.prompts(params).output
     rounds = [requests.harvest_round(params, prompt_set, i) for i in range(params.num_rounds)]
-    return [want for one in rounds for want in wants_of_request(one.params, teacher, prompts)]
+    return [want for one in rounds for want in round_requests(one.params, teacher, prompts)]
 
 
 def read_params(

@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from afd.artifacts import Artifact
 from afd.config.values import rows_and_columns
-from afd.data.clips import decode
-from afd.data.sheets import GAP_PX, MIN_SIDE_PX
-from afd.encoding import encode
+from afd.video.contact_sheets import GAP_PX, MIN_SIDE_PX
+from afd.video.decode import decode
+from afd.video.encode import encode
 
 Frames = npt.NDArray[np.uint8]  # [F, H, W, 3]
 
@@ -68,7 +68,7 @@ def teacher_clips(
     clips: Artifact, prompts: Sequence[str], shape: tuple[int, int, int]
 ) -> dict[str, Frames]:
     """Prompt -> the teacher's first clip of it, in `shape` (frames, height, width)."""
-    import pyarrow.parquet as pq  # without torch, which afd.data.shards needs
+    import pyarrow.parquet as pq  # without torch, which afd.clips.shards needs
 
     columns = ["prompt", "offset", "num_bytes"]
     table = pq.ParquetFile(clips.file("clips.parquet"))  # `read_table` imports pandas: 1.5 s

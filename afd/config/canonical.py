@@ -13,7 +13,7 @@ class CanonicalParams(Section):
     """What nobody must be able to tell the sides apart by: rate, length, shape, size, codec.
 
     A rollout is first filmed: magnified and encoded as the teacher's videos are delivered. From
-    there on both sides are finished videos and take the same steps (afd/data/canonical.py).
+    there on both sides are finished videos and take the same steps (afd/video/canonical.py).
     """
 
     magnify: Annotated[int, Field(ge=1, le=16)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
-from afd.data.prompts import check_text
+from afd.prompts import check_text
 
 Split = Literal["train", "held_out"]
 SPLITS: dict[str, Split] = {

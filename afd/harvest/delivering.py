@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from afd.clips.library import DIGITS, add_file, find_clip
 from afd.failpoints import failpoint
 from afd.harvest.desk import Desk
 from afd.harvest.download import (
@@ -19,11 +20,10 @@ from afd.harvest.download import (
     ForbiddenUrlError,
     UnsafeDownloadError,
 )
-from afd.harvest.evidence import by_policy, provenance
 from afd.harvest.pace import MAX_PAUSE_S, backoff_s
+from afd.harvest.provenance import by_policy, provenance
 from afd.harvest.rows import Row
 from afd.harvest.submitting import MAX_IN_A_ROW
-from afd.harvest.vault import DIGITS, keep, kept
 from afd.harvest.watching import look
 from afd.teachers import remote
 from afd.teachers.remote import Progress, State
@@ -40,7 +40,7 @@ async def deliver(desk: Desk, row: Row, progress: Progress | None) -> Row:
     """
     if row.state == "downloaded" and not _file(desk, row).exists():
         if (
-            await asyncio.to_thread(kept, desk.store, row.key) is not None
+            await asyncio.to_thread(find_clip, desk.store, row.key) is not None
         ):  # killed between keeping it and saying so
             return await desk.move(row, "verified", reason=None)
         row = await desk.move(row, "succeeded")
@@ -66,7 +66,7 @@ async def _judge(desk: Desk, row: Row) -> Row:
     if verdict.problem is not None:
         await asyncio.to_thread(desk.put_aside, file, verdict.problem, about)
         return await _quarantined(desk, row, verdict.problem, facts=facts)
-    await asyncio.to_thread(keep, desk.store, row.key, file, about)
+    await asyncio.to_thread(add_file, desk.store, row.key, file, about)
     desk.in_a_row.quarantined = 0
     failpoint("harvest.kept")
     row = await desk.move(row, "verified", reason=None, facts=facts)

@@ -7,15 +7,15 @@ from typing import Any, Literal, Protocol
 
 import httpx
 
+from afd.clips.requests import TeacherSpec
 from afd.config import RemoteTeacher
 from afd.harvest import money
 from afd.harvest.clerk import Clerk
 from afd.harvest.download import Downloaded
-from afd.harvest.evidence import Verdict
 from afd.harvest.pace import Pace, Polling
+from afd.harvest.provenance import Verdict
 from afd.harvest.rows import Row
 from afd.harvest.transitions import OrderState
-from afd.harvest.wants import Asked
 from afd.store import Store
 from afd.teachers import remote
 from afd.teachers.remote import Video
@@ -61,7 +61,7 @@ class Desk:
     """What every order of a run shares."""
 
     teacher: RemoteTeacher
-    asked: Asked
+    asked: TeacherSpec
     vendor: remote.RemoteTeacher
     clerk: Clerk
     store: Store

@@ -3,7 +3,7 @@
 Every hop is checked (afd/harvest/addresses.py), a key goes to the first host only, bytes and time
 are capped, a cut body is resumed where the server can prove that it is still the same one, and the
 file gets its name (the ledger's, and the hash of its bytes) when everything is on the disk.
-Whether it is a sound video is judged by afd/data/inspection.py.
+Whether it is a sound video is judged by afd/video/inspection.py.
 """
 
 import asyncio

@@ -12,16 +12,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
+from afd.clips.requests import ClipRequest, distinct, order_key
 from afd.harvest.delivering import deliver
 from afd.harvest.desk import Desk, Why
 from afd.harvest.ledger import Claim, Ledger, LostOrderError, TaskTakenError
 from afd.harvest.live import Live, Stop
 from afd.harvest.money import shown
 from afd.harvest.owners import BEAT_S
-from afd.harvest.rows import Row
+from afd.harvest.rows import Row, adapter_order
 from afd.harvest.submitting import UnwrittenTaskError, named, submit
 from afd.harvest.transitions import AT_VENDOR, OWNED, OrderState, TransitionError
-from afd.harvest.wants import Want, distinct, key_of, order_of
 from afd.harvest.watching import look, settle, watch
 from afd.store import StoreError
 from afd.teachers import remote
@@ -38,7 +38,7 @@ class Engine:
         self.live = Live(0)
         self.stopped: Stop | None = None
         self._on_change = on_change
-        self._wants: dict[str, Want] = {}  # by slot
+        self._wants: dict[str, ClipRequest] = {}  # by slot
         self._pending: deque[str] = deque()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._at_vendor: set[str] = set()
@@ -81,11 +81,11 @@ class Engine:
     # ---------------------------------------------------------------- the run
 
     async def run(
-        self, desk: Desk, wants: Sequence[Want], answered: Collection[str] = ()
+        self, desk: Desk, wants: Sequence[ClipRequest], answered: Collection[str] = ()
     ) -> Stop | None:
         """Work until every want has a clip or an end, or something stops it; says what did.
 
-        `answered` are slots of wants that have their clip (afd/harvest/answers.py).
+        `answered` are slots of wants that have their clip (afd/clips/lookup.py).
         Raises what is nobody's outcome: LedgerError, StoreError (a full disk), a mistake of ours.
         """
         self._desk = desk
@@ -112,19 +112,19 @@ class Engine:
         """What every want needs: nothing, a row, a POST, or somebody who watches its task."""
         desk, live = self._desk, Live(len(self._wants), cap=self._desk.cap)
         standing = await desk.clerk(lambda ledger: ledger.standing(desk.asked))
-        fresh: list[tuple[Want, int]] = []
+        fresh: list[tuple[ClipRequest, int]] = []
         for want in self._wants.values():
             if want.slot in answered:
                 live.kept += 1
                 continue
             attempt, state = standing.get(want.slot, (0, None))
-            key = key_of(want.slot, attempt, seeded=desk.asked.seeded)
+            key = order_key(want.slot, attempt, seeded=desk.asked.seeded)
             if state is None:
                 fresh.append((want, 0))
                 state = "planned"
             elif state == "refused_output" and attempt < desk.teacher.num_retries:
                 fresh.append((want, attempt + 1))
-                key = key_of(want.slot, attempt + 1, seeded=desk.asked.seeded)
+                key = order_key(want.slot, attempt + 1, seeded=desk.asked.seeded)
                 state = "planned"
             if state == "verified":  # but its clip is in no shard and not in the vault
                 live.missing += 1
@@ -306,7 +306,7 @@ class Engine:
             return
         await desk.clerk(lambda ledger: ledger.plan(desk.asked, [(want, row.attempt + 1)]))
         self.live.states["planned"] += 1
-        self._pending.append(key_of(row.slot, row.attempt + 1, seeded=desk.asked.seeded))
+        self._pending.append(order_key(row.slot, row.attempt + 1, seeded=desk.asked.seeded))
 
     async def _look_again(self, key: str) -> None:
         """A stalled task: the vendor may have finished what was paid. One poll, no waiting."""
@@ -349,7 +349,7 @@ class Engine:
         taken = await desk.clerk(lambda ledger: ledger.task_ids(asked))
         await desk.pace.turn()
         try:
-            order = order_of(row.slot, row.prompt, row.attempt, asked)
+            order = adapter_order(row.slot, row.prompt, row.attempt, asked)
             return await desk.vendor.find(desk.http, order, taken, row.planned_at)
         except remote.UnauthorisedError as error:
             self.stop("unauthorised", error.text, hard=True)

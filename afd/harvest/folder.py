@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from afd.data.prompts import split_by_hash
 from afd.harvest.captions import (
     VIDEO_SUFFIXES,
     Captioned,
@@ -29,6 +28,7 @@ from afd.harvest.captions import (
     Split,
     read_captions,
 )
+from afd.prompts import split_by_hash
 
 MAX_FILES = 5_000_000
 SHOWN = 20  # problems in an error's text
@@ -51,7 +51,7 @@ class FolderError(ValueError):
 
 @dataclass(frozen=True)
 class FolderClip:
-    """A video to import; not yet decoded: afd.data.inspection says whether it is sound."""
+    """A video to import; not yet decoded: afd.video.inspection says whether it is sound."""
 
     path: Path  # of the plain file, links resolved
     name: str  # inside the folder

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
+from afd.clips.lookup import FoundClip, find_clips
+from afd.clips.requests import ClipRequest, TeacherSpec, distinct, teacher_spec
 from afd.config import FolderTeacher, RemoteTeacher
-from afd.harvest.answers import Answer, answers
 from afd.harvest.desk import Why
 from afd.harvest.ledger import Ledger
 from afd.harvest.live import Live, Stop
 from afd.harvest.money import MICRO
 from afd.harvest.run import harvest
-from afd.harvest.wants import Asked, Want, asked_of, distinct
 from afd.store import Store, StoreError
 
 NEXT: dict[Why, str] = {
@@ -50,7 +50,7 @@ class HarvestPausedError(ValueError):
 class Gathered:
     """The clips of some wants, by slot; and of the others, how many ended how."""
 
-    answers: Mapping[str, Answer]
+    answers: Mapping[str, FoundClip]
     ends: Mapping[str, str]  # slot -> how its order ended, of those without a clip
     num_new: int  # that were not in the store before
     cost_usd: float  # of the new ones, and of what was billed without a clip
@@ -64,15 +64,15 @@ class Gathered:
 def gather(
     teacher: RemoteTeacher | FolderTeacher,
     store: Store,
-    wants: Sequence[Want],
+    wants: Sequence[ClipRequest],
     on_change: Callable[[Live], None] | None = None,
 ) -> Gathered:
     """A clip for every want that can have one.
 
     Raises HarvestPausedError where something stopped it, or too few prompts have a clip.
     """
-    asked = asked_of(teacher)
-    before = answers(store, asked, wants)
+    asked = teacher_spec(teacher)
+    before = find_clips(store, asked, wants)
     missing = [want for want in distinct(wants) if want.slot not in before]
     if not missing:
         return Gathered(before, {}, 0, 0.0)
@@ -84,7 +84,7 @@ def gather(
         done = harvest(teacher, store, missing, on_change=on_change)
         if done.stop is not None:
             raise paused(done.stop, teacher, store, done.live.missing)
-    found = answers(store, asked, wants)
+    found = find_clips(store, asked, wants)
     ends = _ends(store, asked, [want for want in missing if want.slot not in found])
     counted = Counter(ends.values())
     if counted["verified"]:
@@ -136,7 +136,7 @@ def without_user(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _ends(store: Store, asked: Asked, wants: Sequence[Want]) -> dict[str, str]:
+def _ends(store: Store, asked: TeacherSpec, wants: Sequence[ClipRequest]) -> dict[str, str]:
     """How the orders of wants without a clip ended, by slot."""
     with Ledger(store.root) as ledger:
         standing = ledger.standing(asked)

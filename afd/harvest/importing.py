@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from afd.clips import quarantine
+from afd.clips.library import DIGITS, StoredClip, add_file, clip_paths, content_digests
+from afd.clips.permission import update_statement
+from afd.clips.requests import ClipRequest, TeacherSpec, first_sample, order_key, teacher_spec
 from afd.config import FolderTeacher
-from afd.data.prompts import Prompt, prompt_id
-from afd.harvest import quarantine
 from afd.harvest.captions import Split
 from afd.harvest.desk import incoming
-from afd.harvest.evidence import Verdict
 from afd.harvest.folder import (
     FolderClip,
     FolderError,
@@ -31,9 +32,8 @@ from afd.harvest.folder import (
 )
 from afd.harvest.judging import Judge
 from afd.harvest.ledger import Ledger
-from afd.harvest.permission import restated
-from afd.harvest.vault import DIGITS, KeptClip, digests_of, keep, kept_keys
-from afd.harvest.wants import Asked, Want, asked_of, first_sample, key_of
+from afd.harvest.provenance import Verdict
+from afd.prompts import Prompt, prompt_id
 from afd.store import Store, told
 
 AT_ONCE = 64  # clips that wait for their judges
@@ -85,7 +85,7 @@ class _Known:
 
     clip: FolderClip
     prompt: Prompt
-    kept: KeptClip
+    kept: StoredClip
 
 
 def import_folder(
@@ -106,14 +106,14 @@ def import_folder(
     done = Imported()
     if teacher.path is None:
         return done
-    root, asked = Path(teacher.path), asked_of(teacher)
+    root, asked = Path(teacher.path), teacher_spec(teacher)
     folder = read_folder(root)
     if sharing:
         folder = share_out(root, folder, num_held_out)
     done.num_duplicates = folder.num_duplicates
     done.refused |= {misread.name: misread.reason for misread in folder.refused}
     with told(store.root):
-        in_vault = kept_keys(store)
+        in_vault = clip_paths(store)
         new, known = _sorted(asked, folder.clips, in_vault)
         asyncio.run(_judge(new, on_change))
         sound = [*_contents(new), *_kept_contents(known)]
@@ -125,8 +125,8 @@ def import_folder(
         done.num_known = len(known)
         for one in known:
             done.takes(one.prompt)
-            done.num_restated += restating and restated(one.kept, _statement(teacher))
-        digests = digests_of(in_vault)
+            done.num_restated += restating and update_statement(one.kept, _statement(teacher))
+        digests = content_digests(in_vault)
         with Ledger(store.root) as ledger:
             for one in sorted(new, key=lambda one: not one.is_sound):  # the unsound come behind
                 digest = one.clip.sha256[:DIGITS]
@@ -137,10 +137,10 @@ def import_folder(
 
 
 def _sorted(
-    asked: Asked, clips: Sequence[FolderClip], in_vault: dict[str, Path]
+    asked: TeacherSpec, clips: Sequence[FolderClip], in_vault: dict[str, Path]
 ) -> tuple[list[_New], list[_Known]]:
     """The videos that are not in the vault yet, and those that are."""
-    digests = digests_of(in_vault)
+    digests = content_digests(in_vault)
     new: list[_New] = []
     known: list[_Known] = []
     for clip in clips:
@@ -148,7 +148,7 @@ def _sorted(
         mine = clip.sha256[:DIGITS]
         _, key = first_sample(asked, prompt, mine, digests)
         if key in in_vault:
-            known.append(_Known(clip, prompt, KeptClip(key, in_vault[key])))
+            known.append(_Known(clip, prompt, StoredClip(key, in_vault[key])))
         elif key not in digests:
             digests[key] = mine
             new.append(_New(clip, prompt))
@@ -185,14 +185,14 @@ def _take(
     store: Store,
     ledger: Ledger,
     teacher: FolderTeacher,
-    asked: Asked,
+    asked: TeacherSpec,
     one: _New,
-    wanted: Want,
+    wanted: ClipRequest,
     done: Imported,
 ) -> None:
     """A copy into the vault, or into quarantine with its reason; then the ledger's row."""
     assert one.verdict is not None
-    clip, key = one.clip, key_of(wanted.slot, 0, seeded=asked.seeded)
+    clip, key = one.clip, order_key(wanted.slot, 0, seeded=asked.seeded)
     file = incoming(store) / f"{key}.{clip.sha256[:DIGITS]}.mp4"
     _copy(clip.path, file)
     about = {
@@ -212,7 +212,7 @@ def _take(
         quarantine.put(store, file, one.verdict.problem, about)
         done.refused[clip.name] = one.verdict.problem
         return
-    keep(store, key, file, about)
+    add_file(store, key, file, about)
     ledger.add_delivered(asked, wanted, json.dumps(one.verdict.facts))
     done.num_new += 1
     done.takes(one.prompt)

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from afd.data.inspection import Inspectors, Sound
-from afd.harvest.evidence import Verdict
+from afd.harvest.provenance import Verdict
+from afd.video.inspection import Inspectors, Sound
 
 MAX_PROCESSES = 4  # 20 clips of 5 s and 720p a second between them: no vendor is that fast
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from afd.clips.requests import ClipRequest, TeacherSpec, order_key
 from afd.harvest import owners
 from afd.harvest.owners import Owner
 from afd.harvest.rows import COLUMNS, Money, Row
@@ -24,7 +25,6 @@ from afd.harvest.tables import (
     transaction,
 )
 from afd.harvest.transitions import AT_VENDOR, ENDS, OWNED, OrderState, after
-from afd.harvest.wants import Asked, Want, key_of
 
 Claim = Literal["claimed", "taken", "no_slot", "no_budget"]
 MAX_REASON = 500  # characters of a vendor's text that are kept
@@ -97,7 +97,7 @@ class Ledger:
         with self._write():
             owners.register(self._db, self.owner)
 
-    def take_over(self, asked: Asked) -> list[Row]:
+    def take_over(self, asked: TeacherSpec) -> list[Row]:
         """Open orders of dead owners, and those that nobody owns, become this process's: which.
 
         Nobody is also an owner that no table knows. What of them may have been sent without an
@@ -158,14 +158,14 @@ class Ledger:
 
     # ---------------------------------------------------------------- what is to be done
 
-    def plan(self, asked: Asked, wanted: Iterable[tuple[Want, int]]) -> int:
+    def plan(self, asked: TeacherSpec, wanted: Iterable[tuple[ClipRequest, int]]) -> int:
         """Rows for these (want, attempt), where there are none; gives how many are new."""
         now = time.time()
         with self._write():
             number = self._asked(asked)
             rows = [
                 (
-                    key_of(want.slot, attempt, seeded=asked.seeded),
+                    order_key(want.slot, attempt, seeded=asked.seeded),
                     want.slot, attempt, number, asked.provider, asked.model,
                     want.prompt, want.prompt_id, want.category, want.sample, now,
                 )
@@ -278,7 +278,7 @@ class Ledger:
 
     # ---------------------------------------------------------------- what there is
 
-    def standing(self, asked: Asked) -> dict[str, tuple[int, OrderState]]:
+    def standing(self, asked: TeacherSpec) -> dict[str, tuple[int, OrderState]]:
         """slot -> the last attempt and its state, of everything asked in these very words."""
         with told(self.path):
             rows = self._db.execute(
@@ -299,20 +299,20 @@ class Ledger:
             found = self._db.execute(f"SELECT {COLUMNS} FROM orders WHERE {where}", values)
             return [Row(*row) for row in found]
 
-    def of_provider(self, asked: Asked, states: Sequence[OrderState]) -> list[Row]:
+    def of_provider(self, asked: TeacherSpec, states: Sequence[OrderState]) -> list[Row]:
         """Orders of this provider and model in one of `states`."""
         where = f"provider = ? AND model = ? AND state IN ({_marks(states)})"
         return self.rows(where, (asked.provider, asked.model, *states))
 
-    def asked(self, number: int) -> Asked:
+    def asked(self, number: int) -> TeacherSpec:
         """What was asked, by a row's `asked`."""
         with told(self.path):
             found = self._db.execute("SELECT content FROM asked WHERE id = ?", (number,)).fetchone()
         content = json.loads(found["content"])
         size = content["size"]
-        return Asked(**(content | {"size": tuple(size) if size else None}))
+        return TeacherSpec(**(content | {"size": tuple(size) if size else None}))
 
-    def task_ids(self, asked: Asked) -> set[str]:
+    def task_ids(self, asked: TeacherSpec) -> set[str]:
         """Ids of the tasks that orders of this provider have."""
         with told(self.path):
             found = self._db.execute(
@@ -338,10 +338,10 @@ class Ledger:
             ]
         return sum(spent or 0 for (spent,) in paid)
 
-    def add_delivered(self, asked: Asked, want: Want, facts: str) -> None:
+    def add_delivered(self, asked: TeacherSpec, want: ClipRequest, facts: str) -> None:
         """A clip that nobody had to order: a verified row, without cost (an imported folder)."""
         now = time.time()
-        key = key_of(want.slot, 0, seeded=asked.seeded)
+        key = order_key(want.slot, 0, seeded=asked.seeded)
         row = (
             key, want.slot, 0, self._asked(asked), asked.provider, asked.model,
             want.prompt, want.prompt_id, want.category, want.sample, now,
@@ -367,7 +367,7 @@ class Ledger:
             raise LedgerError(f"{self.path}: no order {key[:12]}; see `afd harvest status`")
         return Row(*found)
 
-    def _asked(self, asked: Asked) -> int:
+    def _asked(self, asked: TeacherSpec) -> int:
         content = {name: getattr(asked, name) for name in asked.__slots__}
         self._db.execute(
             "INSERT OR IGNORE INTO asked (digest, provider, model, content) VALUES (?, ?, ?, ?)",

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from afd.clips.lookup import find_clips
+from afd.clips.requests import ClipRequest, distinct, teacher_spec
 from afd.config import RemoteTeacher
 from afd.harvest import money
-from afd.harvest.answers import answers
 from afd.harvest.ledger import Ledger
 from afd.harvest.rows import Money
 from afd.harvest.status import Refusals, refusals, typical_s
 from afd.harvest.tables import ledger_path
 from afd.harvest.transitions import ENDS, OrderState
-from afd.harvest.wants import Want, asked_of, distinct
 from afd.store import Store
 
 UNMEASURED_S = 120.0  # what a task is taken to last before a pilot has shown it
@@ -48,11 +48,11 @@ class Plan:
         return self.money.spent + self.money.reserved + self.cost <= self.cap
 
 
-def plan(store: Store, teacher: RemoteTeacher, wants: Sequence[Want]) -> Plan:
+def plan(store: Store, teacher: RemoteTeacher, wants: Sequence[ClipRequest]) -> Plan:
     """Ask the store and the ledger; nothing is written there. Errors: StoreError."""
-    asked, access = asked_of(teacher), teacher.access
+    asked, access = teacher_spec(teacher), teacher.access
     single = list(distinct(wants))
-    kept = answers(store, asked, single)
+    kept = find_clips(store, asked, single)
     with _ledger(store.root) as ledger:
         standing = ledger.standing(asked)
         typical = typical_s(ledger, asked)

@@ -4,11 +4,11 @@ import json
 import re
 import time
 
+from afd.clips.library import find_clip
+from afd.clips.requests import ClipRequest
 from afd.harvest.ledger import Ledger
 from afd.harvest.rows import BY_HAND, Row, is_unknown_to_vendor, named_by_hand
 from afd.harvest.transitions import AT_VENDOR, STATES, WITHOUT_CLIP
-from afd.harvest.vault import kept
-from afd.harvest.wants import Want
 from afd.store import Store
 
 MIN_PREFIX = 6
@@ -80,7 +80,7 @@ def again(ledger: Ledger, row: Row) -> Row:
         raise ResolveError(f"{row.key[:12]}: {tried}")
     if row.attempt >= MAX_ATTEMPTS:
         raise ResolveError(f"{row.key[:12]}: attempt {row.attempt} was the last one there is")
-    want = Want(row.slot, row.prompt_id, row.prompt, row.category, row.sample)
+    want = ClipRequest(row.slot, row.prompt_id, row.prompt, row.category, row.sample)
     ledger.plan(asked, [(want, row.attempt + 1)])
     if is_unknown_to_vendor(row):  # nobody will ever bill it
         ledger.move(row.key, row.state, by_hand=True, reserved=0)
@@ -94,7 +94,7 @@ def lost(store: Store, ledger: Ledger, row: Row) -> Row:
     Raises LostOrderError where it is worked on.
     """
     _only(row, ("verified", "succeeded"))
-    if kept(store, row.key) is not None:
+    if find_clip(store, row.key) is not None:
         raise ResolveError(f"{row.key[:12]}: its clip stands in {store.clips}; nothing to order")
     if row.state == "succeeded":
         told = "a person found that the vendor has it no more"

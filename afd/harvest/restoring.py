@@ -6,18 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from afd.data.inspection import Inspectors, Sound
-from afd.data.prompts import Prompt
-from afd.harvest import quarantine
+from afd.clips import quarantine
+from afd.clips.library import DIGITS, StoredClip, add_file, clip_paths, content_digests
+from afd.clips.packs import folders_with_keys
+from afd.clips.quarantine import Entry
+from afd.clips.requests import first_sample, folder_spec, order_seed
+from afd.clips.shard_tables import read_columns
 from afd.harvest.ledger import Ledger
 from afd.harvest.money import MICRO
-from afd.harvest.packing import with_clips
-from afd.harvest.quarantine import Entry
 from afd.harvest.rows import Row
-from afd.harvest.shard_tables import read_columns
-from afd.harvest.vault import DIGITS, KeptClip, digests_of, keep, kept_keys
-from afd.harvest.wants import asked_of_folder, first_sample, seed_of
+from afd.prompts import Prompt
 from afd.store import Store, StoreError, told, write_json
+from afd.video.inspection import Inspectors, Sound
 
 
 def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
@@ -27,7 +27,7 @@ def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
     of its teacher, and asking for this is another one. Errors: StoreError.
     """
     facts: dict[str, dict[str, object]] = {}
-    digests = digests_of(kept_keys(store))
+    digests = content_digests(clip_paths(store))
     with Ledger(store.root) as ledger, Inspectors(1) as inspectors:
 
         def problem_of(entry: Entry) -> str | None:
@@ -45,7 +45,7 @@ def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
                 file = entry.path
                 if number + 1 < len(about):
                     file = _linked(entry.path, entry.path.with_suffix(f".{number}.mp4"))
-                keep(store, str(note["key"]), file, note)
+                add_file(store, str(note["key"]), file, note)
                 _tell(ledger, str(note["key"]))
 
         return quarantine.revalidate(store, problem_of, restore)
@@ -59,7 +59,7 @@ def _placed(note: dict[str, Any], digest: str, digests: dict[str, str]) -> dict[
     if note.get("provider") != "folder":
         return note
     prompt = Prompt(str(note["prompt_id"]), str(note["prompt"]), "train", note.get("category"))
-    wanted, key = first_sample(asked_of_folder(str(note["model"])), prompt, digest, digests)
+    wanted, key = first_sample(folder_spec(str(note["model"])), prompt, digest, digests)
     digests[key] = digest
     return note | {"key": key, "sample": wanted.sample}
 
@@ -71,11 +71,11 @@ def mend_notes(store: Store) -> int:
     know the terms: training stays refused until `afd harvest permit` says them. A broken one stays
     beside it as `*.broken`. Raises StoreError.
     """
-    lost = {key: path for key, path in kept_keys(store).items() if not _says_what_it_is(key, path)}
+    lost = {key: path for key, path in clip_paths(store).items() if not _says_what_it_is(key, path)}
     if not lost:
         return 0
     known: dict[str, Mapping[str, Any]] = {}
-    for folder in with_clips(store):
+    for folder in folders_with_keys(store):
         rows = read_columns(folder, "key", "provenance")
         said = {row["key"]: row["provenance"] for row in rows if row.get("provenance")}
         known |= {key: json.loads(said[key]) for key in lost.keys() & said.keys()}
@@ -86,7 +86,7 @@ def mend_notes(store: Store) -> int:
                 (_as_note(ledger, row) for row in ledger.rows("key = ?", (key,))), None
             )
             if about:
-                note = KeptClip(key, path).note
+                note = StoredClip(key, path).note
                 if note.exists():
                     note.rename(note.with_suffix(".broken"))
                 write_json(note, dict(about))
@@ -96,7 +96,7 @@ def mend_notes(store: Store) -> int:
 
 def _says_what_it_is(key: str, path: Path) -> bool:
     try:
-        return KeptClip(key, path).provenance.get("key") == key
+        return StoredClip(key, path).provenance.get("key") == key
     except StoreError:
         return False
 
@@ -115,7 +115,7 @@ def _as_note(ledger: Ledger, row: Row) -> dict[str, Any]:
         "asked": {"duration_s": asked.duration_s, "fps": asked.fps, "size": asked.size},
         "sample": row.sample,
         "attempt": row.attempt,
-        "seed": seed_of(row.slot, row.attempt) if asked.seeded else None,
+        "seed": order_seed(row.slot, row.attempt) if asked.seeded else None,
         "returned_seed": row.returned_seed,
         "task_id": row.task_id,
         "cost_usd": row.spent / MICRO,

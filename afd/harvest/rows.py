@@ -3,7 +3,9 @@
 import json
 from dataclasses import dataclass, fields
 
+from afd.clips.requests import TeacherSpec, order_key, order_seed
 from afd.harvest.transitions import OrderState
+from afd.teachers.remote import Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +64,17 @@ def is_unknown_to_vendor(row: Row) -> bool:
 
 
 COLUMNS = ", ".join(field.name for field in fields(Row))
+
+
+def adapter_order(slot: str, prompt: str, attempt: int, asked: TeacherSpec) -> Order:
+    """What an adapter is handed."""
+    return Order(
+        key=order_key(slot, attempt, seeded=asked.seeded),
+        prompt=prompt,
+        seed=order_seed(slot, attempt) if asked.seeded else None,
+        model=asked.model,
+        parameters=asked.parameters,
+        duration_s=asked.duration_s,
+        fps=asked.fps,
+        size=asked.size,
+    )

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from afd.clips import quarantine
+from afd.clips.requests import ClipRequest, teacher_spec
 from afd.config import RemoteTeacher
-from afd.harvest import quarantine
 from afd.harvest.addresses import Allowed
 from afd.harvest.clerk import Clerk
 from afd.harvest.desk import Desk, incoming
@@ -23,7 +24,6 @@ from afd.harvest.http import client, download_client
 from afd.harvest.judging import Judge
 from afd.harvest.live import Live, Stop
 from afd.harvest.pace import Pace
-from afd.harvest.wants import Want, asked_of
 from afd.store import Store, told
 from afd.teachers import exchange, remote
 from afd.teachers.remote import Video
@@ -44,13 +44,13 @@ class Harvested:
 def harvest(
     teacher: RemoteTeacher,
     store: Store,
-    wants: Sequence[Want],
+    wants: Sequence[ClipRequest],
     answered: Collection[str] = (),
     on_change: Callable[[Live], None] | None = None,
 ) -> Harvested:
     """Order, watch and keep clips until every want has one or an end, or something stops it.
 
-    `answered`: slots of wants that have their clip (afd/harvest/answers.py). Ctrl-C and SIGTERM
+    `answered`: slots of wants that have their clip (afd/clips/lookup.py). Ctrl-C and SIGTERM
     stop it with everything kept. Errors: StoreError, LedgerError.
     """
     with told(store.root):
@@ -60,7 +60,7 @@ def harvest(
 async def _harvest(
     teacher: RemoteTeacher,
     store: Store,
-    wants: Sequence[Want],
+    wants: Sequence[ClipRequest],
     answered: Collection[str],
     on_change: Callable[[Live], None] | None,
 ) -> Harvested:
@@ -87,7 +87,7 @@ async def _harvest(
 
         desk = Desk(
             teacher=teacher,
-            asked=asked_of(teacher),
+            asked=teacher_spec(teacher),
             vendor=vendor,
             clerk=clerk,
             store=store,

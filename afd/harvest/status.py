@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from afd.harvest.answers import delivered
+from afd.clips.library import clip_paths
+from afd.clips.lookup import shards_by_key
+from afd.clips.requests import TeacherSpec
 from afd.harvest.ledger import Ledger
 from afd.harvest.transitions import AT_VENDOR, STATES, WITHOUT_CLIP, OrderState
-from afd.harvest.vault import kept_keys
-from afd.harvest.wants import Asked
 from afd.store import Store
 
 NO_CATEGORY = "(none)"
@@ -70,8 +70,8 @@ def num_gone(store: Store, ledger: Ledger, standing: Standing) -> int:
         "SELECT key FROM orders WHERE provider = ? AND model = ? AND state = 'verified'",
         (standing.provider, standing.model),
     )
-    gone = {row["key"] for row in verified} - kept_keys(store).keys()
-    return len(gone - delivered(store).keys()) if gone else 0
+    gone = {row["key"] for row in verified} - clip_paths(store).keys()
+    return len(gone - shards_by_key(store).keys()) if gone else 0
 
 
 def refusals(ledger: Ledger, provider: str, model: str) -> list[Refusals]:
@@ -96,7 +96,7 @@ def refusals(ledger: Ledger, provider: str, model: str) -> list[Refusals]:
     return sorted(told, key=lambda refused: (-refused.rate, refused.category))
 
 
-def typical_s(ledger: Ledger, asked: Asked) -> float | None:
+def typical_s(ledger: Ledger, asked: TeacherSpec) -> float | None:
     """Median seconds that a task of this teacher took, of the last 200; None before the first."""
     rows = ledger.query(
         "SELECT finished_at - submitted_at AS seconds FROM orders WHERE provider = ? "

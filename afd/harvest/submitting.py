@@ -13,10 +13,9 @@ from afd.failpoints import failpoint
 from afd.harvest.desk import Counter, Desk, Why
 from afd.harvest.ledger import LostOrderError, TaskTakenError
 from afd.harvest.pace import backoff_s
-from afd.harvest.rows import Row
+from afd.harvest.rows import Row, adapter_order
 from afd.harvest.tables import LedgerError
 from afd.harvest.transitions import OrderState, TransitionError
-from afd.harvest.wants import order_of
 from afd.teachers import remote
 from afd.teachers.remote import Task
 
@@ -37,7 +36,7 @@ class UnwrittenTaskError(LedgerError):
 
 async def submit(desk: Desk, row: Row) -> Row:
     """The POST of a claimed order. The row afterwards: submitted, planned, ambiguous or an end."""
-    order = order_of(row.slot, row.prompt, row.attempt, desk.asked)
+    order = adapter_order(row.slot, row.prompt, row.attempt, desk.asked)
     failpoint("harvest.before_post")
     try:
         task = await desk.vendor.create(desk.http, order)

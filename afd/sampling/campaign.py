@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from afd.artifacts import MANIFEST, Artifact, ArtifactRef, Manifest
-from afd.data.prompts import Prompt, read_jsonl
+from afd.prompts import Prompt, read_jsonl
 from afd.sampling.errors import SamplingError
 from afd.store import Store
 

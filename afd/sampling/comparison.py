@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from afd.encoding import encode
 from afd.sampling.errors import SamplingError
 from afd.sampling.video import Frames, Video, even, factor_of, magnified
+from afd.video.encode import encode
 
 Picture = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 GROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from afd.data.prompts import check_text
+from afd.prompts import check_text
 from afd.sampling.errors import SamplingError
 from afd.world.sentences import SentenceError, all_sentences, parse
 

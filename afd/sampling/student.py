@@ -19,7 +19,7 @@ from typing import overload
 import torch
 
 from afd.artifacts import MANIFEST, Artifact, Manifest
-from afd.data.prompts import prompt_id
+from afd.prompts import prompt_id
 from afd.sampling.campaign import Campaign, RoundStudent, as_round, open_campaign, settings_of
 from afd.sampling.errors import SamplingError
 from afd.sampling.sentences import POCKET_FAMILY, refuse_sentences

@@ -1,10 +1,10 @@
 """A teacher's clip of a sentence, out of the store; nothing is ever ordered."""
 
 from afd.artifacts import Artifact
-from afd.data.canonical import canon_of, conform
-from afd.data.shards import read_table, read_videos
+from afd.clips.shards import read_table, read_videos
 from afd.sampling.campaign import Campaign
 from afd.sampling.video import Video
+from afd.video.canonical import canonical_format, conform
 
 
 class TeacherClips:
@@ -25,6 +25,6 @@ class TeacherClips:
         if sentence not in self._places:
             return None
         artifact, row = self._places[sentence]
-        clips, _ = read_videos(artifact.path, canon_of(self._settings), conform, [row])
+        clips, _ = read_videos(artifact.path, canonical_format(self._settings), conform, [row])
         frames = clips[0].permute(0, 2, 3, 1).contiguous().numpy()
         return Video(frames, int(self._settings["fps"]), sentence, "teacher")

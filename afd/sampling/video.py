@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from afd.encoding import encode
 from afd.sampling.errors import SamplingError
+from afd.video.encode import encode
 
 Frames = npt.NDArray[np.uint8]  # [F, H, W, 3], RGB
 MIN_HEIGHT = 256  # px that a saved video has at least: a ball of 4 px is seen in no player

@@ -16,13 +16,12 @@ import torch
 
 from afd import seeds
 from afd.artifacts import Artifact
-from afd.data.prompts import Prompt
-from afd.data.shards import read_table
-from afd.data.sheets import filmstrips, side_by_side
+from afd.clips.shards import read_table
 from afd.device import give_back
 from afd.evaluation import drift, general, look, metrics
 from afd.evaluation.statistics import by_prompt, holm, mean_of, paired_difference
 from afd.fingerprint import fingerprint
+from afd.prompts import Prompt
 from afd.runtime.batches import Batch
 from afd.runtime.parts import num_batches
 from afd.runtime.workspace import Workspace
@@ -39,6 +38,7 @@ from afd.stages.measuring import (
     spread,
 )
 from afd.store import Store, write_json
+from afd.video.contact_sheets import filmstrips, side_by_side
 
 ORDER: tuple[SideName, ...] = ("student", "base", "teacher")
 FRECHET = "frechet_distance"

@@ -14,15 +14,14 @@ from torch import Generator, Tensor
 
 from afd import seeds
 from afd.artifacts import Artifact
+from afd.clips.permission import refuse_clips
+from afd.clips.shards import prompt_places
 from afd.config import FitParams
-from afd.data.canonical import Canon, canon_of
-from afd.data.shards import places
 from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.build import AnyDiscriminator, build
 from afd.discriminators.discriminator import Setting
 from afd.draws import RowDraws, normal
 from afd.evaluation import gauges
-from afd.harvest.permission import refuse_clips
 from afd.losses.adversarial import binary_cross_entropy, bradley_terry, r1_penalty
 from afd.losses.gradient_penalty import r1_by_differences
 from afd.runtime.micro_batches import slices
@@ -35,6 +34,7 @@ from afd.stages.requests import refuse_unpermitted
 from afd.stages.seen import in_parts, seen_rollouts, seen_teacher
 from afd.store import Store
 from afd.students.checkpoint import load_encoder
+from afd.video.canonical import CanonicalFormat, canonical_format
 
 
 class Drawn(NamedTuple):
@@ -71,7 +71,7 @@ def run(
     encoder = load_encoder(store.path(inputs["rollouts_0"].manifest.made_from["student"]))
     setting = Setting(params["num_frames"], params["frame_size"], encoder.dim)
     model = build(kind, setting, encoder, seeds.generator(seed, "discriminator"))
-    rounds, leaked = read_rounds(inputs, store, model, canon_of(params))
+    rounds, leaked = read_rounds(inputs, store, model, canonical_format(params))
     now = rounds[0]
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
@@ -104,7 +104,7 @@ def run(
     after = measure(model, now, seeds.generator(seed, "after", round_index))
     if "anchor_rollouts" in inputs:  # the first round's pairs: they never change
         asked = (inputs["anchor_clips"], inputs["anchor_rollouts"])
-        pairs = sighted(model, read_pairs(*asked, store, canon_of(params)))
+        pairs = sighted(model, read_pairs(*asked, store, canonical_format(params)))
         anchored = measure(model, pairs, seeds.generator(seed, "anchor", round_index))
         after |= {"anchor_pair_accuracy": anchored["pair_accuracy"]}
     return {
@@ -207,7 +207,7 @@ def fit_loss(
 
 
 def read_rounds(
-    inputs: dict[str, Artifact], store: Store, model: AnyDiscriminator, canon: Canon
+    inputs: dict[str, Artifact], store: Store, model: AnyDiscriminator, canon: CanonicalFormat
 ) -> tuple[list[Pairs], dict[str, float]]:
     """This round's pairs as `model` sees them, then the replayed ones, the newest first.
 
@@ -225,7 +225,9 @@ def read_rounds(
     return rounds, leaked
 
 
-def read_pairs(clips: Artifact, rollouts: Artifact, store: Store, canon: Canon) -> Pictures:
+def read_pairs(
+    clips: Artifact, rollouts: Artifact, store: Store, canon: CanonicalFormat
+) -> Pictures:
     """One round's pairs; raises ValueError as `read_rounds`.
 
     Raises RefusedError, NotPermittedError for clips whose terms do not allow training.
@@ -236,7 +238,7 @@ def read_pairs(clips: Artifact, rollouts: Artifact, store: Store, canon: Canon) 
     who = pd.read_parquet(rollouts.file("rollouts.parquet"))
     prompts = who.groupby("group")["prompt"].first().tolist()
     try:
-        paired = places(table, prompts)
+        paired = prompt_places(table, prompts)
     except ValueError:
         raise ValueError(
             f"teacher clips {clips.manifest.fingerprint[:16]} and rollouts "

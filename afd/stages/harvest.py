@@ -16,6 +16,10 @@ from pydantic import TypeAdapter
 
 from afd import seeds
 from afd.artifacts import Artifact
+from afd.clips.library import add_bytes, find_clip
+from afd.clips.lookup import read_shard_row, shards_by_key
+from afd.clips.requests import ClipRequest, round_requests
+from afd.clips.shards import write_shard
 from afd.config import (
     DiffusersTeacher,
     FolderTeacher,
@@ -23,17 +27,12 @@ from afd.config import (
     SimulatorTeacher,
     Teacher,
 )
-from afd.data.clips import decode
-from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
-from afd.data.shards import write_shard
 from afd.failpoints import failpoint
 from afd.fingerprint import fingerprint
-from afd.harvest.answers import delivered, row_of_shard
 from afd.harvest.gathering import Gathered, HarvestPausedError, gather
 from afd.harvest.live import Live
 from afd.harvest.status import NO_CATEGORY
-from afd.harvest.vault import keep_bytes, kept
-from afd.harvest.wants import Want, wants_of_request
+from afd.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.runtime.batches import Batch, Compute
 from afd.runtime.outcome import StoppedError
 from afd.runtime.parts import num_batches
@@ -43,6 +42,7 @@ from afd.store import Store, write_json
 from afd.teachers.build import build
 from afd.teachers.teacher import PromptRefused
 from afd.teachers.teacher import Teacher as Films
+from afd.video.decode import decode
 
 OUTCOMES = "outcomes.json"  # of a remote teacher or a folder: refusals bend its distribution
 _TERMS = ("training_permitted", "terms")
@@ -70,7 +70,7 @@ def _answered(
     work: Workspace,
 ) -> dict[str, float | int | str | None]:
     """Out of the store; what is not there is ordered from the vendor, or imported."""
-    wants = wants_of_request(params, teacher, prompts)
+    wants = round_requests(params, teacher, prompts)
 
     news = ""
 
@@ -108,7 +108,7 @@ def _answered(
     }
 
 
-def _by_category(wants: Sequence[Want], gathered: Gathered) -> dict[str, dict[str, int]]:
+def _by_category(wants: Sequence[ClipRequest], gathered: Gathered) -> dict[str, dict[str, int]]:
     """Category of the prompt -> how many of its wants have a clip, and how the others ended."""
     told: dict[str, Counter[str]] = {}
     for want in wants:
@@ -162,13 +162,15 @@ def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -
         raise TypeError(f"teacher.kind {own.kind} films elsewhere")
     asked = sampled(params, inputs, own)
     teacher = cache(lambda: build(own, params["num_frames"], params["fps"]))
-    shards = cache(lambda: delivered(store, "seed"))  # looked for when the first clip is missing
+    shards = cache(
+        lambda: shards_by_key(store, "seed")
+    )  # looked for when the first clip is missing
 
     def compute(number: int) -> Batch:
         prompt, sample = asked[number]
         key = request_key(params, prompt, sample)
         is_new = False
-        there = kept(store, key)
+        there = find_clip(store, key)
         clip = None if there is None else there.read()
         if clip is None:
             seed = seed_of(key)  # 63 bits of the request
@@ -179,9 +181,9 @@ def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -
                     sys.stderr.write(f"warning: no clip: {error}\n")
                     return {"clip": torch.zeros(0, dtype=torch.uint8), "is_new": torch.tensor(0)}
             else:
-                clip = bytes(row_of_shard(shards()[seed], "seed", seed)["bytes"])
+                clip = bytes(read_shard_row(shards()[seed], "seed", seed)["bytes"])
         if there is None or not there.note.exists():
-            keep_bytes(store, key, clip, about(own, prompt, sample, key))
+            add_bytes(store, key, clip, about(own, prompt, sample, key))
         if is_new:
             failpoint("harvest.clip_paid")
         held = torch.from_numpy(np.frombuffer(clip, np.uint8).copy())

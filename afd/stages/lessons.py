@@ -14,9 +14,8 @@ from torch import Generator, Tensor
 
 from afd import advantage, seeds
 from afd.artifacts import Artifact
+from afd.clips.shards import read_videos
 from afd.config import UpdateParams
-from afd.data.canonical import Canon, conform
-from afd.data.shards import read_videos
 from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.discriminator import Discriminator
 from afd.evaluation import gauges
@@ -28,6 +27,7 @@ from afd.store import Store
 from afd.students.checkpoint import Loaded, load_student
 from afd.students.codec import Codec
 from afd.students.student import AnyStudent
+from afd.video.canonical import CanonicalFormat, conform
 
 TRACED_AT_ONCE = 128  # rollouts: the chains of 256 pocket ones take 50 MB
 NUM_LOOKED_AT = 16  # groups in which still and repeated rollouts are looked for
@@ -63,7 +63,7 @@ class Lesson:
     matched: Matched
 
 
-def from_clips(shards: Sequence[Artifact], loaded: Loaded, canon: Canon) -> Lesson:
+def from_clips(shards: Sequence[Artifact], loaded: Loaded, canon: CanonicalFormat) -> Lesson:
     """Teacher clips as they are, under the student's own codec: the supervised arm."""
     tables: list[pd.DataFrame] = []
     latents: list[Tensor] = []
@@ -125,7 +125,7 @@ def matched_by(white_box: Path, critic: Path) -> Matched:
 def from_rollouts(
     inputs: dict[str, Artifact],
     store: Store,
-    canon: Canon,
+    canon: CanonicalFormat,
     loaded: Loaded,
     behaviour: AnyStudent,
     own: UpdateParams,

@@ -13,12 +13,10 @@ import numpy.typing as npt
 import torch
 
 from afd.artifacts import Artifact
+from afd.clips.shards import prompt_places, read_table, read_videos
 from afd.config import LawsParams, rows_and_columns
-from afd.data.canonical import canon_of, conform
-from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
-from afd.data.shards import places, read_table, read_videos
-from afd.encoding import encode as encode_mp4
 from afd.evaluation import drift, general, look, metrics
+from afd.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.runtime.batches import Batch, Compute
 from afd.runtime.cache import kept
 from afd.runtime.identity import semantic
@@ -28,6 +26,8 @@ from afd.stages.seen import in_levels
 from afd.store import Store
 from afd.students.checkpoint import Loaded, load_student
 from afd.students.sampling import noise_seed_of, sample_clips
+from afd.video.canonical import canonical_format, conform
+from afd.video.encode import encode as encode_mp4
 from afd.world import build as world
 from afd.world.rendering import to_uint8
 from afd.world.scenes import ROOM_PX
@@ -140,13 +140,15 @@ def answers(
     def row_of() -> dict[int, int]:
         """Which row of the teacher's table answers a prompt, by the prompt's place."""
         table = read_table(inputs["teacher_clips"].path)
-        return {at: row for row, at in enumerate(places(table, [p.text for p in prompts]))}
+        return {at: row for row, at in enumerate(prompt_places(table, [p.text for p in prompts]))}
 
     def teacher(rows: range) -> Clips:
         """A prompt that the teacher refused is a failed clip."""
         answered = [row for row in rows if row in row_of()]
         wanted = [row_of()[row] for row in answered]
-        films, _ = read_videos(inputs["teacher_clips"].path, canon_of(params), conform, wanted)
+        films, _ = read_videos(
+            inputs["teacher_clips"].path, canonical_format(params), conform, wanted
+        )
         everybody = np.full((len(rows), *films.shape[1:]), np.nan, np.float32)
         everybody[[row - rows.start for row in answered]] = films.float().numpy() / np.float32(255)
         return everybody

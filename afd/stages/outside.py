@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from afd.config import OutsideEvaluator
-from afd.data.prompts import Prompt
-from afd.encoding import CRF
 from afd.evaluation.outside import Answer, ask
 from afd.fingerprint import fingerprint
+from afd.prompts import Prompt
 from afd.runtime.batches import Batch
 from afd.stages.measuring import Film
 from afd.store import write_json
+from afd.video.encode import CRF
 
 ENCODER = f"libx264 crf {CRF} yuv420p bt709"  # enters the card; evaluators see what it leaves
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from afd.artifacts import Artifact
 from afd.config import LawsParams
-from afd.data.prompts import Prompt
 from afd.evaluation import gauges, leak, metrics
+from afd.prompts import Prompt
 from afd.stages.measuring import of_pocket_world
 from afd.stages.requests import POCKET_LAWS
 from afd.store import Store

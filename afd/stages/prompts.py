@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from afd.artifacts import Artifact
-from afd.data.prompts import compose, parse_jsonl, read_bytes, to_jsonl
+from afd.prompts import compose, parse_jsonl, read_bytes, to_jsonl
 from afd.runtime.outcome import RefusedError
 from afd.runtime.workspace import Workspace
 from afd.store import Store

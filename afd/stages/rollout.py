@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import RolloutParams
-from afd.data.prompts import prompts_of_round, read_jsonl
 from afd.flow.solver import rollout
+from afd.prompts import prompts_of_round, read_jsonl
 from afd.runtime.batches import Batch, Compute
 from afd.runtime.parts import num_batches
 from afd.runtime.workspace import Workspace

@@ -1,4 +1,4 @@
-"""What a discriminator sees: both sides' clips through the one path (afd/data/canonical.py).
+"""What a discriminator sees: both sides' clips through the one path (afd/video/canonical.py).
 
 Teacher clips and rollouts meet here as finished videos, take the same steps, and pass through the
 student's codec, so that what it blurs gives nobody away. Clips are kept as bytes, .1 GB each at
@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from afd.artifacts import Artifact
-from afd.data.canonical import Canon, canonical, film
-from afd.data.shards import read_table, read_videos
+from afd.clips.shards import read_table, read_videos
 from afd.runtime.cache import kept
 from afd.signals import show_life
 from afd.store import Store
 from afd.students.checkpoint import codec_sha256, load_codec
 from afd.students.codec import Codec
+from afd.video.canonical import CanonicalFormat, as_delivered, canonical
 
 REVISION = 1  # raise it when this path changes its pictures
 BATCH = 128  # clips decoded at a time, where they are small
@@ -34,7 +34,7 @@ NUM_ENTRIES = 512
 
 
 def seen_teacher(
-    clips: Artifact, rollouts: Artifact, store: Store, canon: Canon
+    clips: Artifact, rollouts: Artifact, store: Store, canon: CanonicalFormat
 ) -> tuple[Tensor, pd.DataFrame]:
     """Teacher clips uint8 [P, F, 3, H, W] and their table.
 
@@ -48,14 +48,14 @@ def seen_teacher(
     return _through_codec(clips, len(table), make, rollouts, store, canon), table
 
 
-def seen_rollouts(rollouts: Artifact, store: Store, canon: Canon) -> Tensor:
+def seen_rollouts(rollouts: Artifact, store: Store, canon: CanonicalFormat) -> Tensor:
     """Rollouts uint8 [N, F, 3, H, W], in the order of their table."""
     latents = load_file(rollouts.file("rollouts.safetensors"))["latents"]
 
     def make(rows: range, codec: Codec) -> Tensor:
         made = as_bytes(codec.decode(latents[rows.start : rows.stop]))
         pictures = made.permute(0, 1, 3, 4, 2).numpy()
-        filmed = np.stack([canonical(film(clip, canon), canon) for clip in pictures])
+        filmed = np.stack([canonical(as_delivered(clip, canon), canon) for clip in pictures])
         return torch.from_numpy(filmed).movedim(4, 2)
 
     return _through_codec(rollouts, len(latents), make, rollouts, store, canon)
@@ -89,7 +89,7 @@ def _through_codec(
     make: Callable[[range, Codec], Tensor],
     rollouts: Artifact,
     store: Store,
-    canon: Canon,
+    canon: CanonicalFormat,
 ) -> Tensor:
     """uint8 clips, a part at a time: out of the cache, or made there and sent through the codec."""
     student = store.path(rollouts.manifest.made_from["student"])

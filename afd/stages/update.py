@@ -16,9 +16,8 @@ from torch import Generator, Tensor, nn
 
 from afd import seeds
 from afd.artifacts import Artifact
+from afd.clips.permission import refuse_clips
 from afd.config import MemoryParams, UpdateParams
-from afd.data.canonical import Canon, canon_of
-from afd.harvest.permission import refuse_clips
 from afd.runtime.micro_batches import MicroBatch, backward
 from afd.runtime.ranks import ALONE, Ranks
 from afd.runtime.training_loop import resumed_at, steps
@@ -33,6 +32,7 @@ from afd.students.averaging import average_into
 from afd.students.checkpoint import Loaded
 from afd.students.players import Players
 from afd.students.players import gather as gather_players
+from afd.video.canonical import CanonicalFormat, canonical_format
 
 PLENTY = MemoryParams()
 
@@ -52,7 +52,7 @@ def run(
     if before.exists():  # not after the warm start, whose schedule was another one
         restore_optimiser("optimiser", weights, optimiser, load_file(before))
     lesson = taught(
-        own, inputs, store, canon_of(params), loaded, players, seed, round_index, work.ranks
+        own, inputs, store, canonical_format(params), loaded, players, seed, round_index, work.ranks
     )
     refuse_uneven(own, len(lesson.clean), work.ranks)
     loss = objectives.build(own, players, lesson)
@@ -101,7 +101,7 @@ def taught(
     own: UpdateParams,
     inputs: dict[str, Artifact],
     store: Store,
-    canon: Canon,
+    canon: CanonicalFormat,
     loaded: Loaded,
     players: Players,
     seed: int,

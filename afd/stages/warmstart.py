@@ -17,10 +17,10 @@ from torch import Tensor
 from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import CausalWanParams, PublishedStudent, WarmstartParams, rows_and_columns
-from afd.data.prompts import Prompt, read_jsonl
 from afd.flow import path
 from afd.flow.times import draw_times, step_list
 from afd.losses.flow_matching import sft_loss
+from afd.prompts import Prompt, read_jsonl
 from afd.runtime.training_loop import resumed_at, steps
 from afd.runtime.training_state import Training
 from afd.runtime.workspace import Workspace

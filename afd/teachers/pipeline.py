@@ -17,8 +17,8 @@ from torch import Generator
 
 from afd.checkpoints import place
 from afd.config import DiffusersTeacher
-from afd.encoding import encode
 from afd.teachers.teacher import PromptRefused
+from afd.video.encode import encode
 
 NEEDED = ("prompt", "height", "width", "num_frames", "generator", "output_type")
 

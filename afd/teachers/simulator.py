@@ -7,8 +7,8 @@ has not: what reaches the campaign is prompt in, video out, as with any paid one
 from dataclasses import dataclass
 
 from afd.config import SimulatorTeacher
-from afd.encoding import encode
 from afd.teachers.teacher import PromptRefused
+from afd.video.encode import encode
 from afd.world import build as world
 from afd.world.films import film
 from afd.world.rendering import Look, to_uint8

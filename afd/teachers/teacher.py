@@ -1,7 +1,7 @@
 """A teacher is a black box: prompt in, finished video out. Nothing else is asked of it.
 
 No scores, no latents, no gradients: any paid API, local pipeline or folder of clips can be one.
-Answers are the bytes of one mp4, validated by whoever stores them (afd/data/clips.py).
+Answers are the bytes of one mp4, validated by whoever stores them (afd/video/decode.py).
 """
 
 from typing import Protocol

@@ -11,17 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from afd.clips import packs, verify
+from afd.clips.library import clip_paths
+from afd.clips.lookup import shards_by_key
+from afd.clips.permission import permit
 from afd.config import FolderTeacher
 from afd.config.teachers import Statement
-from afd.data.prompts import to_jsonl
-from afd.harvest import integrity, packing, restoring
-from afd.harvest.answers import delivered
+from afd.harvest import restoring
 from afd.harvest.importing import Imported, import_folder
 from afd.harvest.ledger import Ledger
-from afd.harvest.permission import permit
 from afd.harvest.tables import ledger_path
-from afd.harvest.vault import kept_keys
 from afd.params import ParamsError, validate
+from afd.prompts import to_jsonl
 from afd.store import Store, StoreError, write_atomic
 from afd.world.sentences import is_sentence
 from flows.command_text import command
@@ -45,7 +46,7 @@ def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
     if revalidate:
         restored, remaining = restoring.revalidate(store)
         console.print(f"{len(restored)} clips out of quarantine, {len(remaining)} stay")
-    found = integrity.verify(store, verified_keys(store))
+    found = verify.verify(store, verified_keys(store))
     size = f"{found.num_files} files, {found.num_bytes / 1e6:,.1f} MB"
     console.print(f"{size} read; {found.num_aside} in quarantine")
     if found.is_whole:
@@ -69,12 +70,12 @@ def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
     return ExitCode.DAMAGED
 
 
-def _ways_back(store: Store, found: integrity.Integrity, root: Path) -> Iterator[str]:
+def _ways_back(store: Store, found: verify.VerifyReport, root: Path) -> Iterator[str]:
     """The commands for clips that are not there: out of packs, or ordered once more."""
     clips = [one.path for one in found.of("missing") if one.path.suffix == ".mp4"]
     gone = {path.name.partition(".")[0] for path in clips if path.is_relative_to(store.clips)}
     try:
-        packed = gone & delivered(store).keys() if gone else set[str]()
+        packed = gone & shards_by_key(store).keys() if gone else set[str]()
     except StoreError:  # told above, by its path: nobody knows yet what is lost
         return
     if packed:
@@ -151,9 +152,9 @@ def import_videos(asked: Importing, root: Path) -> None:
         )
     if asked.prompts is not None:
         _write_prompts(asked, asked.prompts, teacher, done, root)
-    if packing.worth_packing(len(kept_keys(store))):
-        packs = command("harvest", "pack", store=root)
-        console.print(f"that many files are slow for DVC: `{packs}`", soft_wrap=True)
+    if packs.worth_packing(len(clip_paths(store))):
+        pack_command = command("harvest", "pack", store=root)
+        console.print(f"that many files are slow for DVC: `{pack_command}`", soft_wrap=True)
 
 
 def _write_prompts(
@@ -238,9 +239,9 @@ def pack_store(clips_per_shard: int, root: Path, *, unpack: bool) -> None:
     """Clips into tar shards, or out of them."""
     store, console = _existing(root), Console()
     if unpack:
-        console.print(f"{packing.unpack(store)} clips back in {store.clips}", soft_wrap=True)
+        console.print(f"{packs.unpack(store)} clips back in {store.clips}", soft_wrap=True)
         return
-    done = packing.pack(store, clips_per_shard)
+    done = packs.pack(store, clips_per_shard)
     said = f"{done.num_clips} clips into {len(done.folders)} packs, {done.num_before} were packed"
     console.print(said)
     for folder in done.folders:

@@ -13,10 +13,10 @@ from rich.live import Live as Screen
 from rich.table import Table
 from rich.text import Text
 
+from afd.clips.lookup import find_clips
+from afd.clips.requests import ClipRequest, round_requests, teacher_spec
 from afd.config import Params, RemoteTeacher
-from afd.data.prompts import read_jsonl
 from afd.harvest import resolving, status
-from afd.harvest.answers import answers
 from afd.harvest.gathering import missing_clips, paused
 from afd.harvest.ledger import Ledger, LostOrderError
 from afd.harvest.live import Live
@@ -26,7 +26,7 @@ from afd.harvest.rows import Row, is_unknown_to_vendor
 from afd.harvest.run import harvest
 from afd.harvest.tables import ledger_path
 from afd.harvest.transitions import WITHOUT_CLIP
-from afd.harvest.wants import Want, asked_of, wants_of_request
+from afd.prompts import read_jsonl
 from afd.runtime.outcome import RefusedError
 from afd.stages import requests
 from afd.stages.door import execute
@@ -52,7 +52,7 @@ class Chosen:
     params: Params
     teacher: RemoteTeacher
     store: Store
-    wants: Sequence[Want]
+    wants: Sequence[ClipRequest]
 
     @classmethod
     def read(
@@ -89,7 +89,7 @@ class Chosen:
         ]
         asked = [*rounds, requests.harvest_held_out(read, prompt_set)]
         wants = [
-            want for one in asked for want in wants_of_request(one.params, read.teacher, prompts)
+            want for one in asked for want in round_requests(one.params, read.teacher, prompts)
         ]
         return cls(read, read.teacher, place, wants[:limit])
 
@@ -159,7 +159,7 @@ def check_orders(chosen: Chosen) -> None:
 def run_orders(chosen: Chosen) -> None:
     """Order what is missing. Raises HarvestPausedError where something stopped it."""
     console = Console()
-    answered = answers(chosen.store, asked_of(chosen.teacher), chosen.wants)
+    answered = find_clips(chosen.store, teacher_spec(chosen.teacher), chosen.wants)
     with _watched(console, chosen.teacher) as tell:
         done = harvest(chosen.teacher, chosen.store, chosen.wants, answered, tell)
     console.print(_live_table(done.live, chosen.teacher))

@@ -3,16 +3,16 @@
 import numpy as np
 
 from afd.config import CanonicalParams
-from afd.data.canonical import Canon, conform
-from afd.data.clips import open_clip
+from afd.video.canonical import CanonicalFormat, conform
+from afd.video.decode import open_clip
 
 STRICT = CanonicalParams(
     magnify=4, crf=12, qp=20, chroma="444", longer="refuse", shorter="refuse", aspect="refuse"
 )
 
 
-def canon(frame_size: int = 16, num_frames: int = 16, **policy: object) -> Canon:
-    return Canon(STRICT.model_copy(update=policy), num_frames, frame_size, fps=16)
+def canon(frame_size: int = 16, num_frames: int = 16, **policy: object) -> CanonicalFormat:
+    return CanonicalFormat(STRICT.model_copy(update=policy), num_frames, frame_size, fps=16)
 
 
 def floats(video: bytes, frame_size: int = 16, num_frames: int = 16) -> np.ndarray:

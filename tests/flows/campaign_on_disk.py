@@ -17,16 +17,16 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
+from afd.clips.shards import write_shard
 from afd.config import OutsideEvaluator, Params
-from afd.data.shards import write_shard
-from afd.data.sheets import side_by_side
-from afd.encoding import encode
 from afd.evaluation.outside import Answer
 from afd.params import load_params
 from afd.runtime.request import StageRequest
 from afd.seeds import numpy_generator
 from afd.stages import outside, requests
 from afd.store import Store, write_json
+from afd.video.contact_sheets import side_by_side
+from afd.video.encode import encode
 
 SENTENCES = (
     "a small red ball falls from the left",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from afd import seeds
-from afd.data.canonical import canonical, conform, film
-from afd.data.clips import open_clip
-from afd.encoding import encode
 from afd.evaluation.leak import Leak, probe
+from afd.video.canonical import as_delivered, canonical, conform
+from afd.video.decode import open_clip
+from afd.video.encode import encode
 from afd.world.films import film as film_scene
 from afd.world.rendering import CLEAN, Look, to_uint8
 from afd.world.scenes import Laws
@@ -52,7 +52,7 @@ def delivered(look: str) -> list[bytes]:
 @pytest.mark.parametrize("look", LOOKS)
 def test_one_path_is_at_chance(look: str) -> None:
     teacher = np.stack([through(video, canonical) for video in delivered(look)])
-    student = np.stack([canonical(film(clip, CANON), CANON) for clip in pictures(look)])
+    student = np.stack([canonical(as_delivered(clip, CANON), CANON) for clip in pictures(look)])
     found = probe(teacher, student, seed=1)
     assert found.is_chance, found
 
@@ -70,14 +70,14 @@ def test_encoding_both_alike_is_not_enough(look: str) -> None:
     """Two generations on one side and one on the other show: why rollouts are filmed first."""
     teacher = np.stack([through(video, canonical) for video in delivered(look)])
     unfilmed = canon(magnify=1, crf=0)
-    student = np.stack([canonical(film(clip, unfilmed), CANON) for clip in pictures(look)])
+    student = np.stack([canonical(as_delivered(clip, unfilmed), CANON) for clip in pictures(look)])
     assert probe(teacher, student, seed=1).interval[0] > 0.5
 
 
 def test_different_motion_is_no_leak() -> None:
     """Two halves of one world, both by one path: nothing to find."""
     clips = pictures("clean")
-    seen = np.stack([canonical(film(clip, CANON), CANON) for clip in clips])
+    seen = np.stack([canonical(as_delivered(clip, CANON), CANON) for clip in clips])
     assert probe(seen[::2], seen[1::2], seed=2).is_chance
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from afd.clips.library import clip_paths
+from afd.clips.lookup import find_clips
+from afd.clips.requests import ClipRequest, clip_request, teacher_spec
 from afd.config import RemoteTeacher
-from afd.data.prompts import Prompt, prompt_id
-from afd.harvest.answers import answers
 from afd.harvest.ledger import Ledger
 from afd.harvest.rows import Row
 from afd.harvest.run import Harvested, harvest
-from afd.harvest.vault import kept_keys
-from afd.harvest.wants import Want, asked_of, want
+from afd.prompts import Prompt, prompt_id
 from afd.store import Store
 from tests.harvest_server.server import Server
 
@@ -57,10 +57,10 @@ def teacher_at(server: Server, **changes: Any) -> RemoteTeacher:
     return RemoteTeacher.model_validate(values | {"access": access})
 
 
-def wants_of(teacher: RemoteTeacher, *texts: str) -> list[Want]:
+def wants_of(teacher: RemoteTeacher, *texts: str) -> list[ClipRequest]:
     """One sample of each."""
-    digest = asked_of(teacher).digest
-    return [want(digest, Prompt(prompt_id(text), text, "train"), 0) for text in texts]
+    digest = teacher_spec(teacher).digest
+    return [clip_request(digest, Prompt(prompt_id(text), text, "train"), 0) for text in texts]
 
 
 def rows(store: Store) -> dict[str, Row]:
@@ -74,10 +74,12 @@ def states(store: Store) -> Counter[str]:
 
 
 def num_kept(store: Store) -> int:
-    return len(kept_keys(store))
+    return len(clip_paths(store))
 
 
-def begun(teacher: RemoteTeacher, store: Store, wants: Sequence[Want], **environ: str) -> int:
+def begun(
+    teacher: RemoteTeacher, store: Store, wants: Sequence[ClipRequest], **environ: str
+) -> int:
     """A harvest in a forked child; its pid."""
     pid = os.fork()
     if pid == 0:
@@ -112,6 +114,6 @@ def harvested(teacher: RemoteTeacher, root: Path, *texts: str) -> tuple[Harveste
     return ordered(teacher, store, wants_of(teacher, *texts)), store
 
 
-def ordered(teacher: RemoteTeacher, store: Store, wants: Sequence[Want]) -> Harvested:
+def ordered(teacher: RemoteTeacher, store: Store, wants: Sequence[ClipRequest]) -> Harvested:
     """As every caller does it: what has a clip is not asked for."""
-    return harvest(teacher, store, wants, answers(store, asked_of(teacher), wants))
+    return harvest(teacher, store, wants, find_clips(store, teacher_spec(teacher), wants))

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from afd.encoding import encode
 from afd.harvest.folder import Folder, FolderError, leaks, read_folder
+from afd.video.encode import encode
 
 
 def video(number: int) -> bytes:

@@ -16,12 +16,12 @@ from typing import get_args
 
 import pytest
 
+from afd.clips.requests import teacher_spec
 from afd.failpoints import FailpointName
 from afd.harvest import engine, resolving, submitting, tables
 from afd.harvest.ledger import Ledger
 from afd.harvest.run import harvest
 from afd.harvest.tables import LedgerError, ledger_path
-from afd.harvest.wants import asked_of
 from afd.store import Store
 from tests.afd.harvest.ordering import (
     KEY,
@@ -191,7 +191,7 @@ def test_an_answer_that_cannot_be_written_down_is_told_with_its_task(
         assert len(server.book.jobs) == 2
         with Ledger(store.root) as ledger:
             ledger.begin_work()
-            ledger.take_over(asked_of(teacher))
+            ledger.take_over(teacher_spec(teacher))
             for task, job in server.book.jobs.items():  # both of them, and what can be typed
                 row = rows(store)[job.asked.prompt]
                 name = f"models/film-1/operations/{task}"
@@ -213,7 +213,7 @@ def test_an_answer_is_not_lost_to_another_that_took_its_process_for_dead(tmp_pat
             with sqlite3.connect(other.path) as database:  # as after three silent minutes
                 database.execute("UPDATE owners SET host = 'afar', beat_at = 0")
             other.begin_work()
-            assert other.take_over(asked_of(teacher)) == []
+            assert other.take_over(teacher_spec(teacher)) == []
             assert states(store) == {"ambiguous": 1}
             other.end_work()
         assert ended(pid) == 0

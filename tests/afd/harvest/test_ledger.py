@@ -11,23 +11,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from afd.data.prompts import Prompt, prompt_id
+from afd.clips.requests import ClipRequest, TeacherSpec, clip_request, order_key
 from afd.harvest.clerk import Clerk
 from afd.harvest.ledger import Ledger, LostOrderError, TaskTakenError
 from afd.harvest.tables import LedgerError, ledger_path
 from afd.harvest.transitions import STATES, TransitionError, after
-from afd.harvest.wants import Asked, Want, key_of, want
+from afd.prompts import Prompt, prompt_id
 
-ASKED = Asked("ark", "film-1", {"resolution": "480p"}, 5.0, 24.0, (640, 640), seeded=True)
+ASKED = TeacherSpec("ark", "film-1", {"resolution": "480p"}, 5.0, 24.0, (640, 640), seeded=True)
 
 
-def some(count: int) -> list[Want]:
+def some(count: int) -> list[ClipRequest]:
     texts = [f"ball number {n}" for n in range(count)]
-    return [want(ASKED.digest, Prompt(prompt_id(t), t, "train"), 0) for t in texts]
+    return [clip_request(ASKED.digest, Prompt(prompt_id(t), t, "train"), 0) for t in texts]
 
 
-def keys(wants: list[Want]) -> list[str]:
-    return [key_of(one.slot, 0, seeded=True) for one in wants]
+def keys(wants: list[ClipRequest]) -> list[str]:
+    return [order_key(one.slot, 0, seeded=True) for one in wants]
 
 
 @pytest.fixture

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from afd.clips import quarantine
+from afd.clips.requests import teacher_spec
 from afd.config import RemoteTeacher
-from afd.harvest import quarantine, resolving, watching
+from afd.harvest import resolving, watching
 from afd.harvest.desk import incoming
 from afd.harvest.engine import Engine
-from afd.harvest.evidence import differences
 from afd.harvest.gathering import explained, paused
 from afd.harvest.ledger import Ledger
 from afd.harvest.live import Live
 from afd.harvest.money import micro
+from afd.harvest.provenance import differences
 from afd.harvest.rows import Money, Row
 from afd.harvest.run import harvest
 from afd.harvest.status import refusals
 from afd.harvest.submitting import MAX_IN_A_ROW
-from afd.harvest.wants import asked_of
 from afd.store import Store
 from afd.teachers.remote import Task
 from tests.afd.harvest.ordering import (
@@ -285,7 +286,7 @@ def test_a_model_that_was_ordered_without_a_version_may_have_any(tmp_path: Path)
     assert states(store) == {"verified": 4}
     facts = json.loads(str(rows(store)["a red ball"].facts))
     assert facts["ran_model"] == "owner/film:hidden"
-    exact = replace(asked_of(teacher), model="owner/film:v1")
+    exact = replace(teacher_spec(teacher), model="owner/film:v1")
     assert differences(exact, facts) == ["ran the model owner/film:hidden, asked owner/film:v1"]
     assert differences(replace(exact, model="owner/fil"), facts)
 

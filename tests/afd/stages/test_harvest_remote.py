@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from afd.artifacts import Artifact
+from afd.clips.shards import prompt_places, read_table
 from afd.config import Params
-from afd.data.shards import places, read_table
 from afd.params import load_params
 from afd.runtime.outcome import RefusedError, status_of
 from afd.runtime.request import StageRequest, needs_network
@@ -69,7 +69,7 @@ def test_the_clips_of_a_vendor_are_a_round_like_any_other(
         assert len(server.book.posts) == len(prompts)
     table = read_table(clips.path)
     assert table["prompt"].tolist() == [text for text in prompts if text != refused]
-    assert places(table, prompts) == [0, 2, 3]
+    assert prompt_places(table, prompts) == [0, 2, 3]
     summary = clips.manifest.summary
     assert (summary["num_clips"], summary["num_without_clip"]) == (3, 1)
     assert summary["num_refused_input"] == 1

@@ -15,7 +15,6 @@ from torch import Tensor
 from afd import seeds
 from afd.artifacts import Artifact
 from afd.config import ConvDiscriminator, Params
-from afd.data.canonical import canon_of
 from afd.discriminators import conv
 from afd.discriminators.discriminator import Setting
 from afd.params import load_params
@@ -25,6 +24,7 @@ from afd.runtime.request import StageRequest
 from afd.stages import fit, lessons, objectives, requests, update
 from afd.stages.door import execute
 from afd.store import Store
+from afd.video.canonical import canonical_format
 from tests.afd.stages.conftest import Forge, Run, hashes, with_inputs
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
@@ -107,7 +107,7 @@ def update_gradients(campaign: Campaign, ranks: Ranks) -> list[Tensor]:
     own = campaign.params.update
     loaded, players = update.gather(asked.params, inputs)
     lesson = lessons.from_rollouts(
-        inputs, store, canon_of(asked.params), loaded, players.behaviour, own, 1, 0
+        inputs, store, canonical_format(asked.params), loaded, players.behaviour, own, 1, 0
     )
     lesson = replace(
         lesson,

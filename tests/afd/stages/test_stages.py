@@ -16,16 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from afd.artifacts import Artifact
+from afd.clips.library import StoredClip, clip_paths
+from afd.clips.shards import ShardError, read_shard
+from afd.clips.verify import verify
 from afd.config import Params
-from afd.data.canonical import Canon, canon_of, canonical, film
-from afd.data.shards import ShardError, read_shard
 from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.build import AnyDiscriminator
 from afd.flow import path
 from afd.flow.solver import rollout
 from afd.flow.times import step_list
-from afd.harvest.integrity import verify
-from afd.harvest.vault import KeptClip, kept_keys
 from afd.losses.flow_matching import sft_loss
 from afd.params import load_params
 from afd.runtime.batches import Batch
@@ -43,6 +42,7 @@ from afd.store import Store, StoreError
 from afd.students.checkpoint import CheckpointError, Loaded, load_codec, load_student
 from afd.students.players import Players
 from afd.text.word_vectors import encode
+from afd.video.canonical import CanonicalFormat, as_delivered, canonical, canonical_format
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
 
@@ -136,7 +136,7 @@ def players_and_lesson(played: Played) -> tuple[Any, Players, Any]:
     made |= {"reference": played.student}
     loaded, players = gather({"refresh": "every_round", "behaviour": "student"}, made)
     own = played.params.update
-    canon = canon_of(played.updated.manifest.params)
+    canon = canonical_format(played.updated.manifest.params)
     lesson = from_rollouts(made, played.store, canon, loaded, players.behaviour, own, 1, 0)
     return loaded, players, lesson
 
@@ -241,7 +241,7 @@ def test_slices_of_a_batch_add_up_to_the_batch_in_every_arm(played: Played) -> N
     loaded, players = gather({"refresh": "every_round", "behaviour": "student"}, made)
     for objective in ("forward_process", "reverse_chain", "generator"):
         own = played.params.update.model_copy(update={"objective": objective})
-        canon = canon_of(played.updated.manifest.params)
+        canon = canonical_format(played.updated.manifest.params)
         lesson = from_rollouts(made, played.store, canon, loaded, players.behaviour, own, 1, 0)
         loss = objectives.build(own, players, lesson)
         rows = torch.arange(len(lesson.clean))
@@ -323,8 +323,8 @@ def test_a_clip_that_is_filmed_here_is_kept_as_every_other_one(
     copy = Store(tmp_path / "store")
     shutil.copytree(played.store.root, copy.root)
     assert verify(copy).is_whole
-    for key, place in kept_keys(copy).items():
-        about = KeptClip(key, place).provenance
+    for key, place in clip_paths(copy).items():
+        about = StoredClip(key, place).provenance
         assert (about["key"], about["provider"]) == (key, "simulator")
         assert about["training_permitted"] == "yes" and about["prompt"]
     notes = {note: note.read_bytes() for note in copy.clips.rglob("*.json")}
@@ -395,7 +395,9 @@ def test_training_needs_permission(played: Played) -> None:
         "rollouts_0": played.rollouts,
     }
     with pytest.raises(RefusedError, match=r"teacher\.training_permitted is 'unknown'") as told:
-        read_rounds(inputs, played.store, judge(played), canon_of(played.updated.manifest.params))
+        read_rounds(
+            inputs, played.store, judge(played), canonical_format(played.updated.manifest.params)
+        )
     assert status_of(told.value) == "refused"
     unread = played.params.teacher.model_copy(update={"training_permitted": "no"})
     params = played.params.model_copy(update={"teacher": unread})
@@ -411,7 +413,7 @@ def test_every_stage_reads_the_prompts_as_the_student_does(
     played = Played(tmp_path, overrides)
     made = {"teacher_clips_0": played.clips, "rollouts_0": played.rollouts}
     rounds, _ = read_rounds(
-        made, played.store, judge(played), canon_of(played.updated.manifest.params)
+        made, played.store, judge(played), canonical_format(played.updated.manifest.params)
     )
     assert rounds[0].text.shape == (4, num_tokens, dim)
     assert played.final.manifest.summary["num_failed"] == 0
@@ -526,13 +528,13 @@ def test_both_sides_are_seen_through_one_path_and_read_again_from_the_cache(
     played: Played,
 ) -> None:
     """Against the path taken clip by clip; a damaged entry is made again."""
-    canon = canon_of(played.judge.manifest.params)
+    canon = canonical_format(played.judge.manifest.params)
     cache = played.store.root / ".cache" / "seen"
     seen = seen_rollouts(played.rollouts, played.store, canon)
     codec = load_codec(played.student.path)
     latents = load_file(played.rollouts.file("rollouts.safetensors"))["latents"]
     picture = (codec.decode(latents[3:4])[0] * 255).round().to(torch.uint8)
-    alone = canonical(film(picture.permute(0, 2, 3, 1).numpy(), canon), canon)
+    alone = canonical(as_delivered(picture.permute(0, 2, 3, 1).numpy(), canon), canon)
     assert torch.equal(seen[3], torch.tensor(alone.transpose(0, 3, 1, 2)))
 
     files = {file: file.read_bytes() for file in cache.iterdir()}
@@ -544,6 +546,6 @@ def test_both_sides_are_seen_through_one_path_and_read_again_from_the_cache(
     assert teacher.shape == (4, 16, 3, 16, 16) and len(table) == 4
     assert {file: file.read_bytes() for file in cache.iterdir()} == files
 
-    coarser = Canon(canon.params.model_copy(update={"qp": 40}), *[16] * 3)
+    coarser = CanonicalFormat(canon.params.model_copy(update={"qp": 40}), *[16] * 3)
     assert not torch.equal(seen_rollouts(played.rollouts, played.store, coarser), seen)
     assert len(list(cache.iterdir())) == 3

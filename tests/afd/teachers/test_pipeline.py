@@ -9,11 +9,10 @@ import torch
 
 from afd.artifacts import Artifact
 from afd.checkpoints import place
+from afd.clips.shards import prompt_places, read_shard, read_table
 from afd.config import DiffusersTeacher, Params
-from afd.data.clips import decode
-from afd.data.prompts import Prompt, prompts_of_round, read_jsonl
-from afd.data.shards import places, read_shard, read_table
 from afd.params import load_params
+from afd.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.runtime.outcome import RefusedError
 from afd.runtime.parts import Part, max_parts, missing
 from afd.stages import requests
@@ -22,6 +21,7 @@ from afd.store import Store
 from afd.teachers.build import build
 from afd.teachers.pipeline import PipelineError
 from afd.teachers.teacher import PromptRefused
+from afd.video.decode import decode
 from tests.afd.teachers import tiny_pipeline
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
@@ -116,7 +116,7 @@ def test_a_prompt_that_it_would_cut_has_no_clip_and_the_round_goes_on(
     kept = [place for place, length in enumerate(lengths) if length <= few]
     assert made.manifest.summary["num_clips"] == len(kept) < len(lengths)
     assert made.manifest.summary["num_refused"] == len(lengths) - len(kept)
-    assert places(read_table(made.path), texts) == kept
+    assert prompt_places(read_table(made.path), texts) == kept
 
 
 def test_its_content_is_identity_and_its_place_is_not(folder: Path, tmp_path: Path) -> None:

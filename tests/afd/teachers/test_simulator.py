@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from afd.config import LawsParams, LookParams, NonNegativeRange, ShareRange, SimulatorTeacher
-from afd.data.clips import decode
 from afd.evaluation.metrics import measure
 from afd.teachers.simulator import build
 from afd.teachers.teacher import PromptRefused, Teacher
+from afd.video.decode import decode
 from afd.world.sentences import all_sentences, parse
 from tests.afd.canon import floats
 

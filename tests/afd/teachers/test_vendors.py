@@ -13,7 +13,6 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from afd.data.clips import decode
 from afd.harvest.addresses import Allowed
 from afd.harvest.download import Policy, fetch
 from afd.harvest.http import download_client
@@ -34,6 +33,7 @@ from afd.teachers.remote import (
     VendorError,
 )
 from afd.teachers.veo import Veo
+from afd.video.decode import decode
 from tests.harvest_server import Fate, Rule, Script, Server
 from tests.harvest_server.clients import CANARY, MODELS, VARIABLE, alone, order, teacher
 from tests.harvest_server.vendors import Provider

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from afd.encoding import encode
+from afd.video.encode import encode
 
 Clip = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 

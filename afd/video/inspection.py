@@ -5,7 +5,7 @@
         pool.inspect(path)            from any thread (asyncio: asyncio.to_thread)
         for path, said in pool.map(paths): ...
 
-Imports no torch and no decoder: those live in the child (afd/data/inspector.py).
+Imports no torch and no decoder: those live in the child (afd/video/inspector.py).
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from afd.data.canonical import Canon
-from afd.data.clips import ClipLimits
-from afd.data.content import Flag
-from afd.data.inspector import described
+from afd.video.canonical import CanonicalFormat
+from afd.video.content import Flag
+from afd.video.decode import ClipLimits
+from afd.video.inspector import described
 
-INSPECTOR = "afd.data.inspector"
+INSPECTOR = "afd.video.inspector"
 CLIPS_PER_CHILD = 500  # then a fresh one: what a decoder leaks does not add up
 
 
@@ -112,7 +112,7 @@ class Inspectors:
                 child.end()
 
     def inspect(
-        self, path: Path, canon: Canon | None = None, out: Path | None = None
+        self, path: Path, canon: CanonicalFormat | None = None, out: Path | None = None
     ) -> Sound | Unsound:
         """The verdict; with `canon` and `out` the canonical clip is left in `out`, or nothing.
 
@@ -150,7 +150,7 @@ class Inspectors:
         return [child.pid for child in list(self._idle.queue) if child]
 
     def map(
-        self, paths: Iterable[Path], canon: Canon | None = None, out: Path | None = None
+        self, paths: Iterable[Path], canon: CanonicalFormat | None = None, out: Path | None = None
     ) -> Iterator[tuple[Path, Sound | Unsound]]:
         """Verdicts as they come; `out` is a folder, canonical clips are named as their originals.
 

@@ -3,8 +3,8 @@
     <store>/quarantine/<sha256[:32]>.bin     the bytes as they came; no player opens that name
     <store>/quarantine/<sha256[:32]>.json    why, its first bytes, and where it came from
 
-Words are not kept (afd/harvest/words.py): a page or a message in place of a video may echo the key
-or a signed URL. A line that says how much it was stands in their place.
+Text is not kept (afd/clips/non_video.py): a page or a message in place of a video may repeat the
+key or a signed URL. One line with the text's size and sha256 replaces it.
 
 The note stands before the file, so a file here always has one. Nothing here is ever deleted: what
 turns out to be sound moves back to where it belongs, its note to `quarantine/restored/`.
@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from afd.data.boxes import beginning
-from afd.harvest import words
+from afd.clips import non_video
 from afd.store import Store, StoreError, sync_folder, told, write_atomic, write_json
+from afd.video.mp4_boxes import beginning
 
 FIRST_BYTES = 64  # enough to see HTML, JSON or a playlist
 _BLOCK = 1 << 20
@@ -36,7 +36,7 @@ class Entry:
     sha256: str
     num_bytes: int
     reason: str
-    first_bytes: str  # what may be shown of them (afd.data.boxes.beginning)
+    first_bytes: str  # what may be shown of them (afd.video.mp4_boxes.beginning)
     provenance: tuple[dict[str, Any], ...]  # of every order that was answered with these bytes
     put_at: str
 
@@ -146,12 +146,12 @@ def read(note: Path) -> Entry | None:
 
 def _without_words(file: Path, secrets: tuple[str, ...]) -> None:
     """What could be a clip stays as it came; a film that was wrapped in words comes out of them."""
-    if words.are_words(words.blocks_of(file), secrets):
+    if non_video.is_text_only(non_video.file_blocks(file), secrets):
         digest, num_bytes, _ = _looked_at(file)
         line = f"{num_bytes} bytes of text, sha256 {digest}: not kept, they may hold a secret\n"
         # No text itself: put aside again it stays.
-        write_atomic(file, words.film_in_message(file) or b"\0" + line.encode())
-    elif start := words.film_behind_headers(file):
+        write_atomic(file, non_video.video_in_base64(file) or b"\0" + line.encode())
+    elif start := non_video.video_offset(file):
         unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         with file.open("rb") as whole, unfinished.open("wb") as film:
             whole.seek(start)

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from afd.config import CanonicalParams
-from afd.data.boxes import ClipError
-from afd.data.canonical import Canon, canonical_mp4
-from afd.data.clips import ClipLimits, Opened, Shown, open_clip
-from afd.data.content import Content
-from afd.encoding import encode
+from afd.video.canonical import CanonicalFormat, canonical_mp4
+from afd.video.content import Content
+from afd.video.decode import ClipLimits, Opened, Shown, open_clip
+from afd.video.encode import encode
+from afd.video.mp4_boxes import ClipError
 
 LARGEST_OUTPUT = 512 * 2**20  # of a canonical clip
 
@@ -110,14 +110,14 @@ def _leave(path: Path, made: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _canon(asked: dict[str, Any] | None) -> Canon | None:
+def _canon(asked: dict[str, Any] | None) -> CanonicalFormat | None:
     if asked is None:
         return None
     own = CanonicalParams.model_validate(asked["params"])
-    return Canon(own, asked["num_frames"], asked["frame_size"], asked["fps"])
+    return CanonicalFormat(own, asked["num_frames"], asked["frame_size"], asked["fps"])
 
 
-def described(canon: Canon) -> dict[str, Any]:
+def described(canon: CanonicalFormat) -> dict[str, Any]:
     """The inverse of `_canon`."""
     return asdict(canon) | {"params": canon.params.model_dump(mode="json")}
 

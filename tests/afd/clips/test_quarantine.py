@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afd.data.boxes import ClipError, outline
-from afd.encoding import encode
-from afd.harvest import quarantine
+from afd.clips import quarantine
 from afd.store import Store, StoreError
+from afd.video.encode import encode
+from afd.video.mp4_boxes import ClipError, outline
 
 HTML = b"<!DOCTYPE html>\x1b[31m<html>" + bytes(200)
 BROKEN = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256))  # a video that is none

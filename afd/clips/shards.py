@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from afd.data.canonical import Canon
-from afd.data.clips import ClipError, Frames, Shown, open_clip
-from afd.data.content import Content
 from afd.store import StoreError
+from afd.video.canonical import CanonicalFormat
+from afd.video.content import Content
+from afd.video.decode import ClipError, Frames, Shown, open_clip
 
 TAR = "clips.tar"
 TABLE = "clips.parquet"
@@ -32,7 +32,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-JUDGED = {"frames_sha256", "num_frames", "fps", "width", "height"}  # what decoding told
+DECODED_COLUMNS = {"frames_sha256", "num_frames", "fps", "width", "height"}  # what decoding told
 
 
 class ShardError(StoreError):
@@ -85,7 +85,7 @@ def _about(number: int, row: dict[str, Any], data: bytes) -> dict[str, Any]:
         "member": f"{digest[:32]}.mp4",
         "sha256": digest,
     }
-    if row.keys() >= JUDGED and row.get("sha256") == digest:
+    if row.keys() >= DECODED_COLUMNS and row.get("sha256") == digest:
         return known
     try:
         with open_clip(data) as clip:
@@ -158,8 +158,8 @@ def _member(tar: BinaryIO, row: dict[str, Any], folder: Path) -> bytes:
 
 def read_videos(
     folder: Path,
-    canon: Canon,
-    view: Callable[[Iterable[Shown], Canon], Frames],
+    canon: CanonicalFormat,
+    view: Callable[[Iterable[Shown], CanonicalFormat], Frames],
     chosen: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, pd.DataFrame]:
     """Clips uint8 [N, F, 3, H, W] and the table, in one order; with `chosen`, those rows alone.
@@ -184,7 +184,7 @@ def read_videos(
     return torch.from_numpy(clips), table
 
 
-def places(table: pd.DataFrame, prompts: Sequence[str]) -> list[int]:
+def prompt_places(table: pd.DataFrame, prompts: Sequence[str]) -> list[int]:
     """Which of a round's prompts each row answers, by its place: a refused prompt has no row.
 
     Raises ValueError when the table is about other prompts.

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from afd.data.canonical import conform
-from afd.data.shards import (
+from afd.clips.shards import (
     COLUMNS,
     TABLE,
     TAR,
@@ -21,7 +20,8 @@ from afd.data.shards import (
     read_videos,
     write_shard,
 )
-from afd.encoding import encode
+from afd.video.canonical import conform
+from afd.video.encode import encode
 from tests.afd.canon import canon, floats
 
 

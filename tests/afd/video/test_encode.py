@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from afd.data.clips import decode
-from afd.encoding import encode
+from afd.video.decode import decode
+from afd.video.encode import encode
 
 
 def noise(num_frames: int = 8, height: int = 64, width: int = 64) -> np.ndarray:

@@ -23,7 +23,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class KeptClip:
+class StoredClip:
     """One clip of the vault."""
 
     key: str
@@ -64,17 +64,17 @@ class KeptClip:
         """Its bytes. Raises StoreError when they are not those that were paid."""
         clip = self.path.read_bytes()
         if not self.path.stem.endswith(f".{hashlib.sha256(clip).hexdigest()[:DIGITS]}"):
-            raise damaged(self.path)
+            raise damaged_clip_error(self.path)
         return clip
 
 
-def keep(store: Store, key: str, file: Path, provenance: Mapping[str, Any]) -> KeptClip:
+def add_file(store: Store, key: str, file: Path, provenance: Mapping[str, Any]) -> StoredClip:
     """Move a whole file, already on the disk, into the vault under `key`; a kept one stays.
 
     `file` must stand on the store's own disk. `provenance` must be JSON.
     """
     digest = _sha256(file)
-    path = place(store, key, digest)
+    path = clip_path(store, key, digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_atomic(path.with_suffix(".json"), _as_note(provenance))
@@ -85,47 +85,47 @@ def keep(store: Store, key: str, file: Path, provenance: Mapping[str, Any]) -> K
         sync_folder(path.parent)
     else:
         file.unlink()
-    return KeptClip(key, path)
+    return StoredClip(key, path)
 
 
-def keep_bytes(store: Store, key: str, clip: bytes, provenance: Mapping[str, Any]) -> KeptClip:
+def add_bytes(store: Store, key: str, clip: bytes, provenance: Mapping[str, Any]) -> StoredClip:
     """The same for a clip that was filmed here and stands on no disk yet."""
-    path = place(store, key, hashlib.sha256(clip).hexdigest())
+    path = clip_path(store, key, hashlib.sha256(clip).hexdigest())
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.with_suffix(".json").exists():
         write_atomic(path.with_suffix(".json"), _as_note(provenance))
     if not path.exists():
         write_atomic(path, clip)
-    return KeptClip(key, path)
+    return StoredClip(key, path)
 
 
-def place(store: Store, key: str, sha256: str) -> Path:
+def clip_path(store: Store, key: str, sha256: str) -> Path:
     """Where a clip of this key and content stands."""
     return store.clips / key[:2] / f"{key}.{sha256[:DIGITS]}.mp4"
 
 
-def kept(store: Store, key: str) -> KeptClip | None:
+def find_clip(store: Store, key: str) -> StoredClip | None:
     """The clip of this key, or None. Raises StoreError where all its files have changed."""
     found = sorted((store.clips / key[:2]).glob(f"{key}.*.mp4"))
     for path in found:
         if path.stem.endswith(f".{_sha256(path)[:DIGITS]}"):
-            return KeptClip(key, path)
+            return StoredClip(key, path)
     if found:
-        raise damaged(found[0])
+        raise damaged_clip_error(found[0])
     return None
 
 
-def kept_keys(store: Store) -> dict[str, Path]:
+def clip_paths(store: Store) -> dict[str, Path]:
     """Key -> file of everything in the vault, by names alone: a hundred thousand in a second."""
     return {path.name.partition(".")[0]: path for path in _files(store.clips)}
 
 
-def digests_of(kept: Mapping[str, Path]) -> dict[str, str]:
+def content_digests(kept: Mapping[str, Path]) -> dict[str, str]:
     """Key -> the head of its clip's sha256, which its name ends with; `kept` are `kept_keys`."""
     return {key: path.stem.rpartition(".")[2] for key, path in kept.items()}
 
 
-def damaged(path: Path) -> StoreError:
+def damaged_clip_error(path: Path) -> StoreError:
     """The error of a clip whose bytes are not those that were paid."""
     return StoreError(
         f"{path}: a paid teacher video has changed on disk. Restore it from a backup; only if it "

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afd.data.prompts import Prompt
-from afd.data.shards import TABLE, TAR, read_shard, write_shard
-from afd.encoding import encode
-from afd.harvest import packing, quarantine, restoring
-from afd.harvest.integrity import verify
+from afd.clips import packs, quarantine
+from afd.clips.library import add_file, clip_paths, find_clip
+from afd.clips.requests import TeacherSpec, clip_request, order_key
+from afd.clips.shards import TABLE, TAR, read_shard, write_shard
+from afd.clips.verify import verify
+from afd.harvest import restoring
 from afd.harvest.ledger import Ledger
-from afd.harvest.vault import keep, kept, kept_keys
-from afd.harvest.wants import Asked, key_of, want
+from afd.prompts import Prompt
 from afd.store import Store, StoreError
+from afd.video.encode import encode
 
 NUM_CLIPS = 7
 
@@ -43,7 +44,7 @@ def store(tmp_path: Path) -> Store:
     for number in range(NUM_CLIPS):
         file = made.root / "incoming.mp4"
         file.write_bytes(video(number))
-        keep(made, key(number), file, note(number))
+        add_file(made, key(number), file, note(number))
     aside = made.root / "aside"
     aside.write_bytes(b"<html>")
     quarantine.put(made, aside, "HTML", {"key": "k"})
@@ -51,7 +52,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def clip(store: Store, number: int) -> Path:
-    found = kept(store, key(number))
+    found = find_clip(store, key(number))
     assert found is not None
     return found.path
 
@@ -71,15 +72,15 @@ def told(store: Store, verified: tuple[str, ...] = ()) -> set[tuple[str, str]]:
 
 
 def test_a_whole_store_is_whole(store: Store) -> None:
-    packing.pack(store, clips_per_shard=3)
+    packs.pack(store, clips_per_shard=3)
     found = verify(store, [key(number) for number in range(NUM_CLIPS)])
     assert found.is_whole
     assert found.num_files == NUM_CLIPS + 1 + 2 * 3  # clips, quarantine, three packs of two files
 
 
 def test_everything_that_is_wrong_is_told_at_once(store: Store) -> None:
-    packing.pack(store, clips_per_shard=4)
-    first, second = packing.shards(store)
+    packs.pack(store, clips_per_shard=4)
+    first, second = packs.pack_folders(store)
     rows = read_shard(first)
     damage(first / TAR, rows[1]["offset"] + 5)
     (second / TAR).unlink()
@@ -106,8 +107,8 @@ def test_everything_that_is_wrong_is_told_at_once(store: Store) -> None:
 
 
 def test_a_member_without_a_row(store: Store, tmp_path: Path) -> None:
-    packing.pack(store)
-    (folder,) = packing.shards(store)
+    packs.pack(store)
+    (folder,) = packs.pack_folders(store)
     rows = read_shard(folder)
     other = tmp_path / "other"
     other.mkdir()
@@ -117,42 +118,42 @@ def test_a_member_without_a_row(store: Store, tmp_path: Path) -> None:
 
 
 def test_packs_hold_every_clip_with_its_provenance(store: Store) -> None:
-    made = packing.pack(store, clips_per_shard=3)
+    made = packs.pack(store, clips_per_shard=3)
     assert (made.num_clips, made.num_before, len(made.folders)) == (NUM_CLIPS, 0, 3)
-    rows = [row for folder in packing.shards(store) for row in read_shard(folder)]
+    rows = [row for folder in packs.pack_folders(store) for row in read_shard(folder)]
     assert {row["key"]: row["bytes"] for row in rows} == {
         key(number): video(number) for number in range(NUM_CLIPS)
     }
     assert all(json.loads(row["provenance"]) == note(int(row["key"][:2], 16)) for row in rows)
-    assert packing.pack(store).num_clips == 0
+    assert packs.pack(store).num_clips == 0
 
     file = store.root / "incoming.mp4"
     file.write_bytes(video(20))
-    keep(store, key(20), file, note(20))
-    later = packing.pack(store)
+    add_file(store, key(20), file, note(20))
+    later = packs.pack(store)
     assert (later.num_clips, later.num_before) == (1, NUM_CLIPS)
 
 
 def test_another_clone_gets_everything_back_from_packs(store: Store, tmp_path: Path) -> None:
-    packing.pack(store, clips_per_shard=3)
+    packs.pack(store, clips_per_shard=3)
     clone = Store(tmp_path / "clone")
     shutil.copytree(store.root / "packs", clone.root / "packs")
-    assert packing.unpack(clone) == NUM_CLIPS
-    assert packing.unpack(clone) == 0
+    assert packs.unpack(clone) == NUM_CLIPS
+    assert packs.unpack(clone) == 0
     for number in range(NUM_CLIPS):
-        found = kept(clone, key(number))
+        found = find_clip(clone, key(number))
         assert found is not None
         assert found.read() == video(number)
         assert found.provenance == note(number)
-    assert verify(clone, kept_keys(store).keys()).is_whole
+    assert verify(clone, clip_paths(store).keys()).is_whole
 
 
 def test_a_changed_clip_is_not_packed(store: Store) -> None:
     path = clip(store, 4)
     damage(path)
     with pytest.raises(StoreError, match="changed on disk"):
-        packing.pack(store, clips_per_shard=3)
-    assert len(packing.shards(store)) == 1  # the first three were finished before
+        packs.pack(store, clips_per_shard=3)
+    assert len(packs.pack_folders(store)) == 1  # the first three were finished before
 
 
 def test_a_kill_in_the_middle_leaves_finished_packs_and_nothing_else(store: Store) -> None:
@@ -160,39 +161,39 @@ def test_a_kill_in_the_middle_leaves_finished_packs_and_nothing_else(store: Stor
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from afd.harvest import packing\n"
+        "from afd.clips import packs\n"
         "from afd.store import Store\n"
-        "whole = packing.write_shard\n"
+        "whole = packs.write_shard\n"
         "count = 0\n"
         "def dying(folder, rows):\n"
         "    global count\n"
         "    count += 1\n"
         "    whole(folder, rows)\n"
         "    if count == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "packing.write_shard = dying\n"
-        "packing.pack(Store(Path(sys.argv[1])), clips_per_shard=2)\n"
+        "packs.write_shard = dying\n"
+        "packs.pack(Store(Path(sys.argv[1])), clips_per_shard=2)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(store.root)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert len(packing.shards(store)) == 2
+    assert len(packs.pack_folders(store)) == 2
     assert verify(store).is_whole
-    assert packing.pack(store, clips_per_shard=2).num_before == 4
+    assert packs.pack(store, clips_per_shard=2).num_before == 4
     assert verify(store).is_whole
-    rows = [row["key"] for folder in packing.shards(store) for row in read_shard(folder)]
-    assert sorted(rows) == sorted(kept_keys(store))
+    rows = [row["key"] for folder in packs.pack_folders(store) for row in read_shard(folder)]
+    assert sorted(rows) == sorted(clip_paths(store))
 
 
 def test_many_clips_are_a_reason_to_pack() -> None:
-    assert not packing.worth_packing(1000)
-    assert packing.worth_packing(50_000)
+    assert not packs.worth_packing(1000)
+    assert packs.worth_packing(50_000)
 
 
 def test_notes_that_are_broken_or_gone_are_found_and_written_anew(store: Store) -> None:
     """A pack knows them whole; a clip without a pack, an order or a note stays named."""
-    packing.pack(store)
+    packs.pack(store)
     late = store.root / "incoming.mp4"
     late.write_bytes(video(NUM_CLIPS))
-    keep(store, key(NUM_CLIPS), late, note(NUM_CLIPS))
+    add_file(store, key(NUM_CLIPS), late, note(NUM_CLIPS))
     notes = [clip(store, number).with_suffix(".json") for number in range(NUM_CLIPS + 1)]
     notes[0].write_text("{")
     notes[1].write_text("[1]")
@@ -210,7 +211,7 @@ def test_notes_that_are_broken_or_gone_are_found_and_written_anew(store: Store) 
         ("wrong", aside.relative_to(store.root).as_posix()),
     }
     with pytest.raises(StoreError, match="its note is missing") as refused:
-        packing.pack(store)
+        packs.pack(store)
     assert "afd harvest verify --mend" in str(refused.value)
     assert restoring.mend_notes(store) == 4
     for number in range(4):
@@ -221,18 +222,18 @@ def test_notes_that_are_broken_or_gone_are_found_and_written_anew(store: Store) 
     }
     notes[NUM_CLIPS].write_bytes(b"\xff")
     with pytest.raises(StoreError, match="cannot be read"):
-        packing.pack(store)
+        packs.pack(store)
 
 
 def test_a_note_that_only_the_ledger_can_tell_says_unknown_of_its_terms(tmp_path: Path) -> None:
     made = Store(tmp_path / "store")
-    asked = Asked("folder", "mine", {}, None, None, None, seeded=False)
-    wanted = want(asked.digest, Prompt("p1", "a ball", "train", "balls"), 0)
+    asked = TeacherSpec("folder", "mine", {}, None, None, None, seeded=False)
+    wanted = clip_request(asked.digest, Prompt("p1", "a ball", "train", "balls"), 0)
     file = tmp_path / "v.mp4"
     file.write_bytes(video(1))
     with Ledger(made.root) as ledger:
         ledger.add_delivered(asked, wanted, json.dumps({"fps": 16.0}))
-    kept_clip = keep(made, key_of(wanted.slot, 0, seeded=False), file, {})
+    kept_clip = add_file(made, order_key(wanted.slot, 0, seeded=False), file, {})
     assert restoring.mend_notes(made) == 1
     about = kept_clip.provenance
     assert (about["prompt"], about["category"], about["fps"]) == ("a ball", "balls", 16.0)

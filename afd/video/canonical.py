@@ -23,14 +23,14 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace
 
 from afd.config import CanonicalParams, rows_and_columns
-from afd.data.clips import ClipError, Converter, Frames, Shown
-from afd.encoding import as_yuv, encode_yuv, through_h264
+from afd.video.decode import ClipError, Converter, Frames, Shown
+from afd.video.encode import as_yuv, encode_yuv, through_h264
 
 LATE = Fraction(1, 10)  # of an instant: time bases round, 1/16 s is 62 or 63 ms in some files
 
 
 @dataclass(frozen=True)
-class Canon:
+class CanonicalFormat:
     """What a canonical clip is: uint8 [num_frames, rows, columns, 3], RGB, full range."""
 
     params: CanonicalParams
@@ -44,25 +44,25 @@ class Canon:
         return rows_and_columns(self.frame_size)
 
 
-def canon_of(params: dict[str, Any]) -> Canon:
+def canonical_format(params: dict[str, Any]) -> CanonicalFormat:
     """From a request's params."""
     own = CanonicalParams.model_validate(params["canonical"])
-    return Canon(own, params["num_frames"], params["frame_size"], params["fps"])
+    return CanonicalFormat(own, params["num_frames"], params["frame_size"], params["fps"])
 
 
-def canonical(video: Iterable[Shown], canon: Canon) -> Frames:
+def canonical(video: Iterable[Shown], canon: CanonicalFormat) -> Frames:
     """A finished video as a discriminator sees it; both sides come through here, and only here."""
     encoded = through_h264(_conformed(video, canon), canon.fps, qp=canon.params.qp)
     as_rgb = Converter()
     return np.stack([as_rgb(frame) for frame in encoded])
 
 
-def canonical_mp4(video: Iterable[Shown], canon: Canon) -> bytes:
+def canonical_mp4(video: Iterable[Shown], canon: CanonicalFormat) -> bytes:
     """The same as a file: its frames are those of `canonical`, to the bit."""
     return encode_yuv(_conformed(video, canon), canon.fps, qp=canon.params.qp)
 
 
-def film(pictures: Frames, canon: Canon) -> Iterator[Shown]:
+def as_delivered(pictures: Frames, canon: CanonicalFormat) -> Iterator[Shown]:
     """A rollout, uint8 [F, rows, columns, 3], as a video of the teacher's size and encoding."""
     size = canon.params.magnify
     magnified = pictures.repeat(size, axis=1).repeat(size, axis=2)
@@ -71,7 +71,7 @@ def film(pictures: Frames, canon: Canon) -> Iterator[Shown]:
         yield Shown(frame, Fraction(number, canon.fps))
 
 
-def conform(video: Iterable[Shown], canon: Canon) -> Frames:
+def conform(video: Iterable[Shown], canon: CanonicalFormat) -> Frames:
     """What `canonical` encodes, as pictures: what people and metrics look at.
 
     Errors: ClipError where `canon.params` refuses, and for a video smaller than the student's.
@@ -80,7 +80,7 @@ def conform(video: Iterable[Shown], canon: Canon) -> Frames:
     return np.stack([as_rgb(frame) for frame in _conformed(video, canon)])
 
 
-def _conformed(video: Iterable[Shown], canon: Canon) -> list[av.VideoFrame]:
+def _conformed(video: Iterable[Shown], canon: CanonicalFormat) -> list[av.VideoFrame]:
     """Rate, length, shape and size of the student's clips; nothing is invented beyond policy.
 
     YUV all the way: a detour through RGB costs a third of the time of the whole path.
@@ -118,7 +118,7 @@ def _instants(time: Fraction, fps: int) -> int:
     return -((late - time.numerator * fps * LATE.denominator) // parts)
 
 
-def _window(found: int, canon: Canon) -> list[int]:
+def _window(found: int, canon: CanonicalFormat) -> list[int]:
     """Which of `found` frames at the new rate make the clip."""
     wanted, own = canon.num_frames, canon.params
     if found > wanted and own.longer != "refuse":
@@ -136,7 +136,7 @@ def _window(found: int, canon: Canon) -> list[int]:
     return list(range(wanted))
 
 
-def _covering(width: int, height: int, canon: Canon) -> tuple[int, int]:
+def _covering(width: int, height: int, canon: CanonicalFormat) -> tuple[int, int]:
     """The size that covers the student's frame, width first."""
     rows, columns = canon.sides
     if width * rows != height * columns and canon.params.aspect == "refuse":

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from afd.artifacts import Artifact
+from afd.clips import packs
+from afd.clips.library import StoredClip, clip_paths
+from afd.clips.lookup import find_clips
+from afd.clips.permission import NotPermittedError, PermitError, permit, refuse_clips
+from afd.clips.requests import clip_request, teacher_spec
+from afd.clips.shards import read_table
 from afd.config import FolderTeacher, Params
 from afd.config.teachers import Terms
-from afd.data.prompts import Prompt, prompt_id
-from afd.data.shards import read_table
-from afd.harvest import packing
-from afd.harvest.answers import answers
-from afd.harvest.evidence import Verdict
 from afd.harvest.folder import FolderError, read_folder
 from afd.harvest.importing import import_folder
 from afd.harvest.judging import Judge
-from afd.harvest.permission import NotPermittedError, PermitError, permit, refuse_clips
+from afd.harvest.provenance import Verdict
 from afd.harvest.restoring import revalidate
-from afd.harvest.vault import KeptClip, kept_keys
-from afd.harvest.wants import asked_of, want
 from afd.params import load_params
+from afd.prompts import Prompt, prompt_id
 from afd.runtime.outcome import status_of
 from afd.stages import requests
 from afd.stages.door import execute
@@ -114,7 +114,7 @@ def test_what_was_imported_as_forbidden_is_not_trained_on_whatever_params_say(
     with pytest.raises(NotPermittedError):
         execute(update, store)
 
-    assert permit(store, "folder/my-clips", "yes", TERMS) == len(kept_keys(store))
+    assert permit(store, "folder/my-clips", "yes", TERMS) == len(clip_paths(store))
     assert chosen(tmp_path, store, generous).teacher == generous
     execute(fit, store)  # the very clips that were harvested before
     assert permit(store, "folder/my-clips", "yes", TERMS) == 0
@@ -134,7 +134,7 @@ def test_a_single_forbidden_clip_is_named(tmp_path: Path, films: Path) -> None:
     clips = harvested(store, params_with(teacher))
     refuse_clips(store, clips)
     key = read_table(clips.path)["key"][2]
-    note = KeptClip(key, kept_keys(store)[key])
+    note = StoredClip(key, clip_paths(store)[key])
     note.restate({"training_permitted": "no"})
     with pytest.raises(NotPermittedError, match=f"clip {key[:12]} of folder/my-clips: its own"):
         refuse_clips(store, clips)
@@ -156,7 +156,7 @@ def test_a_clone_asks_the_rows_of_its_shards_and_can_be_cured(tmp_path: Path, fi
         refuse_clips(store, clips)
     with pytest.raises(PermitError, match="pack --unpack"):
         permit(store, "folder/my-clips", "yes", TERMS)
-    assert packing.unpack(store) == 4
+    assert packs.unpack(store) == 4
     assert permit(store, "folder/my-clips", "yes", TERMS) == 4
     refuse_clips(store, clips)
 
@@ -167,12 +167,14 @@ def test_params_of_a_campaign_never_restate_what_an_import_said(
     store = Store(tmp_path / "store")
     import_folder(store, folder_teacher(films, "no"))
     import_folder(store, folder_teacher(films, "yes"))  # as a stage does it
-    notes = [KeptClip(*kept).provenance["training_permitted"] for kept in kept_keys(store).items()]
+    notes = [
+        StoredClip(*kept).provenance["training_permitted"] for kept in clip_paths(store).items()
+    ]
     assert set(notes) == {"no"}
     done = import_folder(store, folder_teacher(films, "yes"), restating=True)  # as a person does
     assert (done.num_new, done.num_restated) == (0, len(notes))
-    for kept in kept_keys(store).items():
-        about = KeptClip(*kept).provenance
+    for kept in clip_paths(store).items():
+        about = StoredClip(*kept).provenance
         assert about["training_permitted"] == "yes"
         assert [said["training_permitted"] for said in about["earlier"]] == ["no"]
 
@@ -250,7 +252,7 @@ def test_a_caption_with_one_sound_video_has_a_first_sample(
         (videos / f"{name}.txt").write_text(caption)
 
     def samples() -> dict[int, str]:
-        notes = [KeptClip(*kept).provenance for kept in kept_keys(store).items()]
+        notes = [StoredClip(*kept).provenance for kept in clip_paths(store).items()]
         return {note["sample"]: note["original"] for note in notes}
 
     judged = Judge._judge
@@ -265,8 +267,10 @@ def test_a_caption_with_one_sound_video_has_a_first_sample(
     assert (done.num_new, done.refused) == (1, {"a.mp4": "too odd"})
     assert samples() == {0: "b.mp4"}
     teacher = folder_teacher(None, "yes")
-    wanted = want(asked_of(teacher).digest, Prompt(prompt_id(caption), caption, "train"), 0)
-    assert wanted.slot in answers(store, asked_of(teacher), [wanted])
+    wanted = clip_request(
+        teacher_spec(teacher).digest, Prompt(prompt_id(caption), caption, "train"), 0
+    )
+    assert wanted.slot in find_clips(store, teacher_spec(teacher), [wanted])
     add("c", "2.mp4")
     done = import_folder(store, folder_teacher(videos, "yes"))
     assert (done.num_new, done.num_known) == (1, 1)
@@ -292,7 +296,7 @@ def test_a_film_that_was_imported_before_does_not_come_back_on_the_other_side(
     (videos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(FolderError, match="show the same"):
         import_folder(store, folder_teacher(videos, "yes"))
-    assert len(kept_keys(store)) == 1
+    assert len(clip_paths(store)) == 1
 
 
 def test_one_film_under_two_captions_is_told_and_never_on_both_sides(

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from afd.artifacts import Artifact
+from afd.clips.library import StoredClip, clip_paths
+from afd.clips.lookup import find_clips
+from afd.clips.requests import ClipRequest, teacher_spec
+from afd.clips.shard_tables import read_columns
 from afd.config import FolderTeacher, RemoteTeacher
 from afd.config.teachers import Permission, Terms
-from afd.harvest.answers import answers
-from afd.harvest.shard_tables import read_columns
-from afd.harvest.vault import KeptClip, kept_keys
-from afd.harvest.wants import Want, asked_of
 from afd.store import Store, told
 
 HAVE_RECORDS = ("remote", "folder")  # kinds of teachers; the others film here, by params alone
@@ -33,7 +33,7 @@ class PermitError(ValueError):
 
 
 @dataclass(frozen=True)
-class Record:
+class ClipRecord:
     """What one clip's own record says."""
 
     key: str
@@ -64,21 +64,21 @@ def refuse_clips(store: Store, clips: Artifact) -> None:
         _refuse(store, _of_shard(store, clips.path))
 
 
-def refuse_wanted(
-    store: Store, teacher: RemoteTeacher | FolderTeacher, wants: Sequence[Want]
+def refuse_requests(
+    store: Store, teacher: RemoteTeacher | FolderTeacher, wants: Sequence[ClipRequest]
 ) -> None:
     """The same for clips that the store has already, before any of them is asked for."""
     _refuse(store, records(store, teacher, wants))
 
 
 def records(
-    store: Store, teacher: RemoteTeacher | FolderTeacher, wants: Sequence[Want]
-) -> Iterator[Record]:
+    store: Store, teacher: RemoteTeacher | FolderTeacher, wants: Sequence[ClipRequest]
+) -> Iterator[ClipRecord]:
     """Of every want that has a clip."""
-    by_shard: dict[Path, dict[str, Record]] = {}
-    for answer in answers(store, asked_of(teacher), wants).values():
+    by_shard: dict[Path, dict[str, ClipRecord]] = {}
+    for answer in find_clips(store, teacher_spec(teacher), wants).values():
         if answer.file is not None:
-            yield Record(answer.key, KeptClip(answer.key, answer.file).provenance)
+            yield ClipRecord(answer.key, StoredClip(answer.key, answer.file).provenance)
         elif answer.shard is not None:
             if answer.shard not in by_shard:
                 found = _of_shard(store, answer.shard)
@@ -100,13 +100,13 @@ def permit(store: Store, source: str, permitted: Permission, terms: Terms) -> in
     known: set[str] = set()
     num_found = num_changed = 0
     with told(store.root):
-        for key, path in kept_keys(store).items():
-            clip = KeptClip(key, path)
-            said = Record(key, clip.provenance).source
+        for key, path in clip_paths(store).items():
+            clip = StoredClip(key, path)
+            said = ClipRecord(key, clip.provenance).source
             known.add(said)
             if said == source:
                 num_found += 1
-                num_changed += restated(clip, statement)
+                num_changed += update_statement(clip, statement)
     if not num_found:
         others = ", ".join(sorted(known - {"?/?"})) or "none"
         raise PermitError(
@@ -116,7 +116,7 @@ def permit(store: Store, source: str, permitted: Permission, terms: Terms) -> in
     return num_changed
 
 
-def restated(clip: KeptClip, statement: Mapping[str, Any]) -> bool:
+def update_statement(clip: StoredClip, statement: Mapping[str, Any]) -> bool:
     """Write a statement into a clip's record, unless it says so already."""
     said = clip.provenance
     if all(said.get(name) == statement[name] for name in ("training_permitted", "terms")):
@@ -124,7 +124,7 @@ def restated(clip: KeptClip, statement: Mapping[str, Any]) -> bool:
     return clip.restate(statement)
 
 
-def _refuse(store: Store, found: Iterable[Record]) -> None:
+def _refuse(store: Store, found: Iterable[ClipRecord]) -> None:
     forbidden = [record for record in found if record.permitted != "yes"]
     if not forbidden:
         return
@@ -144,11 +144,11 @@ def _refuse(store: Store, found: Iterable[Record]) -> None:
     )
 
 
-def _of_shard(store: Store, folder: Path) -> Iterator[Record]:
+def _of_shard(store: Store, folder: Path) -> Iterator[ClipRecord]:
     """A record a row; the vault's note, where there is one, is the newer one."""
     for row in read_columns(folder, "key", "provenance"):
         key, said = str(row.get("key") or ""), row.get("provenance")
         about: Any = json.loads(said) if said else {}
         for note in sorted((store.clips / key[:2]).glob(f"{key}.*.mp4")) if key else ():
-            about = KeptClip(key, note).provenance or about
-        yield Record(key, cast("dict[str, Any]", about) if isinstance(about, dict) else {})
+            about = StoredClip(key, note).provenance or about
+        yield ClipRecord(key, cast("dict[str, Any]", about) if isinstance(about, dict) else {})

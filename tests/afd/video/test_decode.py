@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from afd.data.clips import ClipError, ClipLimits, decode
-from afd.encoding import encode
-from tests.afd.data.videos import FRAMES, SOUND, muxed, patched, sound_only
+from afd.video.decode import ClipError, ClipLimits, decode
+from afd.video.encode import encode
+from tests.afd.video.videos import FRAMES, SOUND, muxed, patched, sound_only
 
 
 def test_sound_clip_from_bytes_and_from_a_file() -> None:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afd.data.shards import TABLE, TAR, iterate, write_shard
-from afd.harvest.answers import delivered
-from afd.harvest.shard_tables import read_columns
-from afd.harvest.vault import KeptClip, keep, kept_keys
+from afd.clips.library import StoredClip, add_file, clip_paths
+from afd.clips.lookup import shards_by_key
+from afd.clips.shard_tables import read_columns
+from afd.clips.shards import TABLE, TAR, iterate, write_shard
 from afd.store import Store, StoreError, sync_folder, told
 
 CLIPS_PER_SHARD = 1000  # 2 GB of 5 s at 720p
@@ -34,7 +34,7 @@ FACTS = {
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackResult:
     """What a call did."""
 
     folders: tuple[Path, ...]  # made by this call
@@ -42,7 +42,7 @@ class Packed:
     num_before: int  # clips that stood in packs already
 
 
-def shards(store: Store) -> list[Path]:
+def pack_folders(store: Store) -> list[Path]:
     """Every finished pack."""
     return sorted(table.parent for table in (store.root / "packs").glob(f"[!.]*/{TABLE}"))
 
@@ -52,21 +52,21 @@ def worth_packing(num_clips: int) -> bool:
     return num_clips >= WORTH_PACKING
 
 
-def pack(store: Store, clips_per_shard: int = CLIPS_PER_SHARD) -> Packed:
+def pack(store: Store, clips_per_shard: int = CLIPS_PER_SHARD) -> PackResult:
     """Put every clip of the vault that is in no pack into new ones, in the order of keys.
 
     Memory holds one clip and one table. A kill leaves finished packs and nothing else visible.
     Errors: StoreError naming the clip that has changed or the disk's reason.
     """
     before: set[str] = set()
-    for folder in shards(store):
+    for folder in pack_folders(store):
         before |= {row["key"] for row in read_columns(folder, "key")}
-    missing = [(key, path) for key, path in sorted(kept_keys(store).items()) if key not in before]
+    missing = [(key, path) for key, path in sorted(clip_paths(store).items()) if key not in before]
     made: list[Path] = []
     with told(store.root):
         for start in range(0, len(missing), clips_per_shard):
             made.append(_pack_one(store, missing[start : start + clips_per_shard]))
-    return Packed(tuple(made), len(missing), len(before))
+    return PackResult(tuple(made), len(missing), len(before))
 
 
 def unpack(store: Store) -> int:
@@ -74,22 +74,22 @@ def unpack(store: Store) -> int:
 
     Each is compared with its sha256 first. Provenance comes back with it.
     """
-    there, count = set(kept_keys(store)), 0
+    there, count = set(clip_paths(store)), 0
     incoming = store.root / f".unpacking.{os.getpid()}.mp4"
     with told(store.root):
-        for folder in with_clips(store):
+        for folder in folders_with_keys(store):
             for row in iterate(folder):
                 if row["key"] not in there:
                     incoming.write_bytes(row["bytes"])
-                    keep(store, row["key"], incoming, json.loads(row["provenance"]))
+                    add_file(store, row["key"], incoming, json.loads(row["provenance"]))
                     there.add(row["key"])
                     count += 1
     return count
 
 
-def with_clips(store: Store) -> list[Path]:
+def folders_with_keys(store: Store) -> list[Path]:
     """Packs and shards of rounds whose rows name the orders they answer: what a clone pulls."""
-    return sorted(set(delivered(store).values()))
+    return sorted(set(shards_by_key(store).values()))
 
 
 def _pack_one(store: Store, clips: list[tuple[str, Path]]) -> Path:
@@ -112,7 +112,7 @@ def _pack_one(store: Store, clips: list[tuple[str, Path]]) -> Path:
 
 def _rows(clips: list[tuple[str, Path]]) -> Iterator[dict[str, Any]]:
     for key, path in clips:
-        note = KeptClip(key, path).provenance
+        note = StoredClip(key, path).provenance
         if not note:  # a pack never changes: what it says wrong it says for ever
             raise StoreError(
                 f"{path}: its note is missing. `afd harvest verify --mend` writes it anew from "

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afd.data.clips import decode
-from afd.data.sheets import GAP_PX, LABEL_PX, filmstrips, side_by_side
+from afd.video.contact_sheets import GAP_PX, LABEL_PX, filmstrips, side_by_side
+from afd.video.decode import decode
 
 
 def flat(*levels: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from afd.encoding import encode
+from afd.video.encode import encode
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3)).astype(np.uint8)
 SOUND = encode(FRAMES, 16)

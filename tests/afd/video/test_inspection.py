@@ -11,13 +11,13 @@ import av
 import numpy as np
 import pytest
 
-from afd.data.boxes import C2PA
-from afd.data.canonical import canonical
-from afd.data.clips import ClipLimits, decode, open_clip
-from afd.data.inspection import InspectionLimits, Inspectors, Sound, Unsound, inspect
-from afd.encoding import encode
+from afd.video.canonical import canonical
+from afd.video.decode import ClipLimits, decode, open_clip
+from afd.video.encode import encode
+from afd.video.inspection import InspectionLimits, Inspectors, Sound, Unsound, inspect
+from afd.video.mp4_boxes import C2PA
 from tests.afd.canon import canon
-from tests.afd.data.videos import FRAMES, SOUND, muxed, sound_only
+from tests.afd.video.videos import FRAMES, SOUND, muxed, sound_only
 
 MOVING = np.stack([np.roll(FRAMES[0] // 3 + 60, 2 * k, axis=1) for k in range(16)])
 

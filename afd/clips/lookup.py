@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from afd.harvest.shard_tables import read_columns
-from afd.harvest.vault import KeptClip, kept_keys
-from afd.harvest.wants import Asked, Want, key_of
+from afd.clips.library import StoredClip, clip_paths
+from afd.clips.requests import ClipRequest, TeacherSpec, order_key
+from afd.clips.shard_tables import read_columns
 from afd.store import Store
 
 _READ = ("num_frames", "fps", "width", "height")  # what a shard need not decode for again
@@ -20,7 +20,7 @@ MAX_ATTEMPTS = 11  # num_retries is at most 10
 
 
 @dataclass(frozen=True)
-class Answer:
+class FoundClip:
     """One clip and what is known of it: a file of the vault, or a row of a shard."""
 
     key: str
@@ -30,7 +30,7 @@ class Answer:
     def row(self) -> dict[str, Any]:
         """As a row of the round's shard: its bytes or its path, `key`, `provenance`, `seed`."""
         if self.file is not None:
-            clip = KeptClip(self.key, self.file)
+            clip = StoredClip(self.key, self.file)
             clip.read()  # raises StoreError where its bytes have changed
             about = clip.provenance
             known = {name: about[name] for name in _READ if name in about}
@@ -42,36 +42,38 @@ class Answer:
                 "key": self.key,
                 "provenance": json.dumps(about, allow_nan=False, ensure_ascii=False),
             }
-        row = row_of_shard(Path(str(self.shard)), "key", self.key)
+        row = read_shard_row(Path(str(self.shard)), "key", self.key)
         return {name: row[name] for name in ("bytes", "seed", "key", "provenance")}
 
 
-def answers(store: Store, asked: Asked, wants: Sequence[Want]) -> dict[str, Answer]:
+def find_clips(
+    store: Store, asked: TeacherSpec, wants: Sequence[ClipRequest]
+) -> dict[str, FoundClip]:
     """slot -> its clip, of every want that has one."""
-    in_vault = kept_keys(store)
+    in_vault = clip_paths(store)
     in_shards: dict[str, Path] | None = None
-    found: dict[str, Answer] = {}
+    found: dict[str, FoundClip] = {}
     for want in wants:
         key = next((key for key in _keys(want, asked) if key in in_vault), None)
         if key is not None:
-            found[want.slot] = Answer(key, in_vault[key], None)
+            found[want.slot] = FoundClip(key, in_vault[key], None)
             continue
-        in_shards = delivered(store) if in_shards is None else in_shards
+        in_shards = shards_by_key(store) if in_shards is None else in_shards
         key = next((key for key in _keys(want, asked) if key in in_shards), None)
         if key is not None:
-            found[want.slot] = Answer(key, None, in_shards[key])
+            found[want.slot] = FoundClip(key, None, in_shards[key])
     return found
 
 
-def _keys(want: Want, asked: Asked) -> Iterator[str]:
+def _keys(want: ClipRequest, asked: TeacherSpec) -> Iterator[str]:
     """Of every attempt that there can be: a ledger may know fewer than the clips that stand here.
 
     It is another one's in a clone, and an older one where a backup was put back. 30 us a want.
     """
-    return (key_of(want.slot, n, seeded=asked.seeded) for n in range(MAX_ATTEMPTS))
+    return (order_key(want.slot, n, seeded=asked.seeded) for n in range(MAX_ATTEMPTS))
 
 
-def delivered(store: Store, column: str = "key") -> dict[Any, Path]:
+def shards_by_key(store: Store, column: str = "key") -> dict[Any, Path]:
     """Request key -> the shard that holds its clip: what stands in a shard was paid.
 
     `column` may be `seed`: shards of clips that were filmed here name their requests by it.
@@ -89,9 +91,9 @@ def delivered(store: Store, column: str = "key") -> dict[Any, Path]:
     return found
 
 
-def row_of_shard(folder: Path, column: str, value: object) -> dict[str, Any]:
+def read_shard_row(folder: Path, column: str, value: object) -> dict[str, Any]:
     """The row whose `column` is `value`, with its bytes, verified."""
-    from afd.data.shards import read_row, read_table  # imports torch: paid where it is needed
+    from afd.clips.shards import read_row, read_table  # imports torch: paid where it is needed
 
     table = read_table(folder)
     rows = cast("Any", table[table[column] == value])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from afd.data.prompts import (
+from afd.prompts import (
     MAX_CHARACTERS,
     MAX_PROBLEMS,
     PromptsError,

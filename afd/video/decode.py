@@ -23,8 +23,8 @@ from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from afd.consistency import MAX_FRAMES, MAX_PIXELS, MAX_SECONDS, MAX_SIDE
-from afd.data.boxes import ClipError, Outline, outline
-from afd.encoding import SCALER
+from afd.video.encode import SCALER
+from afd.video.mp4_boxes import ClipError, Outline, outline
 
 __all__ = [
     "Clip",

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from afd.artifacts import MANIFEST
-from afd.data.shards import TABLE, TAR, ShardError, read_table
-from afd.harvest import packing, quarantine
-from afd.harvest.shard_tables import read_columns
-from afd.harvest.vault import KeptClip
+from afd.clips import packs, quarantine
+from afd.clips.library import StoredClip
+from afd.clips.shard_tables import read_columns
+from afd.clips.shards import TABLE, TAR, ShardError, read_table
 from afd.store import Store, StoreError
 
 Kind = Literal["missing", "unexpected", "wrong"]
@@ -39,7 +39,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Integrity:
+class VerifyReport:
     """What a check of the whole store found."""
 
     findings: tuple[Finding, ...]
@@ -64,7 +64,7 @@ def verify(
     verified: Collection[str] = (),
     num_threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> Integrity:
+) -> VerifyReport:
     """Read and compare everything that was paid.
 
     `verified` holds the keys of orders that the ledger calls verified: each must have its clip, in
@@ -83,7 +83,7 @@ def verify(
                     on_progress(num_files)
     findings += _without_clip(store, verified)
     num_aside = sum(1 for _ in quarantine.folder(store).glob("*.bin"))
-    return Integrity(tuple(findings), num_files, num_bytes, num_aside)
+    return VerifyReport(tuple(findings), num_files, num_bytes, num_aside)
 
 
 def _done(check: Callable[[], Checked]) -> Checked:
@@ -137,7 +137,7 @@ def _aside(store: Store) -> Iterator[Callable[[], Checked]]:
 
 def _shards(store: Store) -> Iterator[Callable[[], Checked]]:
     finished = sorted(store.root.glob(f"teacher_clips/*/{MANIFEST}"))
-    for folder in [*(path.parent for path in finished), *packing.shards(store)]:
+    for folder in [*(path.parent for path in finished), *packs.pack_folders(store)]:
         yield lambda folder=folder: check_shard(folder)
 
 
@@ -174,7 +174,7 @@ def check_shard(folder: Path) -> Checked:
 def _with_note(path: Path) -> Checked:
     """A clip of the vault, and the note that says what it is and whether it may be trained on."""
     findings, num_files, num_bytes = _hashed(path, path.stem.partition(".")[2])
-    clip = KeptClip(path.stem.partition(".")[0], path)
+    clip = StoredClip(path.stem.partition(".")[0], path)
     try:
         about = clip.provenance
     except StoreError:
@@ -216,7 +216,7 @@ def _without_clip(store: Store, verified: Collection[str]) -> list[Finding]:
     if not verified:
         return []
     there = {path.name.partition(".")[0] for path in store.clips.glob("*/*.mp4")}
-    for folder in [*store.root.glob("teacher_clips/*"), *packing.shards(store)]:
+    for folder in [*store.root.glob("teacher_clips/*"), *packs.pack_folders(store)]:
         try:
             there |= {row["key"] for row in read_columns(folder, "key") if row}
         except StoreError:

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from afd.data.canonical import canonical, conform, film
-from afd.data.clips import ClipError, Shown, decode, open_clip
-from afd.encoding import as_yuv, encode, through_h264
+from afd.video.canonical import as_delivered, canonical, conform
+from afd.video.decode import ClipError, Shown, decode, open_clip
+from afd.video.encode import as_yuv, encode, through_h264
 from tests.afd.canon import STRICT, canon
 
 RNG = np.random.default_rng(0)
@@ -47,13 +47,13 @@ def test_the_same_pictures_give_equal_bytes_from_both_sides() -> None:
         video = encode(pictures.repeat(4, axis=1).repeat(4, axis=2), 16, STRICT.crf)
         with open_clip(video) as clip:
             teacher = canonical(clip.frames(), CANON)
-        np.testing.assert_array_equal(teacher, canonical(film(pictures, CANON), CANON))
+        np.testing.assert_array_equal(teacher, canonical(as_delivered(pictures, CANON), CANON))
 
 
 def test_pictures_survive() -> None:
     """Pictures of 16 px are still themselves: 4:4:4 at QP 20 costs few levels of 255."""
     pictures = smooth().astype(float)
-    seen = canonical(film(pictures.astype(np.uint8), CANON), CANON)
+    seen = canonical(as_delivered(pictures.astype(np.uint8), CANON), CANON)
     assert seen.shape == pictures.shape
     assert np.sqrt(((seen - pictures) ** 2).mean()) < 4
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from afd.clips.requests import TeacherSpec, order_seed
 from afd.config import RemoteTeacher
 from afd.harvest.money import MICRO
 from afd.harvest.rows import Row
-from afd.harvest.wants import Asked, seed_of
 
 FPS_TOLERANCE = 0.01  # 23.976 asked as 24 is 0.1 %
 DURATION_TOLERANCE = 0.1  # or a quarter of a second: vendors round to whole frames and seconds
@@ -24,7 +24,7 @@ class Verdict:
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-def differences(asked: Asked, facts: dict[str, Any]) -> list[str]:
+def differences(asked: TeacherSpec, facts: dict[str, Any]) -> list[str]:
     """What the vendor delivered otherwise than it was asked: rate, size, length, model."""
     found: list[str] = []
     ran = facts.get("ran_model")
@@ -49,7 +49,7 @@ def _is_version_of(ran: str, model: str) -> bool:
     return ":" not in model and ran.partition(":")[0] == model
 
 
-def by_policy(teacher: RemoteTeacher, asked: Asked, verdict: Verdict) -> Verdict:
+def by_policy(teacher: RemoteTeacher, asked: TeacherSpec, verdict: Verdict) -> Verdict:
     """A sound clip that is not what was asked: taken or put aside, as `on_mismatch` says."""
     if verdict.problem is not None:
         return verdict
@@ -61,7 +61,7 @@ def by_policy(teacher: RemoteTeacher, asked: Asked, verdict: Verdict) -> Verdict
 
 
 def provenance(
-    teacher: RemoteTeacher, asked: Asked, row: Row, verdict: Verdict | None
+    teacher: RemoteTeacher, asked: TeacherSpec, row: Row, verdict: Verdict | None
 ) -> dict[str, Any]:
     """Everything about one clip that its file does not say; no key and no URL of it is in here."""
     told = json.loads(row.facts or "{}")
@@ -77,7 +77,7 @@ def provenance(
         "asked": {"duration_s": asked.duration_s, "fps": asked.fps, "size": asked.size},
         "sample": row.sample,
         "attempt": row.attempt,
-        "seed": seed_of(row.slot, row.attempt) if asked.seeded else None,
+        "seed": order_seed(row.slot, row.attempt) if asked.seeded else None,
         "returned_seed": row.returned_seed,
         "task_id": row.task_id,
         "created_at": _day(row.submitted_at),

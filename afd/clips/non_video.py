@@ -32,7 +32,7 @@ _IN_BASE64 = re.compile(rb"(?:AAAA[A-Za-z0-9+/_-][GWm2]Z0eX[A-D]|GkXfo)[A-Za-z0-
 Blocks = Callable[[], Iterator[bytes]]
 
 
-def blocks_of(file: Path) -> Blocks:
+def file_blocks(file: Path) -> Blocks:
     """The bytes of a file, as often as they are asked for."""
 
     def blocks() -> Iterator[bytes]:
@@ -43,7 +43,7 @@ def blocks_of(file: Path) -> Blocks:
     return blocks
 
 
-def are_words(blocks: Blocks, secrets: tuple[str, ...] = (), depth: int = 0) -> bool:
+def is_text_only(blocks: Blocks, secrets: tuple[str, ...] = (), depth: int = 0) -> bool:
     """Whether nothing but words was delivered; `secrets` make words of what is no film.
 
     `depth`: inside so many compressed bodies.
@@ -55,14 +55,14 @@ def are_words(blocks: Blocks, secrets: tuple[str, ...] = (), depth: int = 0) -> 
         return True
     unpacked = _unpacked(blocks) if head[:2] == b"\x1f\x8b" or head[:1] == b"\x78" else None
     if unpacked is not None:
-        return depth < _DEEPEST and are_words(lambda: iter([unpacked]), secrets, depth + 1)
+        return depth < _DEEPEST and is_text_only(lambda: iter([unpacked]), secrets, depth + 1)
     wanted = [form for secret in secrets for form in (secret.encode(), secret.encode("utf-16-le"))]
     if head.lstrip().startswith(_PAGES) or any(_found(blocks, re.escape(w)) for w in wanted):
         return not _found(blocks, _FILM)
     return False
 
 
-def film_in_message(file: Path) -> bytes | None:
+def video_in_base64(file: Path) -> bytes | None:
     """The film that a message of words holds in base64."""
     with file.open("rb") as stream:
         packed = _IN_BASE64.search(stream.read(2 * _MOST_UNPACKED))
@@ -75,7 +75,7 @@ def film_in_message(file: Path) -> bytes | None:
         return None
 
 
-def film_behind_headers(file: Path) -> int | None:
+def video_offset(file: Path) -> int | None:
     """Where a film begins that came with the headers of its part or answer."""
     with file.open("rb") as stream:
         head = stream.read(_BLOCK)

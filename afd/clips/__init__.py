@@ -1,0 +1,1 @@
+"""The library of teacher clips: requests, shards, packs, provenance, permission to train."""

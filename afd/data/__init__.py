@@ -1,1 +1,0 @@
-"""Prompts, clips, shards and the text encoder: the bytes that a campaign reads and writes."""

@@ -1,0 +1,1 @@
+"""Video files and frames: decode, encode, the canonical form, inspection, contact sheets."""
