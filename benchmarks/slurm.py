@@ -26,11 +26,11 @@ from benchmarks.campaigns import PROJECT, requests_of
 from flows.dispatch import build, compute
 from flows.jobs import scheduler
 from flows.jobs.inside import StageJob
-from flows.jobs.ledger import Job
+from flows.jobs.poller import Poller
+from flows.jobs.records import Job
 from flows.jobs.scheduler import SLURM
 from flows.jobs.site import Site
 from flows.jobs.submit import new_token, submit_slurm
-from flows.jobs.watch import Watcher
 
 SCRIPT = PROJECT / "tests" / "slurm" / "cluster.sh"
 PARAMS = PROJECT / "params" / "tiny.yaml"
@@ -128,7 +128,7 @@ def watching(folder: Path) -> None:
 
     SLURM.states = counted  # type: ignore[method-assign]
     period_s, num_periods = 2.0, 5
-    watch = Watcher(period_s)
+    watch = Poller(period_s)
     until = time.monotonic() + period_s * num_periods
 
     def wait(job: Job) -> None:

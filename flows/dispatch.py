@@ -17,12 +17,12 @@ from afd.stages.door import execute, limit_threads
 from afd.store import write_atomic
 from flows.errors import UserError
 from flows.jobs import scheduler
+from flows.jobs.diagnosis import BY_CODE, left_exit_code
 from flows.jobs.inside import StageJob, run_stage
-from flows.jobs.ledger import JobEntry, Ledger, now
+from flows.jobs.records import JobRecords, StageRecord, now
 from flows.jobs.site import GivenUpError, Site, cancelling, comes, log_tail, pause
 from flows.jobs.slurm import SlurmJobs
 from flows.jobs.submit import new_token, refuse_odd_paths, submit_local
-from flows.jobs.verdict import BY_CODE, left_exit_code
 from flows.jobs.workers import WorkerJob
 
 MAX_IDLE = 2  # attempts at one stage that are killed and leave nothing new: a bug, not bad luck
@@ -144,10 +144,10 @@ class LocalJobs:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._ledger = Ledger(site.folder / "ledger")
+        self._ledger = JobRecords(site.folder / "ledger")
         self.num_side_by_side = site.cluster.num_children
         self._lock = threading.Lock()
-        self._waited_for: list[JobEntry] = []
+        self._waited_for: list[StageRecord] = []
         self._closed = False
 
     def attempt(self, request: StageRequest) -> Outcome:
@@ -177,7 +177,7 @@ class LocalJobs:
         code = -9 if code is None else code
         return Outcome(status=status, message=message, exit_code=code, wall_s=wall_s, log=entry.log)
 
-    def _submit(self, request: StageRequest, name: str, before: JobEntry | None) -> JobEntry:
+    def _submit(self, request: StageRequest, name: str, before: StageRecord | None) -> StageRecord:
         if before is not None and not before.ended:  # left on another host, or in SLURM's queue
             scheduler.give_up(self._ledger, before.jobs)
         file = self._ledger.request_file(name)
@@ -194,7 +194,7 @@ class LocalJobs:
         )
         job = submit_local(self._site, f"afd-{name}", run_stage, stage_job)
         return self._ledger.write(
-            JobEntry(
+            StageRecord(
                 name=name,
                 stage=request.stage,
                 fingerprint=request.output.fingerprint,
@@ -216,7 +216,7 @@ class LocalJobs:
             for entry in self._waited_for:
                 self._cancel(entry)
 
-    def _cancel(self, entry: JobEntry) -> None:
+    def _cancel(self, entry: StageRecord) -> None:
         scheduler.give_up(self._ledger, entry.jobs)
         self._ledger.end(entry.name, "cancelled", "given up; the next command goes on")
 

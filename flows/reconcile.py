@@ -16,7 +16,7 @@ from afd.runtime.mailbox import Mailbox
 from afd.store import Store
 from flows.campaign_lock import CampaignRunningError, hold_campaign
 from flows.jobs import scheduler
-from flows.jobs.ledger import WORKER, JobEntry, Ledger
+from flows.jobs.records import WORKER, JobRecords, StageRecord
 from flows.jobs.scheduler import SLURM, is_live
 from flows.last_command import CommandState, read_last_command, write_last_command
 from flows.mlflow_runs.facts import status_of
@@ -32,7 +32,7 @@ LEAVES_S = 15.0  # a process that was told to end lets go of its campaign
 class Reconciled:
     """Jobs that were ended, and the number of corrected flow runs."""
 
-    jobs: tuple[JobEntry, ...] = ()
+    jobs: tuple[StageRecord, ...] = ()
     num_flow_runs: int = 0
 
 
@@ -73,9 +73,9 @@ def reconcile_when_free(
             time.sleep(0.2)
 
 
-def live_jobs(folder: Path) -> list[JobEntry]:
+def live_jobs(folder: Path) -> list[StageRecord]:
     """Return the entries whose jobs run or are queued."""
-    entries = [entry for entry in Ledger(folder / "ledger").entries() if not entry.ended]
+    entries = [entry for entry in JobRecords(folder / "ledger").entries() if not entry.ended]
     seen = scheduler.states([job for entry in entries for job in entry.jobs])
     return [
         entry
@@ -84,8 +84,8 @@ def live_jobs(folder: Path) -> list[JobEntry]:
     ]
 
 
-def _end_jobs(folder: Path) -> tuple[JobEntry, ...]:
-    ledger = Ledger(folder / "ledger")
+def _end_jobs(folder: Path) -> tuple[StageRecord, ...]:
+    ledger = JobRecords(folder / "ledger")
     open_entries = [entry for entry in ledger.entries() if not entry.ended]
     for entry in open_entries:  # jobs see these also where SLURM does not reach them
         ledger.give_up(entry.jobs)

@@ -31,7 +31,7 @@ NOTHING_STARTED = {
         "commands/test_help",
         "jobs/test_scheduler",
         "jobs/test_slurm",
-        "jobs/test_verdict",
+        "jobs/test_diagnosis",
         "prefect_runs/test_reach",
         "test_inputs",
         "test_command_text",

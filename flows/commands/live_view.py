@@ -19,7 +19,7 @@ from rich.text import Text
 
 from flows.commands.numbers import clock
 from flows.commands.progress_lines import Progress, ProgressLines, activity_line, draws
-from flows.jobs.ledger import lacks_nodes
+from flows.jobs.records import lacks_nodes
 from flows.progress import RunningStage
 from flows.session import Session
 

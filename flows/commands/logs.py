@@ -11,7 +11,7 @@ from typing import get_args
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageName
 from flows.commands.status import CampaignStatus
-from flows.jobs.ledger import WORKER, Ledger
+from flows.jobs.records import WORKER, JobRecords
 
 FOLLOW_S = 0.5
 STAGES = (*get_args(StageName), WORKER)
@@ -110,7 +110,7 @@ def _running(state: CampaignStatus) -> list[Log]:
 
 def _candidates(status: CampaignStatus) -> list[tuple[str, list[Log]]]:
     """Logs with the reason to look at them, the best reason first, each in order of time."""
-    entries = Ledger(status.folder / "ledger").entries()
+    entries = JobRecords(status.folder / "ledger").entries()
     running = _running(status)
     stages = [log for log in running if log.stage != WORKER]
     failed = [

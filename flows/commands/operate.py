@@ -42,7 +42,7 @@ from flows.commands.up import (
     standing,
     take_down,
 )
-from flows.jobs.ledger import lacks_nodes
+from flows.jobs.records import lacks_nodes
 from flows.paths import CampaignPaths, campaign_folder, refuse_unusable
 from flows.prefect_runs import flow_runs
 from flows.prefect_runs.reach import answers

@@ -13,7 +13,7 @@ from afd.runtime.mailbox import request_id
 from flows.commands.forecast import seconds_left, try_planned_stages
 from flows.commands.numbers import clock, rough_time, short_number
 from flows.commands.status import hint_of_nodes
-from flows.jobs.ledger import WORKER, Ledger, lacks_nodes
+from flows.jobs.records import WORKER, JobRecords, lacks_nodes
 from flows.progress import Activity, FinishedStage, RunningStage, round_label, stage_progress
 from flows.session import Session
 
@@ -81,7 +81,7 @@ class Progress:
         """Why its job, or the worker's, stands in the queue."""
         if self.session.site.cluster.executor != "slurm":
             return ""
-        ledger = Ledger(self.session.site.folder / "ledger")
+        ledger = JobRecords(self.session.site.folder / "ledger")
         known = ledger.read(request_id(entry.request)) or ledger.read(WORKER)
         return "" if known is None else known.waits
 

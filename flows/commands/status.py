@@ -21,7 +21,7 @@ from flows import alarm_log
 from flows.campaign_lock import LockHolder, holder_of
 from flows.command_text import command
 from flows.jobs import scheduler
-from flows.jobs.ledger import WORKER, JobEntry, Ledger, Seen
+from flows.jobs.records import WORKER, JobRecords, Seen, StageRecord
 from flows.jobs.scheduler import SchedulerError, is_live
 from flows.last_command import FILE as ASKED
 from flows.last_command import LastCommand, read_last_command
@@ -53,7 +53,7 @@ class CampaignStatus:
     rounds_done: int
     num_rounds: int | None  # None: its params are of another version
     work: tuple[Work, ...] = ()
-    ended_badly: tuple[JobEntry, ...] = ()
+    ended_badly: tuple[StageRecord, ...] = ()
     decisions: tuple[dict[str, Any], ...] = ()  # of its alarms, a round each
     waits_after: int | None = None  # the round whose alarm waits for a person
 
@@ -84,7 +84,7 @@ class Overview:
 def overview(runs: Path, name: str | None = None) -> Overview:
     """What stands in `runs`; one question to the scheduler for all campaigns."""
     folders = campaigns_in(runs) if name is None else [runs / name]
-    ledgers = {folder: Ledger(folder / "ledger").entries() for folder in folders}
+    ledgers = {folder: JobRecords(folder / "ledger").entries() for folder in folders}
     live = [entry for entries in ledgers.values() for entry in entries if not entry.ended]
     found = Overview()
     try:
@@ -149,7 +149,7 @@ def campaigns_in(runs: Path) -> list[Path]:
     return sorted(found, key=touched)
 
 
-def _standing(folder: Path, entries: list[JobEntry], seen: dict[str, Seen]) -> CampaignStatus:
+def _standing(folder: Path, entries: list[StageRecord], seen: dict[str, Seen]) -> CampaignStatus:
     last_command = read_last_command(folder)
     store = Store(Path(last_command.store)) if last_command else None
     try:
@@ -173,13 +173,15 @@ def _standing(folder: Path, entries: list[JobEntry], seen: dict[str, Seen]) -> C
     )
 
 
-def _work(folder: Path, entry: JobEntry, seen: dict[str, Seen], store: Store | None) -> list[Work]:
+def _work(
+    folder: Path, entry: StageRecord, seen: dict[str, Seen], store: Store | None
+) -> list[Work]:
     """The job of an entry; under a worker's, the stages that it computes."""
     tasks = [task for job in entry.jobs for task in job.tasks]
     states = [seen[task] for task in tasks if is_live(seen.get(task))]
     if not states:
         return []
-    request = _request(Ledger(folder / "ledger").request_file(entry.name))
+    request = _request(JobRecords(folder / "ledger").request_file(entry.name))
     own = Work(
         stage=entry.stage,
         jobs=entry.job_id + (f" ({len(states)} of {len(tasks)} tasks)" if len(tasks) > 1 else ""),

@@ -1,4 +1,4 @@
-"""What runs inside a job: the door as a process of its own, told by paths and numbers alone.
+"""Entry point of a job: it starts the stage as a process, with paths and numbers alone.
 
 Nothing here knows Prefect or MLflow: a compute node needs neither, nor a network. What is pickled
 for the job is a StageJob; no environment and no value of the head travels with it.
@@ -85,7 +85,7 @@ def _door(job: StageJob, *piece: str) -> int:
 
 
 def _stopped(door: "subprocess.Popen[bytes]") -> int:
-    """Its exit code, once it has kept what it had."""
+    """Return its exit code, after its checkpoint."""
     door.terminate()
     try:
         return door.wait(GRACE_S)

@@ -12,7 +12,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission
 
-KEPT_SLURM = frozenset({"SLURM_CONF", "SLURM_JWT"})  # how sbatch finds and convinces the controller
+CONTROLLER_VARIABLES = frozenset({"SLURM_CONF", "SLURM_JWT"})  # address and key of the controller
 
 
 class Sbatch(submitit.SlurmExecutor):
@@ -26,18 +26,18 @@ class Sbatch(submitit.SlurmExecutor):
         foreign = [
             word
             for name in os.environ
-            if name.startswith(("SLURM_", "SBATCH_")) and name not in KEPT_SLURM
+            if name.startswith(("SLURM_", "SBATCH_")) and name not in CONTROLLER_VARIABLES
             for word in ("-u", name)
         ]
         exported = ",".join(name for name in self._exported if name in os.environ) or "NONE"
         return ["env", *foreign, "sbatch", f"--export={exported}", str(submission_file_path)]
 
-    def submit_array(self, size: int, at_once: int, act: Callable[[Any], None], told: Any) -> str:
-        """An array whose tasks share one pickle; its number."""
+    def submit_array(self, size: int, at_once: int, act: Callable[[Any], None], args: Any) -> str:
+        """Submit an array whose tasks share one pickle; return its id."""
         # 200 tasks: 200 links take 5 ms, 200 pickles ten times as long.
         self.parameters["map_count"] = size
         self.parameters["array_parallelism"] = at_once
-        (job,) = self._internal_process_submissions([DelayedSubmission(act, told)])
+        (job,) = self._internal_process_submissions([DelayedSubmission(act, args)])
         shared = job.paths.submitted_pickle
         for task in range(size):
             link = shared.with_name(f"{job.job_id}_{task}_submitted.pkl")

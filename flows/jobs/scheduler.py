@@ -1,4 +1,4 @@
-"""What runs and how to end it: one question for any number of jobs, of this machine or of SLURM.
+"""Schedulers of jobs, this machine's processes and SLURM: one query for any number of jobs.
 
 `states` answers by task ("123_4", a pid); a task that it does not name is not known any more. A
 process of another host is neither asked about nor ended from here: its number means another one.
@@ -16,11 +16,11 @@ from typing import Protocol
 import psutil
 
 from flows.errors import UserError
-from flows.jobs.ledger import Job, Ledger, Seen
+from flows.jobs.records import Job, JobRecords, Seen
 
 GRACE_S = 3.0  # submitit's controller sends SIGINT, waits 1 s and kills
 PATIENCE_S = 60  # a busy controller answers late
-SACCT_PATIENCE_S = 20  # meanwhile nobody hears what squeue has said
+SACCT_PATIENCE_S = 20  # the answer of squeue waits for it
 SACCT_AGAIN_S = 600.0
 # A job in any other state has ended. ELSEWHERE is ours: a process of another host.
 LIVE = frozenset(
@@ -39,10 +39,10 @@ class SchedulerError(UserError):
 
 
 class Scheduler(Protocol):
-    """Somebody who runs jobs."""
+    """Interface of a scheduler."""
 
     def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
-        """What is known of every task of `jobs`, by one question. Raises SchedulerError."""
+        """Return the state of every task of `jobs`, by one query. Raises SchedulerError."""
         ...
 
     def cancel(self, jobs: Sequence[Job]) -> None:
@@ -51,17 +51,17 @@ class Scheduler(Protocol):
 
 
 def is_live(seen: Seen | None) -> bool:
-    """Whether a task may still compute, or be started again by the scheduler."""
+    """Return whether a task may still compute, or be started again by the scheduler."""
     return seen is not None and seen.state in LIVE
 
 
 def runs_here(jobs: Sequence[Job]) -> bool:
-    """Whether a process of this host computes one of them; no scheduler is asked."""
+    """Return whether a process of this host computes one of them, without a query."""
     return any(_is_here(job) and job.process.is_alive() for job in jobs if job.process is not None)
 
 
 def states(jobs: Sequence[Job]) -> dict[str, Seen]:
-    """What is known of tasks of any kind: at most one question to each kind of scheduler."""
+    """Return the states of tasks of any kind, by at most one query to each scheduler."""
     found: dict[str, Seen] = {}
     for scheduler, chosen in _by_kind([job for job in jobs if job.job_id]):
         found |= scheduler.states(chosen)
@@ -74,9 +74,9 @@ def cancel(jobs: Sequence[Job]) -> None:
         scheduler.cancel(chosen)
 
 
-def give_up(ledger: Ledger, jobs: Sequence[Job]) -> None:
+def give_up(ledger: JobRecords, jobs: Sequence[Job]) -> None:
     """Cancel them; what cannot be reached from here finds the mark on the shared disk."""
-    with contextlib.suppress(OSError):  # a full disk takes no mark; SLURM is told all the same
+    with contextlib.suppress(OSError):  # a full disk takes no mark; SLURM cancels in any case
         ledger.give_up(jobs)
     try:
         cancel(jobs)
@@ -118,13 +118,13 @@ class Slurm:
     """squeue, and sacct for what has left it. Both answer about all jobs at once."""
 
     def __init__(self) -> None:
-        self._accounted_at = float("-inf")  # not before then is sacct asked
-        self._is_told = False
+        self._accounted_at = float("-inf")  # sacct gets no query before then
+        self._has_warned = False
 
     def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
-        asked = ",".join(sorted({job.job_id for job in jobs}))
+        job_ids = ",".join(sorted({job.job_id for job in jobs}))
         command = ["squeue", "--noheader", "--array", "--states=all", "-O", FORMAT]
-        answer = _run([*command, f"--jobs={asked}"])
+        answer = _run([*command, f"--jobs={job_ids}"])
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise SchedulerError(answer.stderr.strip() or "squeue failed")
         found = dict(_parsed(line) for line in answer.stdout.splitlines() if "|" in line)
@@ -141,7 +141,7 @@ class Slurm:
         _scancel({job_id for token in unnamed if (job_id := self.find(token))})
 
     def find(self, token: str) -> str | None:
-        """The number of the job with this comment: sbatch may have died before it was told.
+        """Return the id of the job with this comment: sbatch may have died before its answer.
 
         Raises SchedulerError.
         """
@@ -156,12 +156,14 @@ class Slurm:
         return None
 
     def _accounted(self, jobs: Sequence[Job]) -> dict[str, Seen]:
-        """How they ended, from slurmdbd where there is one; else nothing, and a warning once."""
-        asked = ",".join(sorted({job.job_id for job in jobs}))
+        """Return the ends from slurmdbd; nothing, and one warning, where there is none."""
+        job_ids = ",".join(sorted({job.job_id for job in jobs}))
         fields = "JobID,State,ExitCode,NodeList"
         try:
-            answer = _run(["sacct", "-n", "-P", "-X", "-o", fields, "-j", asked], SACCT_PATIENCE_S)
-        except SchedulerError as error:  # what squeue has said is good all the same
+            answer = _run(
+                ["sacct", "-n", "-P", "-X", "-o", fields, "-j", job_ids], SACCT_PATIENCE_S
+            )
+        except SchedulerError as error:  # the answer of squeue stays valid
             return self._not_accounted(str(error))
         if answer.returncode:
             return self._not_accounted(answer.stderr.strip() or "no reason given")
@@ -175,8 +177,8 @@ class Slurm:
 
     def _not_accounted(self, trouble: str) -> dict[str, Seen]:
         self._accounted_at = time.monotonic() + SACCT_AGAIN_S
-        if not self._is_told:
-            self._is_told = True
+        if not self._has_warned:
+            self._has_warned = True
             sys.stderr.write(
                 f"warning: sacct does not answer ({trouble.splitlines()[-1]}); the end of a "
                 "job that squeue has forgotten is read from the exit code it left on disk\n"
@@ -248,7 +250,7 @@ def _exit_code(text: str) -> int | None:
 
 
 def _end_family(job: Job) -> None:
-    """A controller and everything it started: asked first, then killed. Of another host: told."""
+    """Terminate a controller and its children, then kill them; warn for another host."""
     if job.process is not None and not _is_here(job):
         pid, host = job.process.pid, job.process.host
         sys.stderr.write(

@@ -1,4 +1,4 @@
-"""Where a campaign computes, and what every way of computing needs: logs, waiting, giving up."""
+"""Execution context of a campaign, with the log, wait and cancel helpers of every dispatch."""
 
 import contextlib
 import re
@@ -20,12 +20,12 @@ LATE_S = 65.0  # NFS may hide for that long what another host has written (acdir
 
 
 class GivenUpError(RuntimeError):
-    """The campaign ends: nothing is computed for it any more. Another error says why."""
+    """The campaign ends and computes nothing more; another error has the reason."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a campaign computes: circumstance only."""
+    """Store, folder and cluster of a campaign; no part of an identity."""
 
     store: Store
     folder: Path  # of the campaign: ledger, worker and logs live below it
@@ -42,7 +42,7 @@ class Site:
 
 
 def log_tail(log: str | None) -> str:
-    """The last words of an attempt's log; lines about its progress where it has no other."""
+    """Return the last lines of an attempt's log; progress lines where it has no other."""
     if log is None or not Path(log).exists():
         return ""
     lines = Path(log).read_text(errors="replace").splitlines()
@@ -57,7 +57,7 @@ def look_anew(folder: Path) -> None:
 
 
 def comes(store: Store, ref: ArtifactRef) -> bool:
-    """Whether what another host says it has made shows itself here, in LATE_S at most."""
+    """Return whether an artifact of another host appears here within LATE_S."""
     deadline = time.monotonic() + LATE_S
     while not store.have(ref) and time.monotonic() < deadline:
         look_anew(store.path(ref).parent)
@@ -66,13 +66,13 @@ def comes(store: Store, ref: ArtifactRef) -> bool:
 
 
 def pause(waited_s: float) -> None:
-    """Between two looks: a short stage is seen to end at once, a long one costs nothing."""
+    """Sleep between two looks: at first POLL_S, later up to MAX_POLL_S."""
     time.sleep(min(MAX_POLL_S, POLL_S + waited_s / 50))
 
 
 @contextmanager
 def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
-    """Give up what was asked for when the wait is interrupted (Ctrl-C, a cancelled flow run)."""
+    """Call `cancel` when the wait is interrupted (Ctrl-C, a cancelled flow run)."""
     finished = False
     try:
         yield

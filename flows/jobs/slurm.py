@@ -20,18 +20,18 @@ from afd.runtime.request import StageRequest
 from afd.runtime.workspace import reached
 from afd.store import write_atomic
 from flows.jobs import scheduler
+from flows.jobs.diagnosis import Diagnosis, EndedTask, diagnose, rejected, reports_done, unreachable
 from flows.jobs.inside import GATHER, StageJob, run_stage
-from flows.jobs.ledger import Job, JobEntry, Ledger, Seen, now
+from flows.jobs.poller import poller
+from flows.jobs.records import Job, JobRecords, Seen, StageRecord, now
 from flows.jobs.scheduler import SLURM, SchedulerError, is_live
 from flows.jobs.site import LATE_S, GivenUpError, Site, cancelling, look_anew
 from flows.jobs.submit import RejectedError, new_token, sections, submit_slurm
-from flows.jobs.verdict import Ended, Verdict, judge, rejected, says_done, unreachable
-from flows.jobs.watch import watcher
 
 WHOLE = -2  # among parts: the stage is not split
 LOOK_S = 0.1  # at the store
 MISSING_LOOK_S = 1.0  # at the parts
-SETTLE_S = 3.0  # a shared disk may show another host's files that late; NFS: LATE_S
+APPEAR_S = 3.0  # a shared disk may show another host's files that late; NFS: LATE_S
 SUBMIT_TRIES = 6
 DEFAULT_ARRAY = 1001  # SLURM's own
 BUSY_S, MAX_BUSY_S = 10.0, 300.0  # until what another process makes is asked for again, doubling
@@ -45,9 +45,9 @@ class SlurmJobs:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._slurm, _ = sections(site.cluster, "worker")
-        self._ledger = Ledger(site.folder / "ledger")
+        self._ledger = JobRecords(site.folder / "ledger")
         self._timeout_min = site.cluster.timeout_min
-        self._watcher = watcher(self._slurm.poll_s)
+        self._poller = poller(self._slurm.poll_s)
         self._lock = threading.Lock()
         self._waits: dict[str, Wait] = {}
         self._closed = False
@@ -67,7 +67,7 @@ class SlurmJobs:
                 return unreachable(request.stage, error)
         with cancelling(lambda: self._cancel(wait)):
             outcome = self._wait(wait)
-        self._watcher.drop(wait.entry.jobs)
+        self._poller.drop(wait.entry.jobs)
         with self._lock:
             self._waits.pop(name, None)
         if outcome.status != "done":
@@ -97,7 +97,7 @@ class SlurmJobs:
     # ------------------------------------------------------------------ waiting
 
     def _begin(self, name: str, request: StageRequest) -> "Wait":
-        """What the ledger knows of this stage, as far as it may still compute."""
+        """Return the wait for a stage, with the jobs on record that may still compute."""
         resources = sections(self._site.cluster, request.stage)[1]
         num_parts = min(resources.num_parts, max_parts(request))
         entry = self._ledger.read(name)
@@ -114,7 +114,7 @@ class SlurmJobs:
         others = [job for job in left if job not in fitting]
         if others:
             scheduler.give_up(self._ledger, others)
-        entry = JobEntry(
+        entry = StageRecord(
             name=name,
             stage=request.stage,
             fingerprint=request.output.fingerprint,
@@ -131,7 +131,7 @@ class SlurmJobs:
         while not store.have(ref):
             self._check_open()
             jobs = wait.watched
-            seen = self._watcher.look(jobs)
+            seen = self._poller.look(jobs)
             if seen is not None:
                 self._keep(wait, seen)
                 outcome = self._look(wait, seen, time.monotonic() - started)
@@ -143,10 +143,10 @@ class SlurmJobs:
         return Outcome(status="done", message="", exit_code=0, wall_s=wall_s, log=log)
 
     def _look(self, wait: "Wait", seen: Mapping[str, Seen], wall_s: float) -> Outcome | None:
-        """Judge what has ended, replace what is worth it; an outcome when nothing more can be."""
+        """Handle ended tasks: submit them again, or return the outcome that ends the stage."""
         live = {task for task in wait.tasks if is_live(seen.get(task))}
         for task in live:
-            if (outcome := self._judge_restarts(wait, task, seen[task], wall_s)) is not None:
+            if (outcome := self._check_restarts(wait, task, seen[task], wall_s)) is not None:
                 return outcome
         computing = {wait.tasks[task] for task in live}
         lacking = self._lacking(wait, computing)
@@ -158,12 +158,12 @@ class SlurmJobs:
         at = time.monotonic()
         if not todo or at < wait.not_before:
             return None
-        if at - wait.ended_since(ended) < self._settles_in(wait, ended, seen):
+        if at - wait.ended_since(ended) < self._appears_in(wait, ended, seen):
             return None
         for task in ended:
             unit = wait.tasks[task]
             wait.judged.add(task)
-            verdict = judge(self._ended(wait, task, seen.get(task)), wall_s)
+            verdict = diagnose(self._ended(wait, task, seen.get(task)), wall_s)
             is_busy = verdict.outcome.status == "busy" and wall_s < 60 * self._timeout_min
             if is_busy:
                 wait.idle.clear()  # who holds it lives: a node lost to SLURM may compute on
@@ -177,16 +177,16 @@ class SlurmJobs:
                 return self._given_up(wait, unit, verdict)
         return self._submit(wait, todo) if at >= wait.not_before else None
 
-    def _settles_in(self, wait: "Wait", ended: Sequence[str], seen: Mapping[str, Seen]) -> float:
-        """How long what these tasks left may be on its way: long for one that says it is there."""
-        if not any(says_done(self._ended(wait, task, seen.get(task))) for task in ended):
-            return SETTLE_S
+    def _appears_in(self, wait: "Wait", ended: Sequence[str], seen: Mapping[str, Seen]) -> float:
+        """Return the seconds in which files of these tasks may appear: LATE_S after exit code 0."""
+        if not any(reports_done(self._ended(wait, task, seen.get(task))) for task in ended):
+            return APPEAR_S
         look_anew(self._site.store.path(wait.request.output).parent)
         look_anew(self._site.store.work_path(wait.request.output))
         return LATE_S
 
     def _lacking(self, wait: "Wait", computing: set[int]) -> list[int]:
-        """The units that are not whole: parts, or WHOLE, or GATHER when every part is."""
+        """Return the units to compute: parts, or WHOLE, or GATHER when every part is there."""
         if not wait.num_parts:
             return [WHOLE]
         if (time.monotonic() - wait.counted_at) > MISSING_LOOK_S or not computing:
@@ -197,7 +197,7 @@ class SlurmJobs:
         return wait.missing
 
     def _is_idle(self, wait: "Wait", unit: int) -> bool:
-        """Whether attempts at this unit, this one included, have too often brought nothing new."""
+        """Return whether too many attempts at this unit in a row have left nothing new."""
         known = reached(self._site.store, wait.request)
         if known != wait.reached:
             wait.reached = known
@@ -205,17 +205,17 @@ class SlurmJobs:
         wait.idle[unit] += 1
         return wait.idle[unit] >= self._slurm.max_idle_attempts
 
-    def _judge_restarts(self, wait: "Wait", task: str, seen: Seen, wall_s: float) -> Outcome | None:
-        """A job that SLURM itself starts over and over is held to the same bound."""
+    def _check_restarts(self, wait: "Wait", task: str, seen: Seen, wall_s: float) -> Outcome | None:
+        """Return the outcome of a job that SLURM restarts too often without progress."""
         if seen.num_restarts <= wait.restarts[task]:
             return None
         wait.restarts[task] = seen.num_restarts
         if not self._is_idle(wait, wait.tasks[task]):
             return None
-        verdict = judge(self._ended(wait, task, seen), wall_s)
+        verdict = diagnose(self._ended(wait, task, seen), wall_s)
         return self._given_up(wait, wait.tasks[task], verdict)
 
-    def _given_up(self, wait: "Wait", unit: int, last: Verdict) -> Outcome:
+    def _given_up(self, wait: "Wait", unit: int, last: Diagnosis) -> Outcome:
         which = f", part {unit}" if unit >= 0 else ""
         message = (
             f"{wait.request.stage}{which}: given up after {wait.idle[unit]} attempt(s) in a row "
@@ -223,10 +223,10 @@ class SlurmJobs:
         )
         return last.outcome.model_copy(update={"status": "failed", "message": message})
 
-    def _ended(self, wait: "Wait", task: str, seen: Seen | None) -> Ended:
+    def _ended(self, wait: "Wait", task: str, seen: Seen | None) -> EndedTask:
         stage = wait.request.stage
         _, resources = sections(self._site.cluster, stage)
-        return Ended(task, stage, seen, partial(wait.entry.log_of, task), resources)
+        return EndedTask(task, stage, seen, partial(wait.entry.log_of, task), resources)
 
     def _keep(self, wait: "Wait", seen: Mapping[str, Seen]) -> None:
         """Leave what is known for `afd status`, when it has changed."""
@@ -260,7 +260,7 @@ class SlurmJobs:
         write_atomic(file, wait.request.model_dump_json().encode())
         failpoint("flow.request_written")
         token = new_token()
-        told = StageJob(
+        stage_job = StageJob(
             stage=stage,
             request=str(file.resolve()),
             store=str(self._site.store.root.resolve()),
@@ -280,7 +280,7 @@ class SlurmJobs:
                 job = planned.model_copy(update={"job_id": found})
                 if found is None:
                     job = submit_slurm(
-                        *(self._site, f"afd-{name}", token, stage, run_stage, told),
+                        *(self._site, f"afd-{name}", token, stage, run_stage, stage_job),
                         *(parts, wait.num_parts),
                     )
             except RejectedError as error:
@@ -302,7 +302,7 @@ class Wait:
     """One stage that is waited for."""
 
     request: StageRequest
-    entry: JobEntry
+    entry: StageRecord
     num_parts: int  # 0: not split
     judged: set[str] = field(default_factory=set[str])
     idle: "Counter[int]" = field(default_factory=Counter[int])  # by unit, since the last progress
@@ -330,7 +330,7 @@ class Wait:
         return [job for job in self.entry.jobs if not self.judged.issuperset(job.tasks)]
 
     def ended_since(self, tasks: Sequence[str]) -> float:
-        """When the last of them was first seen to have ended; none of them: long ago."""
+        """Return when the last of them was first seen as ended, -inf for none."""
         at = time.monotonic()
         since = [self.first_seen_ended.setdefault(task, at) for task in tasks]
         return max(since, default=float("-inf"))

@@ -1,4 +1,4 @@
-"""From a cluster's params to a submitted job, by submitit's executors."""
+"""Submission of jobs from a cluster's params, by submitit's executors."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from afd.config.cluster import Resourced, Resources, SlurmParams
 from afd.runtime.mailbox import Owner
 from afd.runtime.outcome import RefusedError
 from afd.stages.door import limit_threads
-from flows.jobs.ledger import Job
+from flows.jobs.records import Job
 from flows.jobs.scheduler import SLURM, SchedulerError
 from flows.jobs.site import Site
 
@@ -36,8 +36,8 @@ class RejectedError(RuntimeError):
     """sbatch refused the job: its own words."""
 
 
-def submit_local(site: Site, name: str, act: Callable[[Any], object], *told: object) -> Job:
-    """A job of this machine: a controller process and what it starts."""
+def submit_local(site: Site, name: str, act: Callable[[Any], object], *args: object) -> Job:
+    """Submit a job to this machine: a controller process and its children."""
     from flows.jobs.own_session import OwnSession
 
     limit_threads(site.cluster.num_threads)  # jobs inherit this process's environment
@@ -45,7 +45,7 @@ def submit_local(site: Site, name: str, act: Callable[[Any], object], *told: obj
     executor.update_parameters(
         timeout_min=site.cluster.timeout_min, name=name[:32], stderr_to_stdout=True
     )
-    job_id = executor.submit(act, *told).job_id
+    job_id = executor.submit(act, *args).job_id
     return Job(job_id=job_id, kind="local", process=Owner.of(int(job_id)))
 
 
@@ -60,7 +60,7 @@ def refuse_odd_paths(site: Site) -> None:
 
 
 def new_token() -> str:
-    """Names one submission, so that a job is found whose number nobody was told."""
+    """Return a name for one submission, by which a job without a known id is found."""
     return f"afd-{uuid.uuid4().hex[:16]}"
 
 
@@ -70,11 +70,11 @@ def submit_slurm(
     token: str,
     resourced: Resourced,
     act: Callable[[Any], None],
-    told: Any,
+    args: Any,
     parts: Sequence[int] = (),
     num_parts: int = 0,
 ) -> Job:
-    """One job, or one array of `parts`. Raises RejectedError, SchedulerError."""
+    """Submit one job, or one array of `parts`. Raises RejectedError, SchedulerError."""
     from submitit.core.utils import FailedJobError
 
     from flows.jobs.sbatch import Sbatch
@@ -87,9 +87,9 @@ def submit_slurm(
         with ThreadPoolExecutor(1) as asking:
             if parts:
                 size, at_once = len(parts), slurm.max_jobs
-                job_id = asking.submit(executor.submit_array, size, at_once, act, told).result()
+                job_id = asking.submit(executor.submit_array, size, at_once, act, args).result()
             else:
-                job_id = asking.submit(executor.submit, act, told).result().job_id
+                job_id = asking.submit(executor.submit, act, args).result().job_id
     except FailedJobError as error:
         words = _own_words(error)
         if not any(sign in words for sign in UNCLEAR):
@@ -102,7 +102,7 @@ def submit_slurm(
 
 
 def sections(cluster: Cluster, resourced: Resourced) -> tuple[SlurmParams, Resources]:
-    """The parts of the params that the schema demands of a SLURM cluster."""
+    """Return the SLURM params and the resources of a stage."""
     if cluster.slurm is None or cluster.resources is None:
         raise TypeError("the cluster's params do not describe a SLURM cluster")
     return cluster.slurm, cluster.resources.of(resourced)
@@ -157,7 +157,7 @@ def _python(slurm: SlurmParams) -> str:
 
 
 def _own_words(error: Exception) -> str:
-    """What sbatch wrote to stderr."""
+    """Return the lines that sbatch wrote to stderr."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line.startswith("sbatch:")]
-    return "\n".join(told or [line for line in lines if line][-3:])
+    words = [line for line in lines if line.startswith("sbatch:")]
+    return "\n".join(words or [line for line in lines if line][-3:])

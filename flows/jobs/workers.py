@@ -1,7 +1,7 @@
-"""Stages as children of one worker (afd/stages/worker.py), seen from the flow.
+"""Dispatch of stages to the children of one worker (afd/stages/worker.py).
 
-The worker lives as long as the allocation says. When its time is over, or it dies, another one is
-hired and the stage goes on from its checkpoint.
+The worker lives as long as the allocation says. When its time is over, or it dies, another one
+starts, and the stage goes on from its checkpoint.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from afd.failpoints import failpoint
 from afd.runtime.outcome import Outcome
 from afd.runtime.parts import Gather, Part, Piece, max_parts, missing
 from afd.runtime.request import StageRequest
-from flows.jobs.hiring import Hired, adopted, hired
-from flows.jobs.ledger import Ledger
+from flows.jobs.diagnosis import rejected, unreachable
+from flows.jobs.records import JobRecords
 from flows.jobs.scheduler import SchedulerError
 from flows.jobs.site import GivenUpError, Site, cancelling, pause
 from flows.jobs.submit import RejectedError
-from flows.jobs.verdict import rejected, unreachable
+from flows.jobs.worker_handle import WorkerHandle, reattach, start_worker
 
 
 class WorkerJob:
@@ -27,14 +27,14 @@ class WorkerJob:
     def __init__(self, site: Site) -> None:
         self._site = site
         self.num_side_by_side = site.cluster.num_children
-        self._ledger = Ledger(site.folder / "ledger")
+        self._ledger = JobRecords(site.folder / "ledger")
         self._lock = threading.Lock()
-        self._worker: Hired | None = None
+        self._worker: WorkerHandle | None = None
         self._closed = False
 
     def start(self) -> None:
-        """Have a worker, importing in the background if it is new."""
-        with contextlib.suppress(RejectedError, SchedulerError):  # told when a stage is asked for
+        """Reattach to a worker or start one, which imports in the background."""
+        with contextlib.suppress(RejectedError, SchedulerError):  # reported with the first stage
             self._have_worker()
 
     def attempt(self, request: StageRequest) -> Outcome:
@@ -51,13 +51,13 @@ class WorkerJob:
             return unreachable(request.stage, error)
         num_parts = self._num_parts(request)
         if num_parts == 1:
-            return self._ask(worker, request, [None])
+            return self._request(worker, request, [None])
         lacking = missing(self._site.store, request, num_parts)
         parts = [Part(index=index, num_parts=num_parts) for index in lacking]
-        outcome = self._ask(worker, request, parts)
+        outcome = self._request(worker, request, parts)
         if outcome.status != "done":
             return outcome
-        return self._ask(worker, request, [Gather(num_parts=num_parts)])
+        return self._request(worker, request, [Gather(num_parts=num_parts)])
 
     def end_round(self) -> None:
         if self._site.cluster.allocation == "round":
@@ -76,8 +76,10 @@ class WorkerJob:
         wanted = min(table.of(request.stage).num_parts, self._site.cluster.num_children)
         return min(wanted, max_parts(request))
 
-    def _ask(self, worker: Hired, request: StageRequest, pieces: Sequence[Piece | None]) -> Outcome:
-        """The first outcome that is not `done`, else `done` when all are."""
+    def _request(
+        self, worker: WorkerHandle, request: StageRequest, pieces: Sequence[Piece | None]
+    ) -> Outcome:
+        """Return the first outcome that is not `done`, else `done` when all are."""
         started = time.monotonic()
         box = worker.box
         names = [box.ask(request, piece) for piece in pieces]
@@ -103,7 +105,7 @@ class WorkerJob:
         wall_s = time.monotonic() - started
         return Outcome(status="done", message="", exit_code=0, wall_s=wall_s, log=None)
 
-    def _ended_early(self, worker: Hired, others: set[str], outcome: Outcome) -> Outcome:
+    def _ended_early(self, worker: WorkerHandle, others: set[str], outcome: Outcome) -> Outcome:
         if outcome.status == "lost":
             self._check_open()  # whoever closed it had the child killed
         if outcome.status not in ("lost", "stopped"):  # else the others go on meanwhile
@@ -116,18 +118,20 @@ class WorkerJob:
             raise GivenUpError("the campaign ends: its worker is stopped")
 
     def _stop_worker(self) -> None:
-        """It kills what it still computes (which goes on from its checkpoint)."""
+        """Stop the worker and its children, which go on from their checkpoints."""
         with self._lock:
             if self._worker is not None:
                 self._worker.stop()
             self._worker = None
 
-    def _have_worker(self) -> Hired:
+    def _have_worker(self) -> WorkerHandle:
         with self._lock:
             self._check_open()
             if self._worker is not None and not self._worker.is_alive():
                 self._worker.stop()  # one that only said nothing must not go on beside the next
                 self._worker = None
             if self._worker is None:
-                self._worker = adopted(self._site, self._ledger) or hired(self._site, self._ledger)
+                self._worker = reattach(self._site, self._ledger) or start_worker(
+                    self._site, self._ledger
+                )
             return self._worker

@@ -17,7 +17,7 @@ from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import dispatch
 from flows.dispatch import LocalJobs, compute
-from flows.jobs.ledger import Job, JobEntry, Ledger
+from flows.jobs.records import Job, JobRecords, StageRecord
 from flows.jobs.site import Site
 from tests.flows.conftest import CLUSTER, PROJECT
 
@@ -98,7 +98,7 @@ def test_a_live_job_of_the_same_artifact_is_waited_for(site: Site) -> None:
         "time.sleep(60)"
     )
     job = subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT)
-    entry = JobEntry(
+    entry = StageRecord(
         name=request_id(asked),
         stage=asked.stage,
         fingerprint=asked.output.fingerprint,
@@ -107,7 +107,7 @@ def test_a_live_job_of_the_same_artifact_is_waited_for(site: Site) -> None:
         attempts=1,
         submitted_at="",
     )
-    Ledger(site.folder / "ledger").write(entry)
+    JobRecords(site.folder / "ledger").write(entry)
     assert compute(LocalJobs(site), site, asked).status == "done"
     assert not (site.folder / "submitit").exists()  # nothing was submitted
     job.kill()

@@ -18,7 +18,7 @@ from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import dispatch, tasks
 from flows.dispatch import StageFailedError
-from flows.jobs import hiring
+from flows.jobs import worker_handle
 from flows.jobs.site import GivenUpError, Site
 from flows.session import Session
 from flows.tasks import ComputedStages
@@ -55,7 +55,7 @@ def pids(folder: Path, num: int) -> set[int]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(hiring, "serve", hanging.worker)
+    monkeypatch.setattr(worker_handle, "serve", hanging.worker)
     monkeypatch.setattr(dispatch, "run_stage", hanging.door)
     me = psutil.Process()
     before = {child.pid for child in me.children(recursive=True)}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from afd.runtime.request import StageRequest
 from flows.dispatch import build, compute
-from flows.jobs.ledger import WORKER, Ledger
+from flows.jobs.records import WORKER, JobRecords
 from flows.jobs.site import Site
 from tests.slurm.conftest import RealSlurm, until
 from tests.slurm.start import Start, doors, files
@@ -36,7 +36,7 @@ def test_the_same_artifacts_as_in_one_process(
         assert outcome.status == "done", outcome.message
         assert files(here.store, request) == files(start.whole, request)
     dispatch.end_round()
-    submitted = {entry.name for entry in Ledger(here.folder / "ledger").entries()}
+    submitted = {entry.name for entry in JobRecords(here.folder / "ledger").entries()}
     assert (submitted == {WORKER}) == (allocation != "stage")
     dispatch.close()
 
@@ -86,7 +86,7 @@ def test_what_needs_the_network_runs_on_the_head(
     before = set(slurm.jobs())
     outcome = compute(build(here), here, harvest)
     assert outcome.status != "done"
-    (entry,) = Ledger(here.folder / "ledger").entries()
+    (entry,) = JobRecords(here.folder / "ledger").entries()
     assert entry.kind == "local"
     assert set(slurm.jobs()) <= before
 

@@ -24,7 +24,7 @@ from afd.store import Store
 from flows.dispatch import build, compute
 from flows.jobs import slurm as slurm_jobs
 from flows.jobs.inside import run_stage
-from flows.jobs.ledger import WORKER, Job, Ledger
+from flows.jobs.records import WORKER, Job, JobRecords
 from flows.jobs.site import Site
 from tests.slurm import bodies
 from tests.slurm.conftest import PROJECT, RealSlurm, prompts_request, until
@@ -168,7 +168,7 @@ def test_a_stage_is_not_given_up_because_an_old_step_still_computes_it(
 
     monkeypatch.setattr(slurm_jobs, "submit_slurm", submit)
     monkeypatch.setattr(slurm_jobs, "BUSY_S", 0.5)
-    monkeypatch.setattr(slurm_jobs, "SETTLE_S", 0.2)
+    monkeypatch.setattr(slurm_jobs, "APPEAR_S", 0.2)
     here = site("old-step", "slurm.max_idle_attempts=2")
     request = prompts_request(num_held_out=5)
     with here.store.attempt(request.output):  # by the step that SLURM believes dead
@@ -196,7 +196,7 @@ def test_a_pilot_whose_time_is_nearly_over_hands_over_to_another(
     waiting = threading.Thread(target=lambda: outcomes.append(compute(dispatch, here, request)))
     waiting.start()
     until(lambda: reached(here.store, request), 120)
-    ledger = Ledger(here.folder / "ledger")
+    ledger = JobRecords(here.folder / "ledger")
     first = ledger.read(WORKER)
     assert first is not None
     slurm.ask("scancel", "--signal=USR2", first.job_id)

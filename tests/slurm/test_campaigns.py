@@ -12,7 +12,7 @@ import yaml
 
 from flows.campaign_lock import holder_of
 from flows.commands.up import standing
-from flows.jobs.ledger import Ledger
+from flows.jobs.records import JobRecords
 from flows.mlflow_runs.run_ids import RunIds
 from flows.prefect_runs.keeper import SERVER
 from tests.flows.here import PATIENCE_S, Here, gone, services, wait_for
@@ -39,13 +39,13 @@ def here(slurm: RealSlurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def jobs_of(here: Here, name: str) -> list[str]:
     """Every job that the campaign has had."""
-    entries = Ledger(here.paths.runs / name / "ledger").entries()
+    entries = JobRecords(here.paths.runs / name / "ledger").entries()
     return [job.job_id for entry in entries for job in entry.jobs]
 
 
 def queued(here: Here, name: str) -> list[str]:
     """The same, once a head waits for the queue."""
-    ledger = Ledger(here.paths.runs / name / "ledger")
+    ledger = JobRecords(here.paths.runs / name / "ledger")
     wait_for(lambda: [entry for entry in ledger.entries() if entry.waits])
     return jobs_of(here, name)
 
@@ -54,7 +54,7 @@ def test_head_and_then_whole_host_lost_the_job_is_waited_for_and_nothing_stays_r
     here: Here, slurm: RealSlurm, queue_stands_still: None
 ) -> None:
     del queue_stands_still
-    ledger = Ledger(here.paths.runs / "lost" / "ledger")
+    ledger = JobRecords(here.paths.runs / "lost" / "ledger")
     head = here.start("lost", "round")
     (job,) = queued(here, "lost")
     wait_for(lambda: here.in_mlflow("lost") == "running")

@@ -12,7 +12,7 @@ from afd.runtime.request import StageRequest
 from flows.dispatch import build, compute
 from flows.jobs import slurm as slurm_jobs
 from flows.jobs.inside import StageJob
-from flows.jobs.ledger import Ledger, lacks_nodes
+from flows.jobs.records import JobRecords, lacks_nodes
 from flows.jobs.site import Site
 from flows.jobs.slurm import SlurmJobs
 from tests.slurm import bodies
@@ -28,7 +28,7 @@ class Asked:
     def __init__(self, site: Site, request: StageRequest | None = None) -> None:
         self.site, self.request = site, request or prompts_request()
         self.name = request_id(self.request)
-        self.ledger = Ledger(site.folder / "ledger")
+        self.ledger = JobRecords(site.folder / "ledger")
         self.jobs = SlurmJobs(site)
         self.outcome: Outcome | None = None
         self._thread = threading.Thread(target=self._ask)
@@ -133,7 +133,7 @@ def test_what_sbatch_refuses_is_told_in_its_words_with_the_field(
     assert outcome.status == "refused"
     assert words in outcome.message
     assert f"correct {field}" in outcome.message
-    entry = Ledger(here.folder / "ledger").read(request_id(prompts_request()))
+    entry = JobRecords(here.folder / "ledger").read(request_id(prompts_request()))
     assert entry is not None
     assert entry.attempts == 0  # nothing was submitted
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afd.runtime.mailbox import request_id
 from afd.runtime.request import StageRequest
-from flows.jobs.ledger import Job, JobEntry, Ledger
+from flows.jobs.records import Job, JobRecords, StageRecord
 from flows.jobs.site import Site
 from tests.slurm.conftest import MAX_ARRAY, PROJECT, RealSlurm, until
 from tests.slurm.start import Start, doors, files
@@ -64,7 +64,7 @@ def test_a_whole_job_of_the_head_before_is_waited_for_though_parts_are_wanted_no
     here = site("whole", "resources.rollout.num_parts=4")
     shutil.copytree(start.store.root, here.store.root)
     name = request_id(start.rollout)
-    file = Ledger(here.folder / "ledger").request_file(name)
+    file = JobRecords(here.folder / "ledger").request_file(name)
     file.write_text(start.rollout.model_dump_json())
     door = f"{sys.executable} -m afd.stages rollout --request {file} --store {here.store.root}"
     old = slurm.ask(
@@ -84,7 +84,7 @@ def test_a_whole_job_of_the_head_before_is_waited_for_though_parts_are_wanted_no
 
 def entry(here: Site, request: StageRequest, job: Job) -> None:
     """What a head that was killed has left in the ledger."""
-    known = JobEntry(
+    known = StageRecord(
         name=request_id(request),
         stage=request.stage,
         fingerprint=request.output.fingerprint,
@@ -93,4 +93,4 @@ def entry(here: Site, request: StageRequest, job: Job) -> None:
         attempts=1,
         submitted_at="",
     )
-    Ledger(here.folder / "ledger").write(known)
+    JobRecords(here.folder / "ledger").write(known)

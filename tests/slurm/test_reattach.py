@@ -14,7 +14,7 @@ import pytest
 from afd.runtime.mailbox import request_id
 from afd.runtime.request import StageRequest
 from afd.store import Store
-from flows.jobs.ledger import WORKER, Ledger
+from flows.jobs.records import WORKER, JobRecords
 from tests.slurm.conftest import PROJECT, RealSlurm, prompts_request, until
 
 
@@ -32,7 +32,7 @@ class Head:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.ledger = Ledger(folder / "runs" / campaign / "ledger")
+        self.ledger = JobRecords(folder / "runs" / campaign / "ledger")
         self.name = request_id(request)
 
     def waits_for(self) -> str:

@@ -18,7 +18,7 @@ from flows.command_text import command
 from flows.commands import progress_lines
 from flows.commands.display import results_table
 from flows.commands.progress_lines import Progress, ProgressLines
-from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger, Seen
+from flows.jobs.records import WORKER, Job, JobRecords, Seen, StageRecord
 from flows.paths import CampaignPaths
 from flows.session import open_campaign
 from tests.flows.conftest import CLUSTER, PARAMS, PROJECT
@@ -83,7 +83,7 @@ def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_c
         session.progress.computing(request, 0),
     ):
         lines = ProgressLines(Progress(session), console)
-        ledger = Ledger(session.site.folder / "ledger")
+        ledger = JobRecords(session.site.folder / "ledger")
         lines.print_waiting()  # nothing is known yet
         for seen in (
             Seen(state="PENDING", reason="Nodes required for job are DOWN, DRAINED or reserved"),
@@ -91,7 +91,7 @@ def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_c
             Seen(state="RUNNING"),
         ):
             ledger.write(
-                JobEntry(
+                StageRecord(
                     name=name,
                     stage=name,
                     fingerprint="",

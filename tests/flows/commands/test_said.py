@@ -11,7 +11,7 @@ from afd.runtime.mailbox import Owner
 from flows.command_text import short_path, sibling_program
 from flows.commands import up
 from flows.commands.operate import say_status
-from flows.jobs.ledger import Job, JobEntry, Ledger, Seen
+from flows.jobs.records import Job, JobRecords, Seen, StageRecord
 from flows.last_command import LastCommand, write_last_command
 from flows.paths import CampaignPaths, save_params
 from flows.prefect_runs.services import ServiceError
@@ -95,7 +95,7 @@ def test_status_says_that_a_job_without_nodes_goes_on_by_itself(
     monkeypatch.setenv("PATH", str(tmp_path))  # no squeue: what was seen last is shown
     folder = tmp_path / "demo"
     waits = Job(job_id="7", kind="slurm", seen={"7": Seen(state="PENDING", reason=reason)})
-    entry = JobEntry(
+    entry = StageRecord(
         name="a",
         stage="update",
         fingerprint="f",
@@ -104,7 +104,7 @@ def test_status_says_that_a_job_without_nodes_goes_on_by_itself(
         attempts=1,
         submitted_at="2026-01-01T00:00:00+00:00",
     )
-    Ledger(folder / "ledger").write(entry)
+    JobRecords(folder / "ledger").write(entry)
     say_status(tmp_path, "demo")
     told = capsys.readouterr().out
     assert reason.rsplit(maxsplit=1)[-1] in told

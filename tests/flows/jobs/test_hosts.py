@@ -15,9 +15,9 @@ from afd.store import Store
 from flows import dispatch
 from flows.dispatch import LocalJobs, compute
 from flows.jobs import scheduler
-from flows.jobs.hiring import adopted
-from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger
+from flows.jobs.records import WORKER, Job, JobRecords, StageRecord
 from flows.jobs.site import Site
+from flows.jobs.worker_handle import reattach
 from tests.flows.conftest import CLUSTER, PROJECT
 from tests.flows.jobs.conftest import Programs
 
@@ -48,9 +48,9 @@ def left(process: Owner, **changed: object) -> Job:
     return job.model_copy(update=changed)
 
 
-def entry(site: Site, job: Job, **changed: object) -> Ledger:
-    ledger = Ledger(site.folder / "ledger")
-    known = JobEntry(
+def entry(site: Site, job: Job, **changed: object) -> JobRecords:
+    ledger = JobRecords(site.folder / "ledger")
+    known = StageRecord(
         name=request_id(REQUEST),
         stage=REQUEST.stage,
         fingerprint=REQUEST.output.fingerprint,
@@ -108,7 +108,7 @@ def test_what_was_given_up_from_another_host_stops_by_the_mark(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "new_token", lambda: TOKEN)
-    mark = Ledger(site.folder / "ledger").cancelled_file(TOKEN)
+    mark = JobRecords(site.folder / "ledger").cancelled_file(TOKEN)
     mark.parent.mkdir(parents=True)
     mark.touch()
     assert LocalJobs(site).attempt(REQUEST).status == "stopped"
@@ -134,7 +134,7 @@ def test_a_worker_of_another_host_is_told_to_stop_and_not_adopted(
     box = Mailbox(folder).create()
     job = left(Owner.of(sleeper.pid), token="")
     ledger = entry(site, job, name=WORKER, stage=WORKER, note=str(folder))
-    assert adopted(site, ledger) is None
+    assert reattach(site, ledger) is None
     assert box.is_stopped()
     known = ledger.read(WORKER)
     assert known is not None
@@ -157,7 +157,7 @@ def test_a_worker_of_the_other_executor_is_ended_and_not_adopted(
         slurm = load_params(Cluster, PROJECT / "params" / "cluster" / "slurm.yaml")
         site = Site(site.store, site.folder, slurm)
     ledger = entry(site, job, name=WORKER, stage=WORKER, note=str(folder))
-    assert adopted(site, ledger) is None
+    assert reattach(site, ledger) is None
     assert box.is_stopped()
     known = ledger.read(WORKER)
     assert known is not None

@@ -16,11 +16,11 @@ from afd.store import Store
 from flows.commands.doctor_cluster import slurm_findings
 from flows.dispatch import compute
 from flows.jobs.site import Site
-from flows.jobs.slurm import SETTLE_S, SlurmJobs
+from flows.jobs.slurm import APPEAR_S, SlurmJobs
 from tests.flows.conftest import PARAMS, PROJECT
 from tests.flows.jobs.conftest import Programs
 
-LATER_S = SETTLE_S + 1.5
+LATER_S = APPEAR_S + 1.5
 # Runs what it is given, later than anybody is told that the job has ended.
 SBATCH = f"""
 for word; do case $word in --wrap=*) script=${{word#--wrap=}};; esac; done

@@ -11,12 +11,12 @@ from afd.runtime.mailbox import Mailbox
 from afd.store import Store
 from flows.jobs import scheduler
 from flows.jobs import slurm as slurm_jobs
-from flows.jobs.hiring import Hired
-from flows.jobs.ledger import WORKER, Job, JobEntry, Ledger
+from flows.jobs.poller import poller
+from flows.jobs.records import WORKER, Job, JobRecords, StageRecord
 from flows.jobs.scheduler import SchedulerError, Slurm
 from flows.jobs.site import Site
 from flows.jobs.submit import submit_slurm
-from flows.jobs.watch import watcher
+from flows.jobs.worker_handle import WorkerHandle
 from tests.flows.conftest import PROJECT
 from tests.flows.jobs.conftest import Programs
 
@@ -66,8 +66,8 @@ def test_nobody_asks_about_a_worker_that_has_ended(tmp_path: Path, programs: Pro
     params = PROJECT / "params" / "cluster" / "slurm.yaml"
     chosen = load_params(Cluster, params, (), ["slurm.poll_s=0.11", "allocation=campaign"])
     site = Site(Store(tmp_path / "store"), tmp_path / "runs" / "demo", chosen)
-    ledger = Ledger(site.folder / "ledger")
-    entry = JobEntry(
+    ledger = JobRecords(site.folder / "ledger")
+    entry = StageRecord(
         name=WORKER,
         stage=WORKER,
         fingerprint="",
@@ -77,13 +77,13 @@ def test_nobody_asks_about_a_worker_that_has_ended(tmp_path: Path, programs: Pro
         submitted_at="",
         note=str(Mailbox(site.folder / "workers" / "a").create().folder),
     )
-    worker = Hired(site, ledger, ledger.write(entry))
+    worker = WorkerHandle(site, ledger, ledger.write(entry))
     assert not worker.is_alive()
     assert "77" in asked.read_text()
     worker.stop()
     asked.write_text("")
     time.sleep(0.2)
-    watcher(0.11).look([LIVES])
+    poller(0.11).look([LIVES])
     assert "--jobs=1\n" in asked.read_text()
     assert not worker.is_alive()
     assert "77" not in asked.read_text()

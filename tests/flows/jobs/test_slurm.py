@@ -10,7 +10,7 @@ from afd.runtime.mailbox import request_id
 from afd.stages.requests import prompts
 from afd.store import Store
 from flows.jobs import slurm as slurm_jobs
-from flows.jobs.ledger import Ledger
+from flows.jobs.records import JobRecords
 from flows.jobs.site import Site
 from flows.jobs.slurm import SlurmJobs
 from tests.flows.conftest import PARAMS, PROJECT
@@ -40,7 +40,7 @@ def test_what_no_controller_took_is_no_attempt_and_is_forbidden_in_case_it_was_t
     outcome = SlurmJobs(site).attempt(request)
     assert outcome.status == "failed"
     assert f"SLURM takes no jobs now: slurm_load_jobs error: {WORDS}" in outcome.message
-    ledger = Ledger(site.folder / "ledger")
+    ledger = JobRecords(site.folder / "ledger")
     entry = ledger.read(request_id(request))
     assert entry is not None
     assert (entry.attempts, entry.ended) == (0, "failed")

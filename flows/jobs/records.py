@@ -1,4 +1,4 @@
-"""Which jobs this campaign has submitted, on disk before anybody waits for them.
+"""Records of the jobs of a campaign, on disk before the first wait.
 
 A flow that was killed finds its live jobs here and waits for them instead of submitting again; a
 person at another terminal finds what to look at, and what to cancel.
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from afd.config import Frozen, Listed
 from afd.runtime.mailbox import Owner
@@ -25,12 +25,12 @@ Kind = Literal["local", "slurm"]
 
 
 def lacks_nodes(reason: str) -> bool:
-    """Whether SLURM says that a job waits for nodes that are drained, down or reserved."""
+    """Return whether a job waits for nodes that are drained, down or reserved."""
     return any(word in reason for word in ("DOWN", "DRAINED", "UnavailableNodes"))
 
 
 class Seen(Frozen):
-    """What the scheduler said of a task when it was last asked."""
+    """Last answer of the scheduler about a task."""
 
     state: str  # SLURM's word: PENDING, RUNNING, OUT_OF_MEMORY ...
     reason: str = ""  # why it waits, or why it ended
@@ -52,7 +52,7 @@ class Job(Frozen):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What the scheduler calls each of its tasks."""
+        """Scheduler's ids of its tasks."""
         if not self.job_id:
             return ()
         if not self.parts:
@@ -60,12 +60,12 @@ class Job(Frozen):
         return tuple(f"{self.job_id}_{k}" for k in range(len(self.parts)))
 
     def part_of(self, task: str) -> int | None:
-        """Which part a task computes; None: the whole stage."""
+        """Return the part that a task computes; None for the whole stage."""
         return self.parts[self.tasks.index(task)] if self.parts else None
 
 
-class JobEntry(Frozen):
-    """What computes, or computed, one stage: all its submissions, oldest first."""
+class StageRecord(Frozen):
+    """Jobs of one stage: all its submissions, oldest first."""
 
     name: str  # the request's id, or "worker"
     stage: str
@@ -76,14 +76,16 @@ class JobEntry(Frozen):
     submitted_at: str  # UTC
     note: str = ""  # for a worker: its mailbox
     ended: str = ""  # how the stage ended; "" while somebody may wait for it
-    told: str = ""  # what a person was told then
+    message: str = Field(
+        default="", validation_alias=AliasChoices("message", "told"), serialization_alias="told"
+    )  # of that end
 
-    def with_job(self, job: Job, at: str) -> "JobEntry":
-        """With one submission more, or with what has become known of the one of that token."""
+    def with_job(self, job: Job, at: str) -> "StageRecord":
+        """Return the record with a new submission, or a newer state of the one with its token."""
         others = tuple(known for known in self.jobs if known.token != job.token or not job.token)
         before = [known for known in self.jobs if known not in others and known.job_id]
         is_taken = bool(job.job_id) and not before  # what sbatch refused was no attempt
-        changed = {"jobs": (*others, job), "submitted_at": at, "ended": "", "told": ""}
+        changed = {"jobs": (*others, job), "submitted_at": at, "ended": "", "message": ""}
         return self.model_copy(update=changed | {"attempts": self.attempts + is_taken})
 
     @property
@@ -92,12 +94,12 @@ class JobEntry(Frozen):
 
     @property
     def job_id(self) -> str:
-        """The newest submission's."""
+        """Id of the newest submission."""
         return self.jobs[-1].job_id if self.jobs else ""
 
     @property
     def waits(self) -> str:
-        """Why the newest submission stands in the queue, as SLURM says it; "" once it computes."""
+        """SLURM's reason why the newest submission is queued; "" once it runs."""
         if self.ended or not self.jobs or not self.jobs[-1].seen:
             return ""
         seen = self.jobs[-1].seen.values()
@@ -108,12 +110,12 @@ class JobEntry(Frozen):
 
     @property
     def log(self) -> str:
-        """The newest submission's, of its first task."""
+        """Log of the newest submission's first task."""
         return self.log_of(next(iter(self.jobs[-1].tasks), "")) if self.jobs else ""
 
     @property
     def logs(self) -> list[Path]:
-        """Every log that is there, oldest submission first."""
+        """Logs on disk, oldest submission first."""
         found = [Path(self.log_of(task)) for job in self.jobs for task in job.tasks]
         return [log for log in found if log.exists()]
 
@@ -121,33 +123,33 @@ class JobEntry(Frozen):
         return str(Path(self.folder) / f"{task}_{rank}_log.out")
 
 
-class Ledger:
+class JobRecords:
     """A folder with one small JSON for everything that computes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, name: str) -> JobEntry | None:
+    def read(self, name: str) -> StageRecord | None:
         try:
-            return JobEntry.model_validate_json((self._folder / f"{name}.json").read_bytes())
+            return StageRecord.model_validate_json((self._folder / f"{name}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
-    def write(self, entry: JobEntry) -> JobEntry:
-        """Remember it; on disk when this returns."""
-        content = entry.model_dump_json(exclude_defaults=True).encode()
+    def write(self, entry: StageRecord) -> StageRecord:
+        """Write the record; it is on disk when this returns."""
+        content = entry.model_dump_json(exclude_defaults=True, by_alias=True).encode()
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self._folder / f"{entry.name}.json", content)
         return entry
 
-    def end(self, name: str, ended: str, told: str = "") -> None:
-        """Nobody waits for it any more; its logs stay findable."""
+    def end(self, name: str, ended: str, message: str = "") -> None:
+        """Mark a stage as ended; its logs stay."""
         entry = self.read(name)
         if entry is not None and not entry.ended:
-            self.write(entry.model_copy(update={"ended": ended, "told": told}))
+            self.write(entry.model_copy(update={"ended": ended, "message": message}))
 
-    def entries(self) -> list[JobEntry]:
-        """Everything that was ever submitted, in order of its last submission."""
+    def entries(self) -> list[StageRecord]:
+        """Return all records, in order of their last submission."""
         names = [
             file.stem for file in self._folder.glob("*.json") if not file.stem.endswith(".request")
         ]
@@ -155,7 +157,7 @@ class Ledger:
         return sorted(found, key=lambda entry: entry.submitted_at)
 
     def cancelled_file(self, token: str) -> Path:
-        """Where this file exists, that submission was given up and publishes nothing."""
+        """Return the file that marks a submission as given up: its job publishes nothing."""
         return self._folder / "cancelled" / token
 
     def give_up(self, jobs: Sequence[Job]) -> None:
@@ -167,11 +169,11 @@ class Ledger:
                 mark.touch()
 
     def request_file(self, name: str) -> Path:
-        """Where a stage's request stands for the job that reads it."""
+        """Return the file of a stage's request, which its job reads."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder / f"{name}.request.json"
 
 
 def now() -> str:
-    """The time of a submission, UTC."""
+    """Return the time now, UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""What the end of a SLURM job means for its stage: the scheduler's word, then the door's exit code.
+"""Diagnosis of an ended SLURM job: from the scheduler's state, then the stage's exit code.
 
 Each end has an outcome of its own: what happened on which node, SLURM's state and reason, the exit
 code, the last lines of the log, and what to change or that it is tried again.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from afd.config.cluster import Resourced, Resources
 from afd.runtime.outcome import EXIT_CODE, Outcome, Status
-from flows.jobs.ledger import Seen
+from flows.jobs.records import Seen
 from flows.jobs.site import log_tail
 
 BY_CODE: dict[int, Status] = {code: status for status, code in EXIT_CODE.items()}
@@ -21,12 +21,12 @@ KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 MEMORY_WORDS = re.compile(
     r"[Ee]xceeded (job|step)? ?memory limit|oom[-_ ]kill|out[- ]of[- ]memory", re.I
 )
-KEPT = "every finished artifact and the stage's last checkpoint are kept"
+KEEPS = "every finished artifact and the stage's last checkpoint are kept"
 AGAIN = "run the same command again to go on from there"
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedTask:
     """One task that ended without leaving what it was to make."""
 
     task: str
@@ -41,20 +41,20 @@ class Ended:
 
     @property
     def num_restarts(self) -> int:
-        """What a rank left before a requeue is no news."""
+        """Restarts by the scheduler; exit codes of earlier runs do not count."""
         return self.seen.num_restarts if self.seen is not None else 0
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How it ended, and whether the same may end well when tried again."""
+class Diagnosis:
+    """Outcome of a task, and whether another attempt may succeed."""
 
     outcome: Outcome
     again: bool
 
 
-def judge(ended: Ended, wall_s: float) -> Verdict:
-    """The verdict on one task."""
+def diagnose(ended: EndedTask, wall_s: float) -> Diagnosis:
+    """Return the diagnosis of one task."""
     code, log = first_cause(ended)
     tail = log_tail(log)
     state = word = ended.seen.state if ended.seen is not None else ""
@@ -73,7 +73,7 @@ def judge(ended: Ended, wall_s: float) -> Verdict:
     lines = [
         f"{ended.stage}: job {ended.task} {what} ({', '.join(facts)})",
         *([tail] if tail else []),
-        f"  {KEPT}",
+        f"  {KEEPS}",
         f"  {cure}",
     ]
     if meaning.status in ("refused", "store", "busy") and tail:
@@ -85,11 +85,11 @@ def judge(ended: Ended, wall_s: float) -> Verdict:
         wall_s=wall_s,
         log=log if Path(log).exists() else None,
     )
-    return Verdict(outcome, meaning.again)
+    return Diagnosis(outcome, meaning.again)
 
 
-def says_done(ended: Ended) -> bool:
-    """Whether it ended well by its own word, so that what it made may be on its way still.
+def reports_done(ended: EndedTask) -> bool:
+    """Return whether its exit code is 0, so that its files may still appear.
 
     Of a job that was cancelled before it could leave a code, accounting tells 0 as well.
     """
@@ -97,9 +97,8 @@ def says_done(ended: Ended) -> bool:
     return first_cause(ended)[0] == 0 and (not state or state not in BY_STATE)
 
 
-def first_cause(ended: Ended) -> tuple[int | None, str]:
-    """The door's exit code and log, of the rank whose end ended the others; else what the
-    scheduler knows."""
+def first_cause(ended: EndedTask) -> tuple[int | None, str]:
+    """Return exit code and log of the rank that ended the others; else those of the scheduler."""
     left = [
         (code, log)
         for rank in range(ended.num_ranks)
@@ -114,8 +113,11 @@ def first_cause(ended: Ended) -> tuple[int | None, str]:
 
 
 def _weight(code: int) -> int:
-    """Which of several ranks' codes is the cause: a verdict of its own, a kill, and only then what
-    follows from another's end (another rank is gone, SIGTERM by --kill-on-bad-exit)."""
+    """Return the weight of a rank's exit code as the cause of the end.
+
+    The stage's own code weighs most, then a kill, then what follows from another rank's end
+    (another rank is gone, SIGTERM by --kill-on-bad-exit).
+    """
     if code == 0:
         return 0
     if code in (EXIT_CODE["lost"], -signal.SIGTERM):
@@ -124,7 +126,7 @@ def _weight(code: int) -> int:
 
 
 def left_exit_code(log: str, num_restarts: int = 0) -> int | None:
-    """What the process that wrote this log left beside it; None: it could not."""
+    """Return the exit code in the file beside this log; None where there is none."""
     file = Path(log.replace("_log.out", ".exit"))
     try:
         note = json.loads(file.read_bytes())
@@ -134,7 +136,7 @@ def left_exit_code(log: str, num_restarts: int = 0) -> int | None:
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Cause:
     """Of one end: the stage's status, whether to try again, what happened, what to do."""
 
     status: Status
@@ -144,50 +146,50 @@ class Meaning:
 
 
 BY_STATE = {
-    "OUT_OF_MEMORY": Meaning(
+    "OUT_OF_MEMORY": Cause(
         "failed",
         False,
         "needed more than its {given.mem_gb:g} GB of memory",
         "raise resources.{stage}.mem_gb and run the same command again",
     ),
-    "TIMEOUT": Meaning(
+    "TIMEOUT": Cause(
         "lost",
         True,
         "reached its limit of {given.minutes} minutes",
         "raise resources.{stage}.minutes, or " + AGAIN,
     ),
-    "CANCELLED": Meaning("failed", False, "was cancelled by somebody else"),
-    "DEADLINE": Meaning("failed", False, "could not end before its deadline"),
-    "PREEMPTED": Meaning("lost", True, "was preempted and not requeued"),
-    "NODE_FAIL": Meaning("lost", True, "lost its node"),
-    "BOOT_FAIL": Meaning("lost", True, "never started: its node did not boot"),
-    "": Meaning("lost", True, "is not known to the scheduler any more"),
+    "CANCELLED": Cause("failed", False, "was cancelled by somebody else"),
+    "DEADLINE": Cause("failed", False, "could not end before its deadline"),
+    "PREEMPTED": Cause("lost", True, "was preempted and not requeued"),
+    "NODE_FAIL": Cause("lost", True, "lost its node"),
+    "BOOT_FAIL": Cause("lost", True, "never started: its node did not boot"),
+    "": Cause("lost", True, "is not known to the scheduler any more"),
 }
-BY_STATUS: dict[Status, Meaning] = {
-    "done": Meaning("failed", False, "ended well but left no result"),
-    "failed": Meaning("failed", False, "failed"),
-    "refused": Meaning("refused", False, "was refused"),
-    "store": Meaning("store", False, "met a disk that refuses"),
-    "busy": Meaning("busy", True, "found another process making this"),
-    "stopped": Meaning("lost", True, "was told to stop, and saved a checkpoint"),
-    "lost": Meaning("lost", True, "ended before its stage did"),
+BY_STATUS: dict[Status, Cause] = {
+    "done": Cause("failed", False, "ended well but left no result"),
+    "failed": Cause("failed", False, "failed"),
+    "refused": Cause("refused", False, "was refused"),
+    "store": Cause("store", False, "met a disk that refuses"),
+    "busy": Cause("busy", True, "found another process making this"),
+    "stopped": Cause("lost", True, "was told to stop, and saved a checkpoint"),
+    "lost": Cause("lost", True, "ended before its stage did"),
 }
 
 
-def _meaning(state: str, code: int | None) -> Meaning:
-    """The scheduler's word where it says why, else what the exit code says."""
+def _meaning(state: str, code: int | None) -> Cause:
+    """Return the cause from the scheduler's state where it has one, else from the exit code."""
     status = BY_CODE.get(code, "lost") if code is not None else "lost"
     if state in BY_STATE and not (state == "" and status in ("failed", "refused", "store")):
         return BY_STATE[state]
     number = None if code is None or 0 <= code <= 128 else abs(code) % 128
     if number is not None:
         hint = "; out of memory is the usual reason" if number == signal.SIGKILL else ""
-        return Meaning("lost", True, f"was killed by signal {number}{hint}")
+        return Cause("lost", True, f"was killed by signal {number}{hint}")
     return BY_STATUS[status]
 
 
 def rejected(stage: Resourced, words: str, log: str | None = None) -> Outcome:
-    """sbatch would not take the job: its own words, and the field to change."""
+    """Return the outcome of a job that sbatch refused, with the field to change."""
     hint = next((field for sign, field in FIELDS.items() if sign in words.lower()), "slurm.*")
     message = (
         f"{stage}: SLURM refused the job; its own words:\n{words}\n"
@@ -198,9 +200,9 @@ def rejected(stage: Resourced, words: str, log: str | None = None) -> Outcome:
 
 
 def unreachable(stage: str, error: Exception) -> Outcome:
-    """The scheduler does not answer."""
+    """Return the outcome where the scheduler does not answer."""
     message = (
-        f"{stage}: SLURM takes no jobs now: {error}\n  {KEPT}\n"
+        f"{stage}: SLURM takes no jobs now: {error}\n  {KEEPS}\n"
         "  try `scontrol ping`, then run the same command again"
     )
     return Outcome(status="failed", message=message, exit_code=1, wall_s=0.0, log=None)

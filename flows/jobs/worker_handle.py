@@ -1,7 +1,7 @@
-"""Having a worker: adopted from an earlier head or submitted anew; whether it lives, how it ended.
+"""Handle of a worker: reattached from an earlier head or started anew; its liveness and its end.
 
-On this machine it is a process; on SLURM it is one job, judged by the scheduler and, once it runs,
-by its heartbeat: a worker that says nothing is dead, whatever the scheduler believes.
+On this machine it is a process. On SLURM it is one job: the scheduler and, once it runs, its
+heartbeat decide whether it lives. A worker without a heartbeat counts as dead in any state.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ from afd.runtime.mailbox import Mailbox, code_digest
 from afd.runtime.outcome import Outcome
 from afd.stages.worker import serve
 from flows.jobs import scheduler
-from flows.jobs.ledger import WORKER, JobEntry, Ledger, Seen, now
-from flows.jobs.ledger import Job as Submission
+from flows.jobs.diagnosis import KEEPS, EndedTask, diagnose
+from flows.jobs.poller import Poller, poller
+from flows.jobs.records import WORKER, JobRecords, Seen, StageRecord, now
+from flows.jobs.records import Job as Submission
 from flows.jobs.scheduler import SLURM, SchedulerError, is_live
 from flows.jobs.site import POLL_S, Site, log_tail
 from flows.jobs.submit import RejectedError, new_token, sections, submit_local, submit_slurm
-from flows.jobs.verdict import KEPT, Ended, judge
-from flows.jobs.watch import Watcher, watcher
 
-OWN_EVERY_S = 10.0  # how often a worker on another host is told that somebody pays attention
+OWN_EVERY_S = 10.0  # between two marks that tell a worker on another host of its owner
 
 
-class Hired:
+class WorkerHandle:
     """One worker and its mailbox. Thread-safe."""
 
-    def __init__(self, site: Site, ledger: Ledger, entry: JobEntry) -> None:
+    def __init__(self, site: Site, ledger: JobRecords, entry: StageRecord) -> None:
         self._site, self._ledger, self.entry = site, ledger, entry
         self.box = Mailbox(Path(entry.note))
         self._beat: tuple[int, int] | None = None
@@ -40,7 +40,7 @@ class Hired:
         self.box.own()
 
     def is_alive(self) -> bool:
-        """Whether it computes, or waits in the queue to do so."""
+        """Return whether it runs or is queued."""
         if self._is_over:
             return False
         if self.entry.kind == "local":
@@ -48,7 +48,7 @@ class Hired:
         if time.monotonic() - self._owned_at > OWN_EVERY_S:
             self._owned_at = time.monotonic()
             self.box.own()
-        known = self._watcher.look(self.entry.jobs)
+        known = self._poller.look(self.entry.jobs)
         if known is None:
             return True
         self._seen = seen = known.get(self.entry.job_id)
@@ -58,7 +58,7 @@ class Hired:
         return self._is_heard(running=seen.state == "RUNNING")
 
     def fits(self) -> bool:
-        """Whether an earlier head's worker will do: as many children, the same code."""
+        """Return whether an earlier head's worker fits: as many children, the same code."""
         heartbeat = self.box.heartbeat()
         same_code = heartbeat is None or heartbeat.code == code_digest()
         right = self.box.folder.name.startswith(_prefix(self._site))
@@ -73,16 +73,16 @@ class Hired:
             time.sleep(POLL_S)
         self._is_over = True
         if self.entry.kind == "slurm":
-            self._watcher.drop(self.entry.jobs)
+            self._poller.drop(self.entry.jobs)
         _let_go(self._ledger, self.entry)
 
     def how_it_died(self, name: str, wall_s: float) -> Outcome:
-        """What became of request `name`, asked of a worker that is not alive."""
+        """Return the outcome of request `name` of a worker that is not alive."""
         outcome = self.box.outcome(name)  # it may have finished this very request and ended
         if outcome is not None:
             return outcome
         if self.entry.kind == "slurm":
-            return self._told_by_slurm(wall_s)
+            return self._slurm_outcome(wall_s)
         heartbeat = self.box.heartbeat()
         before = heartbeat is None or heartbeat.state == "loading"
         what = "died while importing the stages" if before else "was killed"
@@ -91,14 +91,14 @@ class Hired:
             status="failed" if before else "lost",
             message=(
                 f"{name}: the worker (job {self.entry.job_id}) {what}\n{log_tail(log)}\n"
-                f"  {KEPT}\n  run the same command again to go on from there"
+                f"  {KEEPS}\n  run the same command again to go on from there"
             ),
             exit_code=1 if before else -9,
             wall_s=wall_s,
             log=log,
         )
 
-    def _told_by_slurm(self, wall_s: float) -> Outcome:
+    def _slurm_outcome(self, wall_s: float) -> Outcome:
         slurm, resources = sections(self._site.cluster, WORKER)
         job_id = self.entry.job_id
         seen = self._seen
@@ -106,7 +106,7 @@ class Hired:
             scheduler.give_up(self._ledger, self.entry.jobs)
             message = (
                 f"the worker (job {job_id}) has said nothing for {slurm.silent_s} s; its job is "
-                f"cancelled\n{log_tail(self.entry.log)}\n  {KEPT}"
+                f"cancelled\n{log_tail(self.entry.log)}\n  {KEEPS}"
             )
             self._ledger.end(WORKER, "lost", message)
             log = self.entry.log
@@ -115,17 +115,17 @@ class Hired:
             message = f"the worker (job {job_id}) ended: its time was nearly over"
             self._ledger.end(WORKER, "stopped", message)
             return Outcome(status="stopped", message=message, exit_code=6, wall_s=wall_s, log=None)
-        ended = Ended(job_id, WORKER, seen, partial(self.entry.log_of, job_id), resources)
-        outcome = judge(ended, wall_s).outcome
+        ended = EndedTask(job_id, WORKER, seen, partial(self.entry.log_of, job_id), resources)
+        outcome = diagnose(ended, wall_s).outcome
         self._ledger.end(WORKER, outcome.status, outcome.message)
         return outcome
 
     @property
-    def _watcher(self) -> Watcher:
-        return watcher(sections(self._site.cluster, WORKER)[0].poll_s)
+    def _poller(self) -> Poller:
+        return poller(sections(self._site.cluster, WORKER)[0].poll_s)
 
     def _is_heard(self, *, running: bool) -> bool:
-        """Whether its heartbeat changes; by this process's clock, hosts disagree about the time."""
+        """Return whether its heartbeat changes, by this process's clock: clocks of hosts differ."""
         heartbeat = self.box.heartbeat()
         beat = None if heartbeat is None else (heartbeat.term, heartbeat.beat)
         if beat != self._beat or not running:
@@ -143,8 +143,8 @@ class Hired:
         self.entry = self._ledger.write(self.entry.model_copy(update={"jobs": jobs}))
 
 
-def adopted(site: Site, ledger: Ledger) -> Hired | None:
-    """The worker that an earlier, killed head of this campaign left, if it will do; else it ends.
+def reattach(site: Site, ledger: JobRecords) -> WorkerHandle | None:
+    """Return the worker of an earlier, killed head of this campaign if it fits; else stop it.
 
     Raises SchedulerError.
     """
@@ -160,20 +160,20 @@ def adopted(site: Site, ledger: Ledger) -> Hired | None:
             _let_go(ledger, entry)
             return None
         entry = entry.with_job(entry.jobs[-1].model_copy(update={"job_id": found}), now())
-    worker = Hired(site, ledger, entry)
+    worker = WorkerHandle(site, ledger, entry)
     if worker.is_alive() and worker.fits():
         return worker
-    worker.stop()  # also one of another host, which nobody here can see
+    worker.stop()  # also one of another host, whose liveness is not known here
     return None
 
 
-def hired(site: Site, ledger: Ledger) -> Hired:
-    """A new worker; it loads, or waits in the queue. Raises RejectedError, SchedulerError."""
+def start_worker(site: Site, ledger: JobRecords) -> WorkerHandle:
+    """Start a worker, which loads or is queued. Raises RejectedError, SchedulerError."""
     folder = site.folder / "workers" / f"{_prefix(site)}{uuid.uuid4().hex[:8]}"
     box = Mailbox(folder.resolve()).create()
     box.own()
     before = ledger.read(WORKER)
-    entry = JobEntry(
+    entry = StageRecord(
         name=WORKER,
         stage=WORKER,
         fingerprint="",
@@ -191,33 +191,35 @@ def hired(site: Site, ledger: Ledger) -> Hired:
         entry = ledger.write(entry.with_job(job, now()))
     except (RejectedError, SchedulerError):
         raise  # what SLURM took although it did not answer is adopted later
-    except BaseException:  # Ctrl-C: a worker that nobody knows would wait for somebody
+    except BaseException:  # Ctrl-C: a worker without a record would wait for ever
         _let_go(ledger, entry)
         raise
-    return Hired(site, ledger, entry)
+    return WorkerHandle(site, ledger, entry)
 
 
-def _submitted(site: Site, box: Mailbox, entry: JobEntry) -> Submission:
+def _submitted(site: Site, box: Mailbox, entry: StageRecord) -> Submission:
     if site.cluster.executor != "slurm":
-        return submit_local(site, "afd-worker", serve, _told(site, box))
+        return submit_local(site, "afd-worker", serve, _job_args(site, box))
     slurm, resources = sections(site.cluster, WORKER)
     limit_s = 60.0 * resources.minutes
-    told = _told(site, box, limit_s=limit_s, grace_s=min(slurm.warn_s, limit_s / 2))
+    job_args = _job_args(site, box, limit_s=limit_s, grace_s=min(slurm.warn_s, limit_s / 2))
     name = f"afd-worker-{site.folder.name}"
-    job = submit_slurm(site, name, entry.jobs[-1].token, WORKER, serve, told)
+    job = submit_slurm(site, name, entry.jobs[-1].token, WORKER, serve, job_args)
     failpoint("flow.job_submitted")
     return job
 
 
-def _let_go(ledger: Ledger, entry: JobEntry) -> None:
-    """Nobody asks this worker for anything: it ends, also where the scheduler does not reach it."""
+def _let_go(ledger: JobRecords, entry: StageRecord) -> None:
+    """End a worker without requests, also where the scheduler does not reach it."""
     with contextlib.suppress(FileNotFoundError):
         Mailbox(Path(entry.note)).stop()
     scheduler.give_up(ledger, entry.jobs)
     ledger.end(WORKER, "stopped")
 
 
-def _told(site: Site, box: Mailbox, *, limit_s: float | None = None, grace_s: float = 30.0) -> Job:
+def _job_args(
+    site: Site, box: Mailbox, *, limit_s: float | None = None, grace_s: float = 30.0
+) -> Job:
     return Job(
         mailbox=box.folder,
         store=site.store.root.resolve(),

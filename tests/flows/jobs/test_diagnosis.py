@@ -8,14 +8,14 @@ import pytest
 from afd.config import Cluster
 from afd.params import load_params
 from afd.runtime.outcome import Status
-from flows.jobs.ledger import Seen
-from flows.jobs.verdict import Ended, judge, says_done
+from flows.jobs.diagnosis import EndedTask, diagnose, reports_done
+from flows.jobs.records import Seen
 from tests.flows.conftest import PROJECT
 
 CLUSTER = load_params(Cluster, PROJECT / "params" / "cluster" / "slurm.yaml")
 
 
-def ended(folder: Path, seen: Seen | None, codes: dict[int, int], restart: int = 0) -> Ended:
+def ended(folder: Path, seen: Seen | None, codes: dict[int, int], restart: int = 0) -> EndedTask:
     """A job of as many ranks as the codes that they left."""
     assert CLUSTER.resources is not None
     given = CLUSTER.resources.of("fit").model_copy(update={"nodes": max(codes, default=0) + 1})
@@ -23,7 +23,7 @@ def ended(folder: Path, seen: Seen | None, codes: dict[int, int], restart: int =
         note = json.dumps({"code": code, "restart": restart})
         (folder / f"7_{rank}.exit").write_text(note)
         (folder / f"7_{rank}_log.out").write_text(f"rank {rank} was here")
-    return Ended("7", "fit", seen, lambda rank: str(folder / f"7_{rank}_log.out"), given)
+    return EndedTask("7", "fit", seen, lambda rank: str(folder / f"7_{rank}_log.out"), given)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_scheduler_says_why(
     tmp_path: Path, state: str, status: Status, again: bool, told: str
 ) -> None:
     seen = Seen(state=state, reason="SomeReason", exit_code=-9, node="m7")
-    verdict = judge(ended(tmp_path, seen, {}), 1.0)
+    verdict = diagnose(ended(tmp_path, seen, {}), 1.0)
     assert (verdict.outcome.status, verdict.again) == (status, again)
     assert told in verdict.outcome.message
     assert f"SLURM: {state}, reason SomeReason, on m7, signal 9" in verdict.outcome.message
@@ -61,15 +61,15 @@ def test_of_several_ranks_the_one_that_ended_the_others_is_told(
     tmp_path: Path, codes: dict[int, int], status: Status, cause: int
 ) -> None:
     seen = Seen(state="FAILED", exit_code=143)
-    outcome = judge(ended(tmp_path, seen, codes), 1.0).outcome
+    outcome = diagnose(ended(tmp_path, seen, codes), 1.0).outcome
     assert outcome.status == status
     assert f"rank {cause} was here" in outcome.message
 
 
 def test_what_was_left_before_a_requeue_is_no_news(tmp_path: Path) -> None:
     seen = Seen(state="FAILED", exit_code=2, num_restarts=1)
-    assert judge(ended(tmp_path, seen, {0: 6}, restart=0), 1.0).outcome.status == "refused"
-    assert judge(ended(tmp_path, seen, {0: 6}, restart=1), 1.0).again
+    assert diagnose(ended(tmp_path, seen, {0: 6}, restart=0), 1.0).outcome.status == "refused"
+    assert diagnose(ended(tmp_path, seen, {0: 6}, restart=1), 1.0).again
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_what_says_that_it_ended_well_is_waited_for_and_nothing_else(
     tmp_path: Path, state: str, codes: dict[int, int], is_done: bool
 ) -> None:
     seen = Seen(state=state, exit_code=0) if state else None
-    assert says_done(ended(tmp_path, seen, codes)) == is_done
+    assert reports_done(ended(tmp_path, seen, codes)) == is_done

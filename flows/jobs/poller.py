@@ -1,6 +1,6 @@
-"""The one watcher of a process: however many jobs are waited for, one question an interval.
+"""Poller of the scheduler: one query an interval for all jobs of a process.
 
-Whoever waits asks the watcher as often as it likes; it asks the scheduler when what it knows is
+A wait reads the poller at any rate. The poller queries the scheduler when its last answer is
 older than the interval, and once more soon after jobs were submitted. While the scheduler does not
 answer, the jobs go on and so does the wait.
 """
@@ -11,14 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 from flows.jobs import scheduler
-from flows.jobs.ledger import Job, Seen
+from flows.jobs.records import Job, Seen
 from flows.jobs.scheduler import SchedulerError
 
-TELL_EVERY_S = 300.0
+WARN_EVERY_S = 300.0
 SOON_S = 2.0  # after a job was submitted SLURM has found out whether and why it waits
 
 
-class Watcher:
+class Poller:
     """Thread-safe."""
 
     def __init__(self, period_s: float) -> None:
@@ -27,53 +27,55 @@ class Watcher:
         self._jobs: dict[str, Job] = {}
         self._since: dict[str, float] = {}
         self._seen: Mapping[str, Seen] = {}
-        self._asked_at = float("-inf")
+        self._queried_at = float("-inf")
         self._answered_at = float("-inf")
-        self._told_at = float("-inf")
+        self._warned_at = float("-inf")
         self._soon_at = float("inf")  # one look between two intervals, for jobs that are new
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, Seen] | None:
-        """What is known of the tasks of `jobs`, at most an interval old; a task that is absent is
-        not known to the scheduler. None while nothing is known of some of them yet."""
+        """Return the states of the tasks of `jobs`, at most an interval old.
+
+        An absent task is not known to the scheduler. None before the first answer about a job.
+        """
         with self._lock:
             now = time.monotonic()
             for job in jobs:
                 if job.job_id not in self._jobs:
                     self._jobs[job.job_id], self._since[job.job_id] = job, now
                     self._soon_at = min(self._soon_at, now + SOON_S)
-            if now - self._asked_at >= self._period_s or now >= self._soon_at:
-                self._ask()
+            if now - self._queried_at >= self._period_s or now >= self._soon_at:
+                self._query()
             if any(self._since[job.job_id] > self._answered_at for job in jobs):
                 return None
             tasks = {task for job in jobs for task in job.tasks}
             return {task: seen for task, seen in self._seen.items() if task in tasks}
 
     def drop(self, jobs: Sequence[Job]) -> None:
-        """Nobody waits for them any more."""
+        """Forget jobs that no wait needs."""
         with self._lock:
             for job in jobs:
                 self._jobs.pop(job.job_id, None)
                 self._since.pop(job.job_id, None)
 
-    def _ask(self) -> None:
-        asked_at = time.monotonic()
-        if asked_at >= self._soon_at:
+    def _query(self) -> None:
+        queried_at = time.monotonic()
+        if queried_at >= self._soon_at:
             self._soon_at = float("inf")
         try:
             self._seen = scheduler.states(list(self._jobs.values()))
-            self._answered_at = asked_at
+            self._answered_at = queried_at
         except SchedulerError as error:
-            if asked_at - self._told_at > TELL_EVERY_S:
-                self._told_at = asked_at
+            if queried_at - self._warned_at > WARN_EVERY_S:
+                self._warned_at = queried_at
                 sys.stderr.write(f"warning: {error}; jobs go on, and so does this wait\n")
-        self._asked_at = time.monotonic()
+        self._queried_at = time.monotonic()
 
 
-_watchers: dict[float, Watcher] = {}
+_pollers: dict[float, Poller] = {}
 _making = threading.Lock()
 
 
-def watcher(period_s: float) -> Watcher:
-    """The process's own: campaigns with the same interval share it."""
+def poller(period_s: float) -> Poller:
+    """Return this process's poller; campaigns with the same interval share it."""
     with _making:
-        return _watchers.setdefault(period_s, Watcher(period_s))
+        return _pollers.setdefault(period_s, Poller(period_s))
