@@ -243,7 +243,8 @@ def _check(file: Path, entry: FileEntry, artifact: Path, *, content: bool) -> No
 
 def _cure(artifact: Path) -> str:
     is_tracked = any((folder / ".dvc").is_dir() for folder in artifact.resolve().parents)
-    return ("restore it with `dvc pull`, or " if is_tracked else "") + (
-        f"move {artifact} away and run the same command again to make it anew (teacher videos in "
+    pulls = "`dvc pull` restores it or " if is_tracked else ""
+    return (
+        f"move {artifact} away, then {pulls}`afd resume NAME` makes it anew (teacher videos in "
         "clips/ are not paid again)"
     )

@@ -39,6 +39,7 @@ class PageWriter:
     def __init__(self, folder: Path, store: Path, params: Params, tracking_uri: str) -> None:
         self._folder, self._store, self._params, self._uri = folder, store, params, tracking_uri
         self._next: PageRequest | None = None
+        self._latest: PageRequest | None = None  # may still be on its way to the disk
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="campaign-page", daemon=True)
@@ -50,10 +51,10 @@ class PageWriter:
         except OSError as error:
             log.warning("the campaign page is not written: %s", error)
             return
-        if page == read_request(self._folder):
+        if page == (self._latest or read_request(self._folder)):
             return  # a finished campaign, typed again
         with self._changed:
-            self._next = page
+            self._next = self._latest = page
             if self._thread.ident is None:
                 self._thread.start()
             self._changed.notify()

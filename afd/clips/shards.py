@@ -197,6 +197,6 @@ def prompt_places(table: pd.DataFrame, prompts: Sequence[str]) -> list[int]:
 
 def _cure(folder: Path) -> str:
     return (
-        f"restore it with `dvc pull`, or move {folder} away and run the same command again to make "
-        "it anew (teacher videos in clips/ are not paid again)"
+        f"move {folder} away, then `dvc pull` restores it or `afd resume NAME` makes it anew "
+        "(teacher videos in clips/ are not paid again)"
     )

@@ -6,7 +6,7 @@ pointers (NNN.dvc) in another clone, and from the manifests behind both. Imports
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +58,8 @@ class Campaign:
     def student(self, chosen: Round = "last") -> RoundStudent:
         """Return the student of a round. Raises SamplingError naming the rounds that there are.
 
-        `last` is the one of the final evaluation, else that of the newest finished round.
+        `last` is the one of the final evaluation, else that of the newest finished round; never an
+        older one because its weights are missing.
         """
         there = self._students
         if not there:
@@ -67,9 +68,8 @@ class Campaign:
                 f"{self._cure('its first stages have not finished')}"
             )
         if chosen == "last":
-            index = self._final_round if self._final_round in there else _newest(there)
-        else:
-            index = None if chosen == "start" else chosen
+            chosen = self._last
+        index = None if chosen == "start" else chosen
         if index not in there:
             named = ", ".join(map(_named, sorted(there, key=_order)))
             raise SamplingError(
@@ -139,28 +139,37 @@ class Campaign:
         return found
 
     @property
-    def _final_round(self) -> int | None:
-        """The round of the student that the final evaluation was of; -1 where there is none yet."""
+    def _last(self) -> Round:
+        """The round whose student the final evaluation was of, else the newest finished round."""
+        finished = {int(name): made for name, made in self._records.items() if name.isdecimal()}
         for ref in self._records.get("final", {}).values():
             if ref.kind == "evaluation" and self.store.have(ref):
                 student = self.store.load(ref).manifest.made_from["student"]
-                for index, artifact in self._students.items():
-                    if artifact.manifest.fingerprint == student.fingerprint:
+                for index, made in finished.items():
+                    if student in made.values():
                         return index
-        return -1
+        return max(finished, default="start")
 
     def _cure_of_round(self, chosen: Round) -> str:
         """Return the cure for a round without a student; empty for one the campaign never had."""
         if isinstance(chosen, int) and f"{chosen:03d}" in self._records:
-            return f"; {self._cure('its weights are not in the store')}"
+            pulls = "`dvc pull` fetches them, " if self._is_tracked else ""
+            return (
+                f"; the weights of that round are not in the store: {pulls}"
+                f"`afd resume {self.name}` makes them anew"
+            )
         is_over = (self.folder / "summary.json").exists()
         return "" if is_over else f"; {self._cure('later rounds have not finished')}"
 
     def _cure(self, reason: str) -> str:
         """Return the cure for a student that is not in the store."""
-        if any(self._files(".dvc")) and any((up / ".dvc").is_dir() for up in _ups(self.folder)):
+        if self._is_tracked:
             return f"{reason}, or their files are fetched with `dvc pull`"
         return f"{reason}; `afd status` tells how far it is"
+
+    @property
+    def _is_tracked(self) -> bool:
+        return any(self._files(".dvc")) and any((up / ".dvc").is_dir() for up in _ups(self.folder))
 
 
 def open_campaign(campaign: str | Path, store: str | Path | None = None) -> Campaign:
@@ -178,6 +187,7 @@ def open_campaign(campaign: str | Path, store: str | Path | None = None) -> Camp
         problem = "has finished nothing yet" if is_known else f"there is no such campaign in {runs}"
         raise SamplingError(
             f"{campaign}: {problem}; campaigns with a student there: {', '.join(there) or 'none'}"
+            + ("" if there else "\n  afd campaign demo --params params/pocket.yaml    makes one")
         )
     return Campaign(folder, Store(_store_of(folder, store)))
 
@@ -263,10 +273,6 @@ def _params(file: Path) -> dict[str, Any]:
 def _ups(folder: Path) -> list[Path]:
     at = folder.resolve()
     return [at, *at.parents]
-
-
-def _newest(there: Mapping[int | None, Artifact]) -> int | None:
-    return max(there, key=_order)
 
 
 def _order(index: int | None) -> int:

@@ -1,6 +1,7 @@
 """The campaign page: in a real Chromium, from its file and from its server, while rounds come."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pytest
 
 from afd.campaign_page.compose import write_page
 from afd.campaign_page.request import PageRequest
-from flows.campaign_page import page_request, read_request
+from flows.campaign_page import PageWriter, page_request, read_request
 from flows.commands.page_server import served
 from flows.inputs import chosen_cluster
 from flows.last_command import LastCommand, write_last_command
@@ -121,6 +122,20 @@ def test_films_of_rounds_that_are_there_are_not_made_again(on_disk: PageOnDisk) 
 def test_an_equal_page_is_not_asked_for_again(finished: PageOnDisk) -> None:
     assert read_request(finished.campaign.folder) == finished.request("finished")
     assert read_request(finished.campaign.folder) != finished.request("running")
+
+
+def test_a_finished_campaign_typed_again_ends_as_finished(finished: PageOnDisk) -> None:
+    """The page of a start may still be on its way when the campaign ends as it began."""
+    campaign = finished.campaign
+    writer = PageWriter(campaign.folder, campaign.store.root, campaign.params, finished.uri)
+    writer.write("running")
+    writer.close("finished")
+    deadline = time.monotonic() + 120
+    while read_request(campaign.folder) != finished.request("finished"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(1)  # nothing is written after it
+    assert read_request(campaign.folder) == finished.request("finished")
 
 
 @pytest.mark.browser

@@ -197,7 +197,7 @@ def test_a_damaged_input_is_named_before_it_is_used(
     assert call(tmp_path, request, "harvest") == 3
     told = capsys.readouterr().err
     assert "sha256" in told
-    assert "run the same command again to make it anew" in told
+    assert "`afd resume NAME` makes it anew" in told
 
 
 def test_an_artifact_made_elsewhere_now_is_busy(tmp_path: Path) -> None:
