@@ -115,7 +115,9 @@ def test_what_differs_from_its_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"sub/b\.bin: 18 bytes, not 6"):
         store.load(REF)
     file.unlink()
-    with pytest.raises(StoreError, match=r"sub/b\.bin: missing; move .* away and run the same"):
+    with pytest.raises(
+        StoreError, match=r"sub/b\.bin: missing; move .* away, then `afd resume NAME` makes it"
+    ):
         store.load(REF)
     (tmp_path / ".dvc").mkdir()  # where bytes are tracked, they can be had back
     with pytest.raises(StoreError, match=r"sub/b\.bin: missing; restore it with `dvc pull`"):
