@@ -116,7 +116,7 @@ def test_what_differs_from_its_manifest_is_named(tmp_path: Path) -> None:
         store.load(REF)
     file.unlink()
     with pytest.raises(
-        StoreError, match=r"sub/b\.bin: missing; move .* away, then `afd resume NAME` makes it"
+        StoreError, match=r"sub/b\.bin: missing; move .* `afd resume NAME` makes it"
     ):
         store.load(REF)
     (tmp_path / ".dvc").mkdir()  # where bytes are tracked, they can be had back
