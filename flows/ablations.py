@@ -30,13 +30,12 @@ from afd.store import Store
 from flows.ablation_progress import GroupProgress
 from flows.campaign import play_final, play_horizon
 from flows.campaign_lock import LockHolder, holder_of
-from flows.dry_run import final_state
+from flows.dry_run import DryRunStages, NotComputedError, final_state
 from flows.errors import UserError
 from flows.jobs.site import log_tail
 from flows.last_command import read_last_command
 from flows.paths import CampaignPaths, saved_params
 from flows.recorded import cell_name
-from flows.tasks import DryRunStages, NotComputedError
 
 POCKET, ABLATIONS, GRID = (Path("params") / n for n in ("pocket.yaml", "ablations", "grid.yaml"))
 RESULTS = Path("results")

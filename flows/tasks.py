@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from afd.artifacts import ArtifactRef
 from afd.failpoints import failpoint
-from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageName, StageRequest
-from afd.store import Store
 from flows.dispatch import StageFailedError, compute
 from flows.jobs.site import GivenUpError, log_tail
 from flows.prefect_runs.final_states import ends_in_words, raise_ended
@@ -146,41 +144,6 @@ class Ready:
 
     def result(self) -> ArtifactRef:
         return self._ref
-
-
-class DryRunStages:
-    """Names what stages would make, without making it: identity is known beforehand.
-
-    Alarms decide by what rounds showed, which is read from `store` as far as they are made; where
-    alarms steer, names after a round that is not made are not known.
-    """
-
-    def __init__(self, store: Store | None = None, *, alarms_steer: bool = False) -> None:
-        self._store, self._alarms_steer = store, alarms_steer
-
-    def make(self, request: StageRequest) -> ArtifactRef:
-        return request.output
-
-    def begin(self, request: StageRequest) -> Pending:
-        return Ready(request.output)
-
-    def summary(self, ref: ArtifactRef) -> Mapping[str, object]:
-        """Return an artifact's summary, empty for one that is not in the store.
-
-        Raises NotComputedError where alarms decide by it.
-        """
-        if self._store is not None and self._store.have(ref):
-            return self._store.load(ref).manifest.summary
-        if self._alarms_steer:
-            raise NotComputedError(
-                f"{ref.kind} {ref.short} has not been made: alarms that steer decide by it what "
-                "comes after it; play the campaign's rounds in order"
-            )
-        return {}
-
-
-class NotComputedError(RefusedError):
-    """The next stages depend on a metric of an artifact that is not in the store."""
 
 
 class Opaque:

@@ -16,6 +16,7 @@ from flows.campaign import play_final, play_horizon, refuse_no_round
 from flows.campaign_lock import already_running, sure_holder_of
 from flows.command_text import short_path
 from flows.commands.consoles import console
+from flows.dry_run import DryRunStages, NotComputedError
 from flows.last_command import CommandKind
 from flows.paths import (
     CampaignPaths,
@@ -29,7 +30,7 @@ from flows.prefect_runs.reach import configured_api
 from flows.round import play_round, play_start
 from flows.session import read_round
 from flows.state import CampaignState
-from flows.tasks import DryRunStages, NotComputedError, Pending
+from flows.tasks import Pending
 
 
 class CountedStages(DryRunStages):

@@ -9,10 +9,10 @@ from afd.artifacts import ArtifactRef
 from afd.config import Params
 from afd.params import load_params
 from afd.runtime.request import StageName, StageRequest
-from flows.dry_run import state_before
+from flows.dry_run import NotComputedError, state_before
 from flows.round import play_round, play_start
 from flows.state import CampaignState
-from flows.tasks import NotComputedError, Pending, Ready
+from flows.tasks import Pending, Ready
 
 PARAMS = Path(__file__).resolve().parents[2] / "params" / "tiny.yaml"
 
