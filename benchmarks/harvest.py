@@ -22,7 +22,7 @@ from pathlib import Path
 from afd.clips.requests import ClipRequest, clip_request, distinct, order_key, teacher_spec
 from afd.config import RemoteTeacher
 from afd.harvest.ledger import Ledger
-from afd.harvest.live import Live
+from afd.harvest.progress import HarvestProgress
 from afd.harvest.run import harvest
 from afd.prompts import Prompt, prompt_id
 from afd.store import Store
@@ -57,7 +57,7 @@ def throughput(root: Path) -> None:
         teacher = teacher_at(vendor.stdout.readline().strip())
         marks: list[tuple[float, int]] = []
 
-        def mark(live: Live) -> None:
+        def mark(live: HarvestProgress) -> None:
             marks.append((time.monotonic(), live.num_ended))
 
         cpu = time.process_time()
@@ -106,17 +106,19 @@ def ledger(root: Path) -> None:
     teacher = teacher_at("http://127.0.0.1:9/v1")
     asked = teacher_spec(teacher)
     started = time.monotonic()
-    wants = wants_of(teacher, NUM_ORDERS)
+    requests = wants_of(teacher, NUM_ORDERS)
     with Ledger(root) as opened:
-        opened.plan(asked, ((one, 0) for one in wants))
+        opened.plan(asked, ((one, 0) for one in requests))
     planned = time.monotonic() - started
     started = time.monotonic()
-    wants = list(distinct(wants_of(teacher, NUM_ORDERS)))
+    requests = list(distinct(wants_of(teacher, NUM_ORDERS)))
     with Ledger(root) as opened:
         opened.begin_work()
         opened.take_over(asked)
-        standing = opened.standing(asked)
-        keys = [order_key(one.slot, standing[one.slot][0], seeded=True) for one in wants]
+        standing = opened.last_attempts(asked)
+        keys = [
+            order_key(one.request_id, standing[one.request_id][0], seeded=True) for one in requests
+        ]
         claim, _ = opened.claim(keys[0], 1, 10**9, 16)
         opened.end_work()
     resumed = time.monotonic() - started

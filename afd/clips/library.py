@@ -1,10 +1,10 @@
-"""Where paid clips stand for ever: `<store>/clips`, append-only, each with what is known about it.
+"""The append-only library of paid clips in `<store>/clips`, each with its provenance.
 
     clips/<key[:2]>/<key>.<sha256[:16]>.mp4     the file as it was delivered
     clips/<key[:2]>/<key>.<sha256[:16]>.json    its provenance: prompt, model, cost, ...
 
-The mp4 comes last: a clip that stands here is whole, and the ledger may be lost without paying
-twice. Nothing of this project deletes from here.
+The mp4 is written last, so a clip in the library is whole. If the ledger is lost, no clip of the
+library is paid twice. No code of this project deletes from here.
 """
 
 import hashlib
@@ -24,19 +24,19 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class StoredClip:
-    """One clip of the vault."""
+    """One clip of the library."""
 
     key: str
     path: Path
 
     @property
     def note(self) -> Path:
-        """Its provenance, as a file."""
+        """The JSON file with the clip's provenance."""
         return self.path.with_suffix(".json")
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What was written beside it; {} where nothing is. Raises StoreError for a broken note."""
+        """The provenance; {} if its file is missing. Raises StoreError for an unreadable file."""
         try:
             content = json.loads(self.note.read_bytes())
         except FileNotFoundError:
@@ -48,20 +48,20 @@ class StoredClip:
         return cast("dict[str, Any]", content)
 
     def restate(self, changes: Mapping[str, Any]) -> bool:
-        """Write what is known anew into its note; what it said before is kept in there.
+        """Change fields of the provenance and move their old values to `earlier`.
 
-        Gives whether anything changed.
+        Return True if a value changed.
         """
-        said = self.provenance
-        before = {name: said.get(name) for name in changes}
+        provenance = self.provenance
+        before = {name: provenance.get(name) for name in changes}
         if before == dict(changes):
             return False
-        earlier = [*said.get("earlier", []), before]
-        write_atomic(self.note, _as_note(said | dict(changes) | {"earlier": earlier}))
+        earlier = [*provenance.get("earlier", []), before]
+        write_atomic(self.note, _as_note(provenance | dict(changes) | {"earlier": earlier}))
         return True
 
     def read(self) -> bytes:
-        """Its bytes. Raises StoreError when they are not those that were paid."""
+        """Return the clip's bytes. Raises StoreError if they differ from those that were paid."""
         clip = self.path.read_bytes()
         if not self.path.stem.endswith(f".{hashlib.sha256(clip).hexdigest()[:DIGITS]}"):
             raise damaged_clip_error(self.path)
@@ -69,9 +69,9 @@ class StoredClip:
 
 
 def add_file(store: Store, key: str, file: Path, provenance: Mapping[str, Any]) -> StoredClip:
-    """Move a whole file, already on the disk, into the vault under `key`; a kept one stays.
+    """Move a complete file into the library under `key`; an existing clip stays unchanged.
 
-    `file` must stand on the store's own disk. `provenance` must be JSON.
+    `file` must be on the store's own disk. `provenance` must be JSON.
     """
     digest = _sha256(file)
     path = clip_path(store, key, digest)
@@ -89,7 +89,7 @@ def add_file(store: Store, key: str, file: Path, provenance: Mapping[str, Any]) 
 
 
 def add_bytes(store: Store, key: str, clip: bytes, provenance: Mapping[str, Any]) -> StoredClip:
-    """The same for a clip that was filmed here and stands on no disk yet."""
+    """Write a clip that is in memory into the library under `key`."""
     path = clip_path(store, key, hashlib.sha256(clip).hexdigest())
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.with_suffix(".json").exists():
@@ -100,12 +100,12 @@ def add_bytes(store: Store, key: str, clip: bytes, provenance: Mapping[str, Any]
 
 
 def clip_path(store: Store, key: str, sha256: str) -> Path:
-    """Where a clip of this key and content stands."""
+    """Return the path of a clip with this key and content."""
     return store.clips / key[:2] / f"{key}.{sha256[:DIGITS]}.mp4"
 
 
 def find_clip(store: Store, key: str) -> StoredClip | None:
-    """The clip of this key, or None. Raises StoreError where all its files have changed."""
+    """Return the clip of this key, or None. Raises StoreError if all its files have changed."""
     found = sorted((store.clips / key[:2]).glob(f"{key}.*.mp4"))
     for path in found:
         if path.stem.endswith(f".{_sha256(path)[:DIGITS]}"):
@@ -116,17 +116,17 @@ def find_clip(store: Store, key: str) -> StoredClip | None:
 
 
 def clip_paths(store: Store) -> dict[str, Path]:
-    """Key -> file of everything in the vault, by names alone: a hundred thousand in a second."""
+    """Return key -> file of the whole library, from names alone: 100,000 files in a second."""
     return {path.name.partition(".")[0]: path for path in _files(store.clips)}
 
 
-def content_digests(kept: Mapping[str, Path]) -> dict[str, str]:
-    """Key -> the head of its clip's sha256, which its name ends with; `kept` are `kept_keys`."""
-    return {key: path.stem.rpartition(".")[2] for key, path in kept.items()}
+def content_digests(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Return key -> the first 16 digits of the clip's sha256, by the names of `paths`."""
+    return {key: path.stem.rpartition(".")[2] for key, path in paths.items()}
 
 
 def damaged_clip_error(path: Path) -> StoreError:
-    """The error of a clip whose bytes are not those that were paid."""
+    """Return the error for a clip whose bytes differ from those that were paid."""
     return StoreError(
         f"{path}: a paid teacher video has changed on disk. Restore it from a backup; only if it "
         f"is lost for good, `rm {path}` and, of a clip that was ordered, `afd harvest resolve "

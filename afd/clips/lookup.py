@@ -1,7 +1,7 @@
-"""Which clip answers which want: out of the vault, or out of the shards that a clone pulled.
+"""Lookup of requested clips in the library and in the shards that a clone pulled.
 
-A want is answered by the first of its attempts that has a clip. Nothing is asked of a vendor here,
-so a campaign replays from its store alone when the teacher is gone.
+The first attempt with a clip fulfils a request. The lookup sends nothing to a vendor, so a campaign
+replays from its store alone when the teacher is gone.
 """
 
 import json
@@ -15,20 +15,20 @@ from afd.clips.requests import ClipRequest, TeacherSpec, order_key
 from afd.clips.shard_tables import read_columns
 from afd.store import Store
 
-_READ = ("num_frames", "fps", "width", "height")  # what a shard need not decode for again
+_READ = ("num_frames", "fps", "width", "height")  # a shard copies these instead of decoding
 MAX_ATTEMPTS = 11  # num_retries is at most 10
 
 
 @dataclass(frozen=True)
 class FoundClip:
-    """One clip and what is known of it: a file of the vault, or a row of a shard."""
+    """One clip: a file of the library, or a row of a shard."""
 
     key: str
     file: Path | None
     shard: Path | None
 
     def row(self) -> dict[str, Any]:
-        """As a row of the round's shard: its bytes or its path, `key`, `provenance`, `seed`."""
+        """Return a row for the round's shard: bytes or path, `key`, `provenance`, `seed`."""
         if self.file is not None:
             clip = StoredClip(self.key, self.file)
             clip.read()  # raises StoreError where its bytes have changed
@@ -47,39 +47,40 @@ class FoundClip:
 
 
 def find_clips(
-    store: Store, asked: TeacherSpec, wants: Sequence[ClipRequest]
+    store: Store, spec: TeacherSpec, requests: Sequence[ClipRequest]
 ) -> dict[str, FoundClip]:
-    """slot -> its clip, of every want that has one."""
-    in_vault = clip_paths(store)
+    """Return request_id -> clip for each request that has a clip."""
+    stored = clip_paths(store)
     in_shards: dict[str, Path] | None = None
     found: dict[str, FoundClip] = {}
-    for want in wants:
-        key = next((key for key in _keys(want, asked) if key in in_vault), None)
+    for request in requests:
+        key = next((key for key in _keys(request, spec) if key in stored), None)
         if key is not None:
-            found[want.slot] = FoundClip(key, in_vault[key], None)
+            found[request.request_id] = FoundClip(key, stored[key], None)
             continue
         in_shards = shards_by_key(store) if in_shards is None else in_shards
-        key = next((key for key in _keys(want, asked) if key in in_shards), None)
+        key = next((key for key in _keys(request, spec) if key in in_shards), None)
         if key is not None:
-            found[want.slot] = FoundClip(key, None, in_shards[key])
+            found[request.request_id] = FoundClip(key, None, in_shards[key])
     return found
 
 
-def _keys(want: ClipRequest, asked: TeacherSpec) -> Iterator[str]:
-    """Of every attempt that there can be: a ledger may know fewer than the clips that stand here.
+def _keys(request: ClipRequest, spec: TeacherSpec) -> Iterator[str]:
+    """Return the keys of all possible attempts of a request; takes 30 us.
 
-    It is another one's in a clone, and an older one where a backup was put back. 30 us a want.
+    The ledger may have fewer attempts than the library has clips: in a clone it belongs to another
+    store, and after a restored backup it is older.
     """
-    return (order_key(want.slot, n, seeded=asked.seeded) for n in range(MAX_ATTEMPTS))
+    return (order_key(request.request_id, n, seeded=spec.seeded) for n in range(MAX_ATTEMPTS))
 
 
 def shards_by_key(store: Store, column: str = "key") -> dict[Any, Path]:
-    """Request key -> the shard that holds its clip: what stands in a shard was paid.
+    """Return order key -> the shard with its clip; all clips of shards were paid.
 
-    `column` may be `seed`: shards of clips that were filmed here name their requests by it.
+    `column` may be `seed`, which identifies the clips of local teachers.
 
-    Raises StoreError for a shard that cannot be read: it is restored first, for nobody knows what
-    of it was paid.
+    Raises StoreError for a shard that cannot be read: it must be restored first, since the paid
+    clips in it are unknown.
     """
     made = [artifact.ref for artifact in store.all() if artifact.manifest.kind == "teacher_clips"]
     folders = [store.load(ref).path for ref in made]
@@ -92,7 +93,7 @@ def shards_by_key(store: Store, column: str = "key") -> dict[Any, Path]:
 
 
 def read_shard_row(folder: Path, column: str, value: object) -> dict[str, Any]:
-    """The row whose `column` is `value`, with its bytes, verified."""
+    """Return the row whose `column` is `value`, with its verified bytes."""
     from afd.clips.shards import read_row, read_table  # imports torch: paid where it is needed
 
     table = read_table(folder)

@@ -1,9 +1,9 @@
-"""Words in place of a video: a page, a message, a playlist. Nothing in them was paid for.
+"""Detection of deliveries that are text in place of a video: a page, a message, a playlist.
 
-They may echo the key or hold a signed URL, so they are not kept. What could be a clip always is:
-words are only what is text from its first byte to its last (in 8 or 16 bits, also compressed), or
-begins as a page does and holds no mark of a film. A film that came wrapped in words is taken out of
-them: what stands behind the headers of a part, or in base64 inside a message.
+Text may repeat the API key or hold a signed URL, so it is not stored. Anything that could be a clip
+is stored: a delivery is text only if all its bytes are text (8 or 16 bits, also compressed), or if
+it begins as a page does and has no signature of a video. A video inside text is extracted: behind
+the headers of a part, or in base64 inside a message.
 """
 
 import base64
@@ -33,7 +33,7 @@ Blocks = Callable[[], Iterator[bytes]]
 
 
 def file_blocks(file: Path) -> Blocks:
-    """The bytes of a file, as often as they are asked for."""
+    """Return a function that reads the file's blocks anew at each call."""
 
     def blocks() -> Iterator[bytes]:
         with file.open("rb") as stream:
@@ -44,9 +44,9 @@ def file_blocks(file: Path) -> Blocks:
 
 
 def is_text_only(blocks: Blocks, secrets: tuple[str, ...] = (), depth: int = 0) -> bool:
-    """Whether nothing but words was delivered; `secrets` make words of what is no film.
+    """Return True if a delivery is text; also if it holds a secret and no video.
 
-    `depth`: inside so many compressed bodies.
+    `depth` counts the compressed bodies around it.
     """
     head = next(blocks(), b"")
     if not head:
@@ -56,14 +56,14 @@ def is_text_only(blocks: Blocks, secrets: tuple[str, ...] = (), depth: int = 0) 
     unpacked = _unpacked(blocks) if head[:2] == b"\x1f\x8b" or head[:1] == b"\x78" else None
     if unpacked is not None:
         return depth < _DEEPEST and is_text_only(lambda: iter([unpacked]), secrets, depth + 1)
-    wanted = [form for secret in secrets for form in (secret.encode(), secret.encode("utf-16-le"))]
-    if head.lstrip().startswith(_PAGES) or any(_found(blocks, re.escape(w)) for w in wanted):
+    encoded = [form for secret in secrets for form in (secret.encode(), secret.encode("utf-16-le"))]
+    if head.lstrip().startswith(_PAGES) or any(_found(blocks, re.escape(w)) for w in encoded):
         return not _found(blocks, _FILM)
     return False
 
 
 def video_in_base64(file: Path) -> bytes | None:
-    """The film that a message of words holds in base64."""
+    """Return the video that a text holds in base64, or None."""
     with file.open("rb") as stream:
         packed = _IN_BASE64.search(stream.read(2 * _MOST_UNPACKED))
     if packed is None:
@@ -76,7 +76,7 @@ def video_in_base64(file: Path) -> bytes | None:
 
 
 def video_offset(file: Path) -> int | None:
-    """Where a film begins that came with the headers of its part or answer."""
+    """Return the offset of a video behind the headers of its part or answer, or None."""
     with file.open("rb") as stream:
         head = stream.read(_BLOCK)
     found = _FILM.search(head)
@@ -94,7 +94,7 @@ def _is_wide_text(blocks: Blocks) -> bool:
 
 
 def _decodes(blocks: Blocks, encoding: str) -> bool:
-    """Whether all of it is printable in `encoding`."""
+    """Return True if all blocks are printable in `encoding`."""
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
         for block in blocks():
@@ -107,7 +107,7 @@ def _decodes(blocks: Blocks, encoding: str) -> bool:
 
 
 def _unpacked(blocks: Blocks) -> bytes | None:
-    """What gzip or zlib hold, if that is not more than it may be."""
+    """Return the decompressed body of gzip or zlib data, or None if it is above 64 MB."""
     unpacker, out = zlib.decompressobj(47), bytearray()  # 32 + 15: whichever it is
     try:
         for block in blocks():
@@ -122,9 +122,9 @@ def _unpacked(blocks: Blocks) -> bytes | None:
 
 
 def _found(blocks: Blocks, pattern: bytes | re.Pattern[bytes]) -> bool:
-    wanted, tail = re.compile(pattern), b""
+    compiled, tail = re.compile(pattern), b""
     for block in blocks():
-        if wanted.search(tail + block):
+        if compiled.search(tail + block):
             return True
-        tail = block[-max(_OVERLAP, len(wanted.pattern)) :]
+        tail = block[-max(_OVERLAP, len(compiled.pattern)) :]
     return False

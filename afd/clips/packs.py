@@ -1,10 +1,10 @@
-"""The vault as a few large files: tar shards beside a table each, for DVC and for copying.
+"""Packs: the library as a few large files, each a tar shard with a table, for DVC and copying.
 
     <store>/packs/<digest of its keys[:16]>/clips.tar, clips.parquet
 
 A hundred thousand small files are slow for DVC, for network disks and for people. A pack holds
-whole clips with their provenance, is written whole or not at all, and never changes: what came
-later goes into the next one. The vault keeps its files; nothing is deleted.
+complete clips with their provenance, is written completely or not at all, and never changes: later
+clips go into the next pack. The library keeps its files; nothing is deleted.
 """
 
 import hashlib
@@ -30,33 +30,33 @@ FACTS = {
     "fps": "fps",
     "width": "width",
     "height": "height",
-}  # of a note -> of a table
+}  # field of a clip's provenance -> column of a table
 
 
 @dataclass(frozen=True)
 class PackResult:
-    """What a call did."""
+    """Result of `pack`."""
 
-    folders: tuple[Path, ...]  # made by this call
+    folders: tuple[Path, ...]  # written by this call
     num_clips: int
-    num_before: int  # clips that stood in packs already
+    num_before: int  # clips that were in packs before
 
 
 def pack_folders(store: Store) -> list[Path]:
-    """Every finished pack."""
+    """Return the folders of all finished packs."""
     return sorted(table.parent for table in (store.root / "packs").glob(f"[!.]*/{TABLE}"))
 
 
 def worth_packing(num_clips: int) -> bool:
-    """Whether a person should be told about `pack`."""
+    """Return True if the library is large enough for packs to pay off."""
     return num_clips >= WORTH_PACKING
 
 
 def pack(store: Store, clips_per_shard: int = CLIPS_PER_SHARD) -> PackResult:
-    """Put every clip of the vault that is in no pack into new ones, in the order of keys.
+    """Write each clip of the library that is in no pack into new packs, in the order of keys.
 
-    Memory holds one clip and one table. A kill leaves finished packs and nothing else visible.
-    Errors: StoreError naming the clip that has changed or the disk's reason.
+    Memory holds one clip and one table. A kill leaves only finished packs visible.
+    Errors: StoreError with the clip that has changed or the disk's reason.
     """
     before: set[str] = set()
     for folder in pack_folders(store):
@@ -70,9 +70,9 @@ def pack(store: Store, clips_per_shard: int = CLIPS_PER_SHARD) -> PackResult:
 
 
 def unpack(store: Store) -> int:
-    """Into the vault what stands in packs and rounds only, as in a fresh clone: how many clips.
+    """Copy clips that only packs and shards of rounds have into the library; return their number.
 
-    Each is compared with its sha256 first. Provenance comes back with it.
+    Each clip is compared with its sha256 first. Its provenance is written too.
     """
     there, count = set(clip_paths(store)), 0
     incoming = store.root / f".unpacking.{os.getpid()}.mp4"
@@ -88,7 +88,7 @@ def unpack(store: Store) -> int:
 
 
 def folders_with_keys(store: Store) -> list[Path]:
-    """Packs and shards of rounds whose rows name the orders they answer: what a clone pulls."""
+    """Return the packs and shards of rounds whose rows have order keys."""
     return sorted(set(shards_by_key(store).values()))
 
 
@@ -113,7 +113,7 @@ def _pack_one(store: Store, clips: list[tuple[str, Path]]) -> Path:
 def _rows(clips: list[tuple[str, Path]]) -> Iterator[dict[str, Any]]:
     for key, path in clips:
         note = StoredClip(key, path).provenance
-        if not note:  # a pack never changes: what it says wrong it says for ever
+        if not note:  # a pack never changes, so an error in it would stay
             raise StoreError(
                 f"{path}: its note is missing. `afd harvest verify --mend` writes it anew from "
                 "what packs, shards and the ledger know. Finished packs are kept"

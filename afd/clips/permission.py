@@ -1,7 +1,7 @@
-"""May a clip be trained on? Its own record says so, whatever params say of their teacher.
+"""Permission to train on a clip, by its own record and not by the params of its teacher.
 
-The record is the note beside a clip in the vault; of a clip that stands in a shard alone, what the
-shard's row says. Where neither says anything the answer is `unknown`, which is not yes.
+The record is the note beside a clip in the library, or the shard's row for a clip that only a shard
+has. Without a statement the permission is `unknown`, which is not yes.
 """
 
 import json
@@ -25,16 +25,16 @@ HAVE_RECORDS = ("remote", "folder")  # kinds of teachers; the others film here, 
 
 
 class NotPermittedError(ValueError):
-    """Clips that may not be trained on: which, of what source, how that is mended."""
+    """Training on these clips is not permitted; the text names clip, source and cure."""
 
 
 class PermitError(ValueError):
-    """A statement about clips that are not there."""
+    """A statement names a source of which the store has no clip."""
 
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """What one clip's own record says."""
+    """The provenance of one clip, read for its permission."""
 
     key: str
     about: Mapping[str, Any]
@@ -45,16 +45,16 @@ class ClipRecord:
 
     @property
     def source(self) -> str:
-        """Provider and model, or folder and name."""
+        """Provider and model, or `folder` and name."""
         return f"{self.about.get('provider', '?')}/{self.about.get('model', '?')}"
 
     @property
     def terms(self) -> str:
-        """Where and when its terms were read."""
-        said = self.about.get("terms")
-        if not isinstance(said, dict):
+        """The URL of the terms and the date on which they were read."""
+        found = self.about.get("terms")
+        if not isinstance(found, dict):
             return "no terms"
-        terms = cast("dict[str, Any]", said)
+        terms = cast("dict[str, Any]", found)
         return f"{terms.get('url')}, read on {terms.get('date')}"
 
 
@@ -65,18 +65,18 @@ def refuse_clips(store: Store, clips: Artifact) -> None:
 
 
 def refuse_requests(
-    store: Store, teacher: RemoteTeacher | FolderTeacher, wants: Sequence[ClipRequest]
+    store: Store, teacher: RemoteTeacher | FolderTeacher, requests: Sequence[ClipRequest]
 ) -> None:
-    """The same for clips that the store has already, before any of them is asked for."""
-    _refuse(store, records(store, teacher, wants))
+    """Raise NotPermittedError unless the stored clips of these requests may be trained on."""
+    _refuse(store, records(store, teacher, requests))
 
 
 def records(
-    store: Store, teacher: RemoteTeacher | FolderTeacher, wants: Sequence[ClipRequest]
+    store: Store, teacher: RemoteTeacher | FolderTeacher, requests: Sequence[ClipRequest]
 ) -> Iterator[ClipRecord]:
-    """Of every want that has a clip."""
+    """Yield the record of each request that has a clip."""
     by_shard: dict[Path, dict[str, ClipRecord]] = {}
-    for answer in find_clips(store, teacher_spec(teacher), wants).values():
+    for answer in find_clips(store, teacher_spec(teacher), requests).values():
         if answer.file is not None:
             yield ClipRecord(answer.key, StoredClip(answer.key, answer.file).provenance)
         elif answer.shard is not None:
@@ -87,7 +87,7 @@ def records(
 
 
 def permit(store: Store, source: str, permitted: Permission, terms: Terms) -> int:
-    """Write into the record of every clip of `source` what its terms say: how many changed.
+    """Write a permission into the records of all clips of `source`; return the number changed.
 
     `source` is provider/model, as `Record.source` and errors name it.
     Raises PermitError, StoreError.
@@ -102,9 +102,9 @@ def permit(store: Store, source: str, permitted: Permission, terms: Terms) -> in
     with told(store.root):
         for key, path in clip_paths(store).items():
             clip = StoredClip(key, path)
-            said = ClipRecord(key, clip.provenance).source
-            known.add(said)
-            if said == source:
+            found = ClipRecord(key, clip.provenance).source
+            known.add(found)
+            if found == source:
                 num_found += 1
                 num_changed += update_statement(clip, statement)
     if not num_found:
@@ -117,9 +117,9 @@ def permit(store: Store, source: str, permitted: Permission, terms: Terms) -> in
 
 
 def update_statement(clip: StoredClip, statement: Mapping[str, Any]) -> bool:
-    """Write a statement into a clip's record, unless it says so already."""
-    said = clip.provenance
-    if all(said.get(name) == statement[name] for name in ("training_permitted", "terms")):
+    """Write a statement into a clip's record; return True if the record changed."""
+    about = clip.provenance
+    if all(about.get(name) == statement[name] for name in ("training_permitted", "terms")):
         return False
     return clip.restate(statement)
 
@@ -145,10 +145,10 @@ def _refuse(store: Store, found: Iterable[ClipRecord]) -> None:
 
 
 def _of_shard(store: Store, folder: Path) -> Iterator[ClipRecord]:
-    """A record a row; the vault's note, where there is one, is the newer one."""
+    """Yield a record for each row; the library's note, if there is one, is newer and wins."""
     for row in read_columns(folder, "key", "provenance"):
-        key, said = str(row.get("key") or ""), row.get("provenance")
-        about: Any = json.loads(said) if said else {}
+        key, text = str(row.get("key") or ""), row.get("provenance")
+        about: Any = json.loads(text) if text else {}
         for note in sorted((store.clips / key[:2]).glob(f"{key}.*.mp4")) if key else ():
             about = StoredClip(key, note).provenance or about
         yield ClipRecord(key, cast("dict[str, Any]", about) if isinstance(about, dict) else {})

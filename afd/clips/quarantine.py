@@ -1,13 +1,13 @@
-"""What was delivered and cannot be used: kept with its reason, judged again when policies change.
+"""Quarantine of unusable deliveries: each file with its reason, inspected again on request.
 
-    <store>/quarantine/<sha256[:32]>.bin     the bytes as they came; no player opens that name
-    <store>/quarantine/<sha256[:32]>.json    why, its first bytes, and where it came from
+    <store>/quarantine/<sha256[:32]>.bin     the bytes as delivered; no player opens that suffix
+    <store>/quarantine/<sha256[:32]>.json    the reason, the first bytes and the provenance
 
 Text is not kept (afd/clips/non_video.py): a page or a message in place of a video may repeat the
 key or a signed URL. One line with the text's size and sha256 replaces it.
 
-The note stands before the file, so a file here always has one. Nothing here is ever deleted: what
-turns out to be sound moves back to where it belongs, its note to `quarantine/restored/`.
+The note is written before the file, so each file has a note. Nothing is deleted: a file that proves
+to be sound moves to the library, and its note to `quarantine/restored/`.
 """
 
 import hashlib
@@ -24,25 +24,25 @@ from afd.clips import non_video
 from afd.store import Store, StoreError, sync_folder, told, write_atomic, write_json
 from afd.video.mp4_boxes import beginning
 
-FIRST_BYTES = 64  # enough to see HTML, JSON or a playlist
+FIRST_BYTES = 64  # enough to recognise HTML, JSON or a playlist
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file put aside."""
+    """One file in quarantine."""
 
     path: Path
     sha256: str
     num_bytes: int
     reason: str
-    first_bytes: str  # what may be shown of them (afd.video.mp4_boxes.beginning)
-    provenance: tuple[dict[str, Any], ...]  # of every order that was answered with these bytes
+    first_bytes: str  # without secrets (afd.video.mp4_boxes.beginning)
+    provenance: tuple[dict[str, Any], ...]  # of each order that these bytes were delivered for
     put_at: str
 
 
 def folder(store: Store) -> Path:
-    """Where files put aside stand."""
+    """Return the quarantine's folder."""
     return store.root / "quarantine"
 
 
@@ -53,10 +53,10 @@ def put(
     provenance: dict[str, Any],
     secrets: tuple[str, ...] = (),
 ) -> Entry:
-    """Move `file` into quarantine; equal bytes are kept once, with everybody's provenance.
+    """Move `file` into quarantine; equal bytes are stored once, with the provenance of all orders.
 
-    `secrets` are looked for in what is no film. Errors: StoreError when the disk refuses; the file
-    is then still where it was.
+    A file that holds one of `secrets` and no video is replaced by one line. Errors: StoreError if
+    the disk refuses; the file then stays at its place.
     """
     place = folder(store)
     with told(store.root):
@@ -82,7 +82,7 @@ def put(
 
 
 def entries(store: Store) -> Iterator[Entry]:
-    """Everything in quarantine by name. StoreError for a note that cannot be read."""
+    """Yield all entries by name. Raises StoreError for a note that cannot be read."""
     for note in sorted(folder(store).glob("*.json")):
         entry = read(note)
         if entry and entry.path.exists():  # a kill between note and file leaves the note alone
@@ -94,10 +94,10 @@ def revalidate(
     problem_of: Callable[[Entry], str | None],
     restore: Callable[[Entry], None],
 ) -> tuple[list[Entry], list[Entry]]:
-    """Judge everything again, after a policy has changed: (restored, still unsound).
+    """Inspect all entries again, after a policy has changed; return (restored, still unsound).
 
-    `problem_of` gives the reason or None; `restore` takes the file of a sound entry to where it
-    belongs. A kill in between leaves the entry here or there, never nowhere.
+    `problem_of` returns the reason or None; `restore` moves the file of a sound entry into the
+    library. A kill in between leaves the entry in quarantine or in the library.
     """
     restored: list[Entry] = []
     remaining: list[Entry] = []
@@ -130,11 +130,11 @@ def _noted(entry: Entry) -> dict[str, Any]:
 
 
 def read(note: Path) -> Entry | None:
-    """A note, or None where there is none. Raises StoreError where it cannot be read."""
+    """Return an entry from its note, or None without a note. Raises StoreError if unreadable."""
     try:
-        said = json.loads(note.read_bytes())
-        said["provenance"] = tuple(said["provenance"])
-        return Entry(path=note.with_suffix(".bin"), **said)
+        values = json.loads(note.read_bytes())
+        values["provenance"] = tuple(values["provenance"])
+        return Entry(path=note.with_suffix(".bin"), **values)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -145,7 +145,7 @@ def read(note: Path) -> Entry | None:
 
 
 def _without_words(file: Path, secrets: tuple[str, ...]) -> None:
-    """What could be a clip stays as it came; a film that was wrapped in words comes out of them."""
+    """Replace text by one line and extract a video from text; leave other files unchanged."""
     if non_video.is_text_only(non_video.file_blocks(file), secrets):
         digest, num_bytes, _ = _looked_at(file)
         line = f"{num_bytes} bytes of text, sha256 {digest}: not kept, they may hold a secret\n"

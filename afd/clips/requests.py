@@ -1,8 +1,8 @@
-"""What a campaign wants of a teacher, clip by clip, and the name of every order it may take.
+"""Requests for teacher clips, and the keys of the orders that fulfil them.
 
-A want is one sample of one prompt. Its orders are its attempts: the first, and one more for every
+A request is one sample of one prompt. Its orders are its attempts: the first, and one more for each
 refused output that is tried again. An order's key is the hash of provider, exact model, prompt,
-parameters, seed, sample and attempt; nothing of who asks, where, or what it may cost enters it.
+parameters, seed, sample and attempt. The campaign, the store and the price do not enter it.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ SEED_BITS = 31  # vendors take a signed 32-bit number
 
 @dataclass(frozen=True, slots=True)
 class TeacherSpec:
-    """What is asked of whom, the same for every clip; `digest` is its identity."""
+    """Provider, model and parameters that all clips of a teacher share."""
 
     provider: str
     model: str
@@ -31,15 +31,15 @@ class TeacherSpec:
 
     @property
     def digest(self) -> str:
-        """sha256 of all of it."""
+        """The sha256 of all fields: the identity of the teacher."""
         return fingerprint({name: getattr(self, name) for name in self.__slots__})
 
 
 @dataclass(frozen=True, slots=True)
 class ClipRequest:
-    """One sample of one prompt; `slot` names it whatever happens to its orders."""
+    """One sample of one prompt; all its orders share `request_id`."""
 
-    slot: str
+    request_id: str
     prompt_id: str
     prompt: str
     category: str | None
@@ -47,7 +47,7 @@ class ClipRequest:
 
 
 def teacher_spec(teacher: RemoteTeacher | FolderTeacher) -> TeacherSpec:
-    """Of a campaign's params: a folder is a provider whose model is its name."""
+    """Return the spec of a campaign's teacher; a folder is a provider whose model is its name."""
     if isinstance(teacher, FolderTeacher):
         return folder_spec(teacher.name)
     size = (teacher.size.width, teacher.size.height)
@@ -63,48 +63,52 @@ def teacher_spec(teacher: RemoteTeacher | FolderTeacher) -> TeacherSpec:
 
 
 def folder_spec(name: str) -> TeacherSpec:
-    """Of the clips that were imported under this name."""
+    """Return the spec of the clips that were imported under this name."""
     return TeacherSpec("folder", name, {}, None, None, None, seeded=False)
 
 
 def first_sample(
-    asked: TeacherSpec, prompt: Prompt, digest: str, digests: Mapping[str, str]
+    spec: TeacherSpec, prompt: Prompt, digest: str, digests: Mapping[str, str]
 ) -> tuple[ClipRequest, str]:
-    """The want that a film of this content answers, and its key: its own, or the first free one.
+    """Return the request that a video of this content fulfils, and its key.
 
-    `digests` holds the contents that stand under keys already.
+    The request is the first sample whose key is free or already has this content. `digests` maps
+    the stored keys to the contents of their clips.
     """
     sample = 0
     while True:
-        found = clip_request(asked.digest, prompt, sample)
-        key = order_key(found.slot, 0, seeded=asked.seeded)
+        found = clip_request(spec.digest, prompt, sample)
+        key = order_key(found.request_id, 0, seeded=spec.seeded)
         if digests.get(key) in (None, digest):
             return found, key
         sample += 1
 
 
-def clip_request(asked_digest: str, prompt: Prompt, sample: int) -> ClipRequest:
-    """The want of one sample of `prompt`."""
-    slot = _sha(asked_digest, prompt.text, str(sample))
-    return ClipRequest(slot, prompt.id, prompt.text, prompt.category, sample)
+def clip_request(spec_digest: str, prompt: Prompt, sample: int) -> ClipRequest:
+    """Return the request for one sample of `prompt`."""
+    request_id = _sha(spec_digest, prompt.text, str(sample))
+    return ClipRequest(request_id, prompt.id, prompt.text, prompt.category, sample)
 
 
-def order_key(slot: str, attempt: int, *, seeded: bool) -> str:
-    """The request key of one attempt: `slot` holds provider, model, prompt, parameters, sample."""
-    return _sha(slot, str(attempt), str(order_seed(slot, attempt) if seeded else None))
+def order_key(request_id: str, attempt: int, *, seeded: bool) -> str:
+    """Return the order key of one attempt.
+
+    `request_id` is the hash of provider, model, prompt, parameters and sample.
+    """
+    return _sha(request_id, str(attempt), str(order_seed(request_id, attempt) if seeded else None))
 
 
-def order_seed(slot: str, attempt: int) -> int:
-    """The seed that this attempt asks for: the want and the number of the attempt decide it."""
-    return int(_sha("seed", slot, str(attempt))[:16], 16) >> (64 - SEED_BITS)
+def order_seed(request_id: str, attempt: int) -> int:
+    """Return the seed of an attempt, derived from the request and the attempt's number."""
+    return int(_sha("seed", request_id, str(attempt))[:16], 16) >> (64 - SEED_BITS)
 
 
 def round_requests(
     params: dict[str, Any], teacher: RemoteTeacher | FolderTeacher, prompts: Sequence[Prompt]
 ) -> list[ClipRequest]:
-    """A want for every prompt of a harvest request (afd/runtime/request.py), in its order.
+    """Return a clip request for each prompt of a harvest stage's request (afd/runtime/request.py).
 
-    The n-th time a prompt comes up it shows its n-th sample, then the first again.
+    A prompt's n-th use requests its n-th sample; after the last sample comes the first again.
     """
     split, num_prompts = params["split"], int(params["num_prompts"])
     round_index = int(params["round_index"])
@@ -117,12 +121,12 @@ def round_requests(
     ]
 
 
-def distinct(wants: Iterable[ClipRequest]) -> Iterator[ClipRequest]:
-    """Every want once: what is wanted twice is paid once."""
+def distinct(requests: Iterable[ClipRequest]) -> Iterator[ClipRequest]:
+    """Yield each request once: a clip that is requested twice is paid once."""
     seen: set[str] = set()
-    for one in wants:
-        if one.slot not in seen:
-            seen.add(one.slot)
+    for one in requests:
+        if one.request_id not in seen:
+            seen.add(one.request_id)
             yield one
 
 

@@ -1,4 +1,4 @@
-"""The tables of shards and packs, by columns and without torch: whose clips they are."""
+"""Columns of the tables of shards and packs, read without torch."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +12,10 @@ TABLE = "clips.parquet"
 
 
 def read_columns(folder: Path, *names: str) -> list[dict[str, Any]]:
-    """The rows of a shard's table: those of `names` that it has.
+    """Return the rows of a shard's table, with those columns of `names` that it has.
 
-    Raises StoreError for a table that cannot be read: it is restored first, for nobody knows which
-    of its clips were paid.
+    Raises StoreError for a table that cannot be read: it must be restored first, since the paid
+    clips in it are unknown.
     """
     try:
         with parquet.ParquetFile(folder / TABLE) as file:

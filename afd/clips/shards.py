@@ -1,11 +1,11 @@
-"""A shard: many clips in two files, an uncompressed tar of mp4 and a parquet table about them.
+"""Shards: many clips in two files, an uncompressed tar of mp4 files and a parquet table.
 
     clips.tar      one member a distinct video, named by the sha256 of its bytes
     clips.parquet  one row a clip: prompt_id, prompt, seed, member, offset, num_bytes, sha256,
                    frames_sha256, num_frames, fps, width, height, and where it came from
 
-Readers go by the table (offset and length), never by the tar's own headers, and every byte is held
-against its sha256 before anything is decoded. Equal rows give equal files.
+Readers use the table (offset and length), never the tar's own headers, and compare each clip with
+its sha256 before they decode it. Equal rows give equal files.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ COLUMNS = (
 )  # fmt: skip
 
 
-DECODED_COLUMNS = {"frames_sha256", "num_frames", "fps", "width", "height"}  # what decoding told
+DECODED_COLUMNS = {"frames_sha256", "num_frames", "fps", "width", "height"}  # known from decoding
 
 
 class ShardError(StoreError):
-    """A shard that cannot be believed: which file, which member, what to do."""
+    """A damaged shard; the text names file, member and cure."""
 
 
 def write_shard(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write clips.tar and clips.parquet from rows with prompt_id, prompt, seed and bytes or path.
 
-    Other keys of a row (plain values: where it came from) become columns behind the known ones.
-    Every clip is decoded first: a shard holds sound clips only. (A row that carries its sha256 and
-    all of `JUDGED` was: its file is only compared.) Rows of equal bytes share a member.
+    Other keys of a row (plain values: its provenance) become columns behind the known ones.
+    Every clip is decoded first: a shard holds sound clips only. (The file of a row with its sha256
+    and all of `DECODED_COLUMNS` is only compared.) Rows of equal bytes share a member.
     Memory holds one clip and the table. Errors: ShardError naming the row for a missing key or an
     unsound clip; nothing is written then.
     """
@@ -78,7 +78,7 @@ def write_shard(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _about(number: int, row: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """The table's row of one clip, but for its place in the tar."""
+    """Return the table's row of one clip, without its place in the tar."""
     digest = hashlib.sha256(data).hexdigest()
     known = {key: value for key, value in row.items() if key not in {"bytes", "path"}} | {
         "seed": int(row["seed"]),
@@ -90,8 +90,8 @@ def _about(number: int, row: dict[str, Any], data: bytes) -> dict[str, Any]:
     try:
         with open_clip(data) as clip:
             content = Content()
-            for shown in clip.frames():
-                content.add(shown.frame)
+            for decoded in clip.frames():
+                content.add(decoded.frame)
     except ClipError as error:
         raise ShardError(f"row {number}, prompt {row['prompt'][:80]!r}: {error}") from error
     return known | {
@@ -104,7 +104,7 @@ def _about(number: int, row: dict[str, Any], data: bytes) -> dict[str, Any]:
 
 
 def read_table(folder: Path) -> pd.DataFrame:
-    """The table of a shard, in the order in which it was written."""
+    """Return the table of a shard, in the order in which it was written."""
     path = folder / TABLE
     try:
         table = pd.read_parquet(path)
@@ -116,7 +116,7 @@ def read_table(folder: Path) -> pd.DataFrame:
 
 
 def read_shard(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a shard: all columns of its table and `bytes`, verified by sha256.
+    """Return the rows of a shard: all columns of its table and `bytes`, verified by sha256.
 
     The inverse of `write_shard`. Errors: ShardError naming shard and member.
     """
@@ -124,7 +124,7 @@ def read_shard(folder: Path) -> list[dict[str, Any]]:
 
 
 def iterate(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of `read_shard`, one in memory at a time."""
+    """Yield the rows of `read_shard`, with one in memory at a time."""
     rows = cast(list[dict[str, Any]], read_table(folder).to_dict("records"))
     path = folder / TAR
     try:
@@ -136,7 +136,7 @@ def iterate(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_row(folder: Path, row: dict[str, Any]) -> bytes:
-    """The video of one row of the table, verified. Errors: ShardError."""
+    """Return the verified video of one row of the table. Errors: ShardError."""
     path = folder / TAR
     try:
         with path.open("rb") as tar:
@@ -162,9 +162,9 @@ def read_videos(
     view: Callable[[Iterable[Shown], CanonicalFormat], Frames],
     chosen: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, pd.DataFrame]:
-    """Clips uint8 [N, F, 3, H, W] and the table, in one order; with `chosen`, those rows alone.
+    """Return clips, uint8 [N, F, 3, H, W], and the table in the same order; `chosen` selects rows.
 
-    `view` is `canonical` for what discriminators see, `conform` for what people and metrics do.
+    `view` is `canonical` for discriminators, `conform` for people and metrics.
     Errors: ShardError naming shard and member when bytes are corrupt or do not give such a clip.
     """
     table = read_table(folder)
@@ -185,9 +185,9 @@ def read_videos(
 
 
 def prompt_places(table: pd.DataFrame, prompts: Sequence[str]) -> list[int]:
-    """Which of a round's prompts each row answers, by its place: a refused prompt has no row.
+    """Return the index of each row's prompt in the round; a refused prompt has no row.
 
-    Raises ValueError when the table is about other prompts.
+    Raises ValueError if the table has other prompts.
     """
     found = table["place"].tolist() if "place" in table else list(range(len(prompts)))
     if [prompts[place] for place in found if place < len(prompts)] != table["prompt"].tolist():

@@ -1,11 +1,12 @@
-"""Is everything that was paid still there, and still what it was? All of it told at once.
+"""Integrity check of all paid clips; one report with all findings.
 
     missing      a row without its file: of the ledger, a note or a shard's table; a clip's note
     unexpected   a file without its row
-    wrong        a file whose bytes are not those that were stored; a note that says nothing
+    wrong        a file whose bytes are not those that were stored; a note that cannot be read
 
-Vault, quarantine and every shard are read whole, on several threads: hashing leaves the
-interpreter's lock. Training needs none of this to be safe: who reads a clip compares its sha256.
+The library, the quarantine and every shard are read completely, on several threads: hashing
+releases the interpreter's lock. Training is safe without this check: each read compares the clip's
+sha256.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ AT_ONCE = 4096  # files handed to the threads together: memory stays flat
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be."""
+    """One fault of the store."""
 
     kind: Kind
     path: Path
@@ -40,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check of the whole store found."""
+    """Result of a check of the whole store."""
 
     findings: tuple[Finding, ...]
     num_files: int
@@ -48,7 +49,7 @@ class VerifyReport:
     num_aside: int  # in quarantine
 
     def of(self, kind: Kind) -> tuple[Finding, ...]:
-        """The findings of one kind."""
+        """Return the findings of one kind."""
         return tuple(finding for finding in self.findings if finding.kind == kind)
 
     @property
@@ -65,15 +66,15 @@ def verify(
     num_threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> VerifyReport:
-    """Read and compare everything that was paid.
+    """Read and compare all paid clips.
 
-    `verified` holds the keys of orders that the ledger calls verified: each must have its clip, in
-    the vault or in a shard.
+    `verified` holds the keys of orders in the ledger's state verified: each must have its clip in
+    the library or in a shard.
     """
     findings: list[Finding] = []
     num_files = num_bytes = 0
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as threads:
-        for work in (_vault(store), _aside(store), _shards(store)):
+        for work in (_library(store), _aside(store), _shards(store)):
             for batch in _batches(work):
                 for found, files, size in threads.map(_done, batch):
                     findings += found
@@ -101,8 +102,8 @@ def _batches(work: Iterator[Callable[[], Checked]]) -> Iterator[list[Callable[[]
         yield batch
 
 
-def _vault(store: Store) -> Iterator[Callable[[], Checked]]:
-    """Every file of clips/: a note with no clip, a clip whose name is not its content's."""
+def _library(store: Store) -> Iterator[Callable[[], Checked]]:
+    """Yield a check of each file of clips/: notes without a clip, clips with another content."""
     for folder in sorted(store.clips.glob("*")):
         if not folder.is_dir():
             finding = Finding("unexpected", folder, "no clip of the vault")
@@ -142,7 +143,7 @@ def _shards(store: Store) -> Iterator[Callable[[], Checked]]:
 
 
 def check_shard(folder: Path) -> Checked:
-    """Table against tar: every row has its bytes, every member its row."""
+    """Compare a shard's table with its tar: each row needs its bytes, each member its row."""
     try:
         table = read_table(folder)
     except ShardError as error:
@@ -172,7 +173,7 @@ def check_shard(folder: Path) -> Checked:
 
 
 def _with_note(path: Path) -> Checked:
-    """A clip of the vault, and the note that says what it is and whether it may be trained on."""
+    """Check a clip of the library and its note, which holds the permission to train."""
     findings, num_files, num_bytes = _hashed(path, path.stem.partition(".")[2])
     clip = StoredClip(path.stem.partition(".")[0], path)
     try:
@@ -198,7 +199,7 @@ def _put_aside(path: Path) -> Checked:
 
 
 def _hashed(path: Path, digest: str) -> Checked:
-    """A file whose name carries the head of its sha256."""
+    """Check a file whose name holds the first digits of its sha256."""
     found, size = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
@@ -220,7 +221,7 @@ def _without_clip(store: Store, verified: Collection[str]) -> list[Finding]:
         try:
             there |= {row["key"] for row in read_columns(folder, "key") if row}
         except StoreError:
-            continue  # told already, by its path
+            continue  # already a finding of check_shard
     return [
         Finding("missing", store.clips / key[:2] / f"{key}.*.mp4", "the ledger calls it verified")
         for key in sorted(set(verified) - there)

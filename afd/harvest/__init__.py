@@ -1,1 +1,1 @@
-"""Harvesting from teachers that are paid or far away: asked for once, whatever happens."""
+"""Paid orders of teacher clips: each clip is paid once, even after kills and lost answers."""

@@ -1,8 +1,8 @@
-"""Where a download may go: which URL, which host, which address after its name was looked up.
+"""Allowed targets of a download: URL, host, and the resolved addresses.
 
 A vendor's URL (or a redirect) could point this machine at itself, at a cloud's metadata service or
-into the cluster's network. A name is looked up once, every address it has is judged, and the
-connection goes to that very address: a name that answers differently the second time helps nobody.
+into the cluster's network. A name is resolved once, each of its addresses is checked, and the
+connection goes to a checked address: DNS rebinding has no effect.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ Address = IPv4Address | IPv6Address
 
 
 class UnsafeUrlError(ValueError):
-    """This URL is not followed; the text names the rule and no URL."""
+    """A URL that is not followed; the text names the rule and no URL."""
 
 
 class LookupFailedError(Exception):
-    """The host's name is not known now."""
+    """The host's name cannot be resolved now."""
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """Which hosts a teacher's videos may come from."""
+    """Hosts that a teacher's videos may come from."""
 
     hosts: tuple[str, ...]  # "cdn.vendor.com", or "*.vendor.com" for all below it
     loopback: bool = False  # also http, and addresses of this very machine: a server of one's own
@@ -38,7 +38,7 @@ class Allowed:
 
 
 def check_url(url: httpx.URL, allowed: Allowed) -> None:
-    """https, an allowed host, the usual port, no user. Errors: UnsafeUrlError."""
+    """Require https, an allowed host, port 443 and no user. Errors: UnsafeUrlError."""
     host = _ascii(url)
     if url.userinfo:
         raise UnsafeUrlError("the video's URL carries a user name")
@@ -57,7 +57,7 @@ def check_url(url: httpx.URL, allowed: Allowed) -> None:
 
 
 async def resolve(url: httpx.URL, allowed: Allowed) -> list[str]:
-    """The addresses of the host, all of them fit to connect to, in the resolver's order.
+    """Return the addresses of the host, all allowed, in the resolver's order.
 
     Errors: UnsafeUrlError for one that is not public, LookupFailedError.
     """
@@ -79,7 +79,7 @@ async def resolve(url: httpx.URL, allowed: Allowed) -> list[str]:
 
 
 def fit(address: str, *, here: bool = False) -> bool:
-    """Whether a connection may go to `address`: public, or this machine where that is meant."""
+    """Return True if `address` is public, or is this machine if `here` is set."""
     try:
         parsed = _unwrapped(ip_address(address.partition("%")[0]))
     except ValueError:
@@ -90,7 +90,7 @@ def fit(address: str, *, here: bool = False) -> bool:
 
 
 def _unwrapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv6 one, where there is one."""
+    """Return the IPv4 address inside an IPv6 one, else the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address in NAT64:
@@ -106,7 +106,7 @@ def _is_own(url: httpx.URL, allowed: Allowed) -> bool:
 
 
 def _ascii(url: httpx.URL) -> str:
-    """The host as DNS sees it: lower case, IDNA, without a final dot."""
+    """Return the host in DNS form: lower case, IDNA, without a final dot."""
     return url.raw_host.decode("ascii").lower().rstrip(".")
 
 

@@ -1,9 +1,9 @@
-"""One video from a vendor to a file: whole and hashed, or an error and no file.
+"""Download of one video to a file: complete and hashed, or an error and no file.
 
 Every hop is checked (afd/harvest/addresses.py), a key goes to the first host only, bytes and time
 are capped, a cut body is resumed where the server can prove that it is still the same one, and the
 file gets its name (the ledger's, and the hash of its bytes) when everything is on the disk.
-Whether it is a sound video is judged by afd/video/inspection.py.
+afd/video/inspection.py then checks that it is a sound video.
 """
 
 import asyncio
@@ -31,18 +31,18 @@ RANGE = re.compile(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15})")
 
 @dataclass(frozen=True)
 class Policy:
-    """What a download may do and take."""
+    """Limits of a download."""
 
     allowed: Allowed
     max_bytes: int = 1 << 30  # a minute of 4K is about 300 MB
-    max_s: float = 900.0  # of everything, redirects and resumes included
+    max_s: float = 900.0  # in total, redirects and resumes included
     max_redirects: int = 5
     num_attempts: int = 3  # connections for one body: the first, and resumes
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A file that is whole, synced and named by its content."""
+    """A complete, synced file with its sha256 in its name."""
 
     path: Path
     sha256: str
@@ -50,11 +50,11 @@ class Downloaded:
 
 
 class DownloadError(Exception):
-    """No file was left behind. Texts hold no URL and nothing that a server said."""
+    """A failed download, which left no file. Texts hold no URL and no server's text."""
 
 
 class BrokenDownloadError(DownloadError):
-    """Cut, reset, slow or a server's own trouble: the same URL may do better later."""
+    """Cut, reset, slow or a server error: the same URL may work later."""
 
     def __init__(self, text: str, retry_after_s: float | None = None) -> None:
         super().__init__(text)
@@ -62,20 +62,20 @@ class BrokenDownloadError(DownloadError):
 
 
 class ExpiredUrlError(DownloadError):
-    """400, 401, 403, 404, 410: this URL is over; one poll may give a fresh one."""
+    """Status 400, 401, 403, 404 or 410: the URL has expired; a poll may give a new one."""
 
 
 class UnsafeDownloadError(DownloadError):
-    """The URL, a redirect or the body breaks a rule of the policy; asking again cannot help."""
+    """The URL, a redirect or the body breaks a rule of the policy; a retry cannot help."""
 
 
 class ForbiddenUrlError(UnsafeDownloadError):
-    """Only the URL is: a host that params do not name. Once they do, the clip can be fetched."""
+    """The URL's host is not in params; with it the clip can be fetched."""
 
 
 @dataclass
 class _Body:
-    """What has arrived, and what makes a resume possible."""
+    """Received part of a body, and the validator for a resume."""
 
     file: BinaryIO
     digest: Any = field(default_factory=hashlib.sha256)
@@ -83,13 +83,13 @@ class _Body:
     validator: str | None = None  # a strong ETag, of a server that serves ranges
 
     def restart(self) -> None:
-        """Forget all of it."""
+        """Discard all received bytes."""
         self.file.seek(0)
         self.file.truncate()
         self.digest, self.num_bytes, self.validator = hashlib.sha256(), 0, None
 
     def add(self, piece: bytes, max_bytes: int) -> None:
-        """Errors: UnsafeDownloadError above the cap, OSError when the disk is full."""
+        """Append bytes. Errors: UnsafeDownloadError above the cap, OSError for a full disk."""
         self.num_bytes += len(piece)
         if self.num_bytes > max_bytes:
             raise UnsafeDownloadError(f"more than {max_bytes} bytes; the cap is the policy's")
@@ -107,8 +107,8 @@ async def fetch(
 ) -> Downloaded:
     """Download to `folder/{name}.{sha256[:16]}.mp4`; `http` is a download_client().
 
-    `name` is the caller's (a request key), never the server's; whoever calls owns it, and an older
-    attempt at it that still runs loses its file. `headers` (a key) go to the URL's own scheme, host
+    `name` is the caller's (an order key), never the server's; an older download of the same name
+    that still runs loses its file. `headers` (a key) go to the URL's own scheme, host
     and port only. Errors: DownloadError's kinds; StoreError when the disk is full: no file is left.
     """
     if not NAME.fullmatch(name):
@@ -133,7 +133,7 @@ async def fetch(
 async def _receive_whole(
     http: httpx.AsyncClient, url: SecretStr, body: _Body, policy: Policy, headers: Mapping[str, str]
 ) -> None:
-    """Attempts until the body is whole; each goes on where the last was cut, or begins anew."""
+    """Try until the body is complete; each attempt resumes the last one or begins anew."""
     problem = ""
     try:
         async with asyncio.timeout(policy.max_s):
@@ -165,19 +165,19 @@ async def _receive(
     headers: Mapping[str, str],
     attempt: int,
 ) -> None:
-    """One attempt: follow the hops, then take the body."""
+    """Make one attempt: follow the redirects, then receive the body."""
     hop = httpx.URL(url.get_secret_value())
     own = dict(headers)
     for _ in range(policy.max_redirects + 1):
         check_url(hop, policy.allowed)
         addresses = await resolve(hop, policy.allowed)
-        asked = {"Host": hop.netloc.decode("ascii"), **own}
+        request_headers = {"Host": hop.netloc.decode("ascii"), **own}
         if body.validator is not None:
-            asked |= {"Range": f"bytes={body.num_bytes}-", "If-Range": body.validator}
+            request_headers |= {"Range": f"bytes={body.num_bytes}-", "If-Range": body.validator}
         request = http.build_request(
             "GET",
             hop.copy_with(host=addresses[attempt % len(addresses)]),
-            headers=asked,
+            headers=request_headers,
             extensions={"sni_hostname": hop.raw_host.decode("ascii")},
         )
         reply = await http.send(request, stream=True, follow_redirects=False)
@@ -205,15 +205,15 @@ def _following(hop: httpx.URL, reply: httpx.Response) -> httpx.URL:
 
 
 async def _take(reply: httpx.Response, body: _Body, policy: Policy) -> None:
-    """The body of a good answer, from its beginning or from where the last one was cut."""
+    """Receive the body of a 2xx answer, from its beginning or from the last cut."""
     _check_status(reply)
     total: int | None = None
     if reply.status_code == 206:
-        told_range = RANGE.fullmatch(reply.headers.get("content-range", ""))
-        if not told_range or int(told_range[1]) != body.num_bytes:
+        range_header = RANGE.fullmatch(reply.headers.get("content-range", ""))
+        if not range_header or int(range_header[1]) != body.num_bytes:
             body.restart()
             raise httpx.RemoteProtocolError("another part than was asked for")
-        total = int(told_range[2])
+        total = int(range_header[2])
     else:
         body.restart()
     unpacker = Unpacker(reply.headers.get("content-encoding", ""))

@@ -1,7 +1,7 @@
-"""The one way requests leave for vendors: time-outs, no proxies by surprise, nothing in any log.
+"""HTTP clients for vendors: time-outs, no proxy of the environment, silent logs.
 
 httpx logs whole URLs at INFO, signatures included, and httpcore logs headers at DEBUG, keys
-included: both are silenced for good, whatever a program above sets up.
+included: both are silenced for good, under any logging configuration.
 """
 
 import logging
@@ -11,7 +11,7 @@ import httpx
 
 CONNECT_S = 10.0
 READ_S = 120.0  # between two bytes of an answer; a gateway may hold a create until a slot is free
-IDLE_S = 5.0  # a connection that stood longer may be dead, and a POST on it lost
+IDLE_S = 5.0  # an older idle connection may be dead, and a POST on it lost
 _SILENCED = (
     "httpx",
     "httpcore",
@@ -24,7 +24,7 @@ _SILENCED = (
 
 
 class _Silence(logging.Filter):
-    """Lets nothing pass."""
+    """Filter that drops every record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return False
@@ -34,10 +34,10 @@ _SILENCE = _Silence()
 
 
 def client(num_connections: int = 64, read_s: float = READ_S) -> httpx.AsyncClient:
-    """For creates, polls and listings; use it as an async context manager.
+    """Return a client for creates, polls and listings; use it as an async context manager.
 
-    Follows no redirect, keeps no cookies, and reads no proxy, certificate or .netrc setting of the
-    environment: what params say is what happens. (Behind a mandatory proxy, harvest elsewhere.)
+    The client follows no redirect, keeps no cookies, and reads no proxy, certificate or .netrc
+    setting of the environment: only params decide. (Behind a mandatory proxy, harvest elsewhere.)
     """
     silence()
     return httpx.AsyncClient(
@@ -55,7 +55,7 @@ def client(num_connections: int = 64, read_s: float = READ_S) -> httpx.AsyncClie
 
 
 def download_client(num_connections: int = 16, read_s: float = 30.0) -> httpx.AsyncClient:
-    """For videos: no connection is used twice.
+    """Return a client for videos that uses no connection twice.
 
     A download connects to an address that was checked, under the name of its host
     (afd/harvest/download.py); a kept connection to that address might speak for another host.
@@ -72,6 +72,6 @@ def download_client(num_connections: int = 16, read_s: float = 30.0) -> httpx.As
 
 
 def silence() -> None:
-    """No URL and no header of a vendor reaches a log."""
+    """Keep URLs and headers of vendors out of all logs."""
     for name in _SILENCED:
         logging.getLogger(name).addFilter(_SILENCE)  # adding it again changes nothing

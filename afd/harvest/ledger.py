@@ -1,7 +1,7 @@
-"""The ledger: one row an order, written before its POST, moved only along `transitions`.
+"""The ledger: one row per order, written before its POST, moved only along `states`.
 
-Whatever two processes do to one store, a row has one owner, a POST leaves only after its row was
-claimed on the disk, and reservations are made in the transaction that claims.
+With several processes on one store a row still has one owner, a POST leaves only after its row was
+claimed on the disk, and the claim's transaction makes the reservation.
 """
 
 import json
@@ -14,21 +14,21 @@ from typing import Any, Literal
 
 from afd.clips.requests import ClipRequest, TeacherSpec, order_key
 from afd.harvest import owners
+from afd.harvest.order import COLUMNS, OrderRow, ProviderMoney
 from afd.harvest.owners import Owner
-from afd.harvest.rows import COLUMNS, Money, Row
-from afd.harvest.tables import (
+from afd.harvest.schema import (
     LedgerError,
     connect,
+    ledger_errors,
     ledger_path,
     savepoint,
-    told,
     transaction,
 )
-from afd.harvest.transitions import AT_VENDOR, ENDS, OWNED, OrderState, after
+from afd.harvest.states import AT_VENDOR, ENDS, OWNED, OrderState, next_state
 
 Claim = Literal["claimed", "taken", "no_slot", "no_budget"]
-MAX_REASON = 500  # characters of a vendor's text that are kept
-# Of these ends money may still be asked for: what was reserved stays reserved.
+MAX_REASON = 500  # characters of a vendor's text
+# The vendor may still bill these ends: their reservation stays.
 _RESERVED: tuple[OrderState, ...] = ("stalled",)
 
 
@@ -37,7 +37,7 @@ class TaskTakenError(ValueError):
 
 
 class LostOrderError(RuntimeError):
-    """Somebody else took this order over: whoever worked on it lets go."""
+    """Another process has taken this order over."""
 
 
 _MOVABLE = {
@@ -47,7 +47,7 @@ _MOVABLE = {
 
 
 class Ledger:
-    """One process's hold on the ledger of a store. Use it as a context: it lets go at the end.
+    """One process's connection to the ledger of a store. Use it as a context.
 
     Errors of all methods: LedgerError for the file, TransitionError and LostOrderError.
     """
@@ -71,8 +71,8 @@ class Ledger:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """One commit for everything inside; each of its writes stays whole or undone by itself."""
-        with told(self.path), transaction(self._db):
+        """Commit all writes inside together; each write is complete or undone by itself."""
+        with ledger_errors(self.path), transaction(self._db):
             self._is_together = True
             try:
                 yield
@@ -81,32 +81,35 @@ class Ledger:
 
     @property
     def is_rolled_back(self) -> bool:
-        """Inside `together`: sqlite has undone all of it (a full disk)."""
+        """True inside `together` if sqlite has undone all of it (a full disk)."""
         return not self._db.in_transaction
 
     @contextmanager
     def _write(self) -> Iterator[None]:
-        with told(self.path), savepoint(self._db) if self._is_together else transaction(self._db):
+        with (
+            ledger_errors(self.path),
+            savepoint(self._db) if self._is_together else transaction(self._db),
+        ):
             yield
 
-    # ---------------------------------------------------------------- who works
+    # ---------------------------------------------------------------- owners
 
     def begin_work(self) -> None:
-        """Become an owner: one that lives, to other processes."""
+        """Register this process as an owner."""
         self.owner = Owner.new()
         with self._write():
             owners.register(self._db, self.owner)
 
-    def take_over(self, asked: TeacherSpec) -> list[Row]:
-        """Open orders of dead owners, and those that nobody owns, become this process's: which.
+    def take_over(self, spec: TeacherSpec) -> list[OrderRow]:
+        """Take open orders of dead owners and orders without an owner; return them.
 
-        Nobody is also an owner that no table knows. What of them may have been sent without an
-        answer becomes ambiguous.
+        An owner that the table lacks counts as dead. Orders that may have been sent without an
+        answer become ambiguous.
         """
         mine = self._me
         self.beat()
         where = "provider = ? AND model = ? AND state IN (%s)"
-        these = (asked.provider, asked.model)
+        these = (spec.provider, spec.model)
         with self._write():
             gone = owners.dead(self._db)
             nobody = (
@@ -130,7 +133,7 @@ class Ledger:
             return [self._row(key) for key in keys]
 
     def end_work(self) -> None:
-        """Let go of everything: what may have been sent without an answer becomes ambiguous."""
+        """Release all orders; those that may have been sent without an answer become ambiguous."""
         mine = self._me
         if self.owner is not None:
             self.owner.end()
@@ -145,7 +148,7 @@ class Ledger:
         self.owner = None
 
     def beat(self) -> None:
-        """Say that this process lives."""
+        """Renew the heartbeat of this process."""
         if self.owner is not None:
             with self._write():
                 owners.beat(self._db, self.owner)
@@ -156,26 +159,26 @@ class Ledger:
             raise LedgerError(f"{self.path}: begin_work comes first")
         return self.owner.id
 
-    # ---------------------------------------------------------------- what is to be done
+    # ---------------------------------------------------------------- writes
 
-    def plan(self, asked: TeacherSpec, wanted: Iterable[tuple[ClipRequest, int]]) -> int:
-        """Rows for these (want, attempt), where there are none; gives how many are new."""
+    def plan(self, spec: TeacherSpec, attempts: Iterable[tuple[ClipRequest, int]]) -> int:
+        """Insert rows for these (request, attempt) if absent; return the number of new rows."""
         now = time.time()
         with self._write():
-            number = self._asked(asked)
+            number = self._spec_id(spec)
             rows = [
                 (
-                    order_key(want.slot, attempt, seeded=asked.seeded),
-                    want.slot, attempt, number, asked.provider, asked.model,
-                    want.prompt, want.prompt_id, want.category, want.sample, now,
+                    order_key(request.request_id, attempt, seeded=spec.seeded),
+                    request.request_id, attempt, number, spec.provider, spec.model,
+                    request.prompt, request.prompt_id, request.category, request.sample, now,
                 )
-                for want, attempt in wanted
+                for request, attempt in attempts
             ]  # fmt: skip
             rows.sort()  # by key: pages are written in their order, in half the time
             return self._db.executemany(_PLAN, rows).rowcount
 
-    def claim(self, key: str, reserve: int, cap: int, in_flight: int) -> tuple[Claim, Row]:
-        """Take a planned order to submit it now: its row is on the disk when this returns.
+    def claim(self, key: str, reserve: int, cap: int, in_flight: int) -> tuple[Claim, OrderRow]:
+        """Claim a planned order to submit it now; its row is on the disk at the return.
 
         `reserve` and `cap` are micro-dollars of the provider, `in_flight` orders of its model.
         """
@@ -183,7 +186,7 @@ class Ledger:
             row = self._row(key)
             if row.state != "planned":
                 return "taken", row
-            if self.owner is not None:  # to others it lives from here on, whatever they took it for
+            if self.owner is not None:  # others may have taken it for dead
                 owners.beat(self._db, self.owner)
             (at_vendor,) = self._db.execute(
                 "SELECT count(*) FROM orders WHERE provider = ? AND model = ? "
@@ -201,21 +204,21 @@ class Ledger:
             )
             return "claimed", self._row(key)
 
-    def move(self, key: str, to: OrderState, *, by_hand: bool = False, **told_now: Any) -> Row:
-        """An order's next state, and what is known with it (columns of `Row`).
+    def move(self, key: str, to: OrderState, *, by_hand: bool = False, **columns: Any) -> OrderRow:
+        """Write an order's next state and the `columns` that change with it; return the row.
 
         Only the owner moves an owned order; `by_hand` (a person, a listing) only one without owner.
-        Raises TransitionError where an end would regress, LostOrderError where it is another's.
+        Raises TransitionError if an end would regress, LostOrderError if another owns the order.
         """
-        unknown = told_now.keys() - _MOVABLE
+        unknown = columns.keys() - _MOVABLE
         if unknown:
             raise TypeError(f"not columns that a move may change: {sorted(unknown)}")
         with self._write():
             row = self._row(key)
             if row.owner != (None if by_hand else self._me):
                 raise LostOrderError(f"order {key[:12]} is worked on by another process")
-            state = after(row.state, to)
-            changed = told_now | {"state": state}
+            state = next_state(row.state, to)
+            changed = columns | {"state": state}
             if reason := changed.get("reason"):
                 changed["reason"] = str(reason)[:MAX_REASON]
             if state not in OWNED:
@@ -234,15 +237,15 @@ class Ledger:
                 )
             except sqlite3.IntegrityError:
                 raise TaskTakenError(
-                    f"the vendor named the task {told_now.get('task_id')}, which is another order's"
+                    f"the vendor named the task {columns.get('task_id')}, which is another order's"
                 ) from None
             return self._row(key)
 
-    def name_again(self, key: str, task_id: str, reserved: int) -> Row:
-        """An order whose task a person had named wrongly, back at the vendor under another id.
+    def name_again(self, key: str, task_id: str, reserved: int) -> OrderRow:
+        """Replace a wrong task id that a person gave; the order is submitted again.
 
-        No move along `transitions`: what became of the other task was never this order's. Raises
-        LostOrderError where it is worked on, TaskTakenError.
+        This is no move along `states`: the other task was never this order's. Raises
+        LostOrderError if a process works on it, TaskTakenError.
         """
         with self._write():
             if self._row(key).owner is not None:
@@ -258,11 +261,11 @@ class Ledger:
                 raise TaskTakenError(f"the task {task_id} is another order's") from None
             return self._row(key)
 
-    def unname(self, key: str) -> Row:
-        """An order whose task a person had named and the vendor does not know, to be sent.
+    def unname(self, key: str) -> OrderRow:
+        """Remove a task id that a person gave and the vendor does not find; plan the order anew.
 
-        No move along `transitions`: it never had that task. Raises LostOrderError where it is
-        worked on.
+        This is no move along `states`: the order never had that task. Raises LostOrderError if a
+        process works on it.
         """
         with self._write():
             if self._row(key).owner is not None:
@@ -276,75 +279,77 @@ class Ledger:
             )
             return self._row(key)
 
-    # ---------------------------------------------------------------- what there is
+    # ---------------------------------------------------------------- reads
 
-    def standing(self, asked: TeacherSpec) -> dict[str, tuple[int, OrderState]]:
-        """slot -> the last attempt and its state, of everything asked in these very words."""
-        with told(self.path):
+    def last_attempts(self, spec: TeacherSpec) -> dict[str, tuple[int, OrderState]]:
+        """Return request_id -> (last attempt, its state) of all orders with this spec."""
+        with ledger_errors(self.path):
             rows = self._db.execute(
                 "SELECT slot, attempt, state FROM orders WHERE asked = "
                 "(SELECT id FROM asked WHERE digest = ?) ORDER BY slot, attempt",
-                (asked.digest,),
+                (spec.digest,),
             )
             return {row["slot"]: (row["attempt"], row["state"]) for row in rows}
 
-    def row(self, key: str) -> Row:
-        """One order. Raises LedgerError where there is none."""
-        with told(self.path):
+    def row(self, key: str) -> OrderRow:
+        """Return one order. Raises LedgerError if there is none."""
+        with ledger_errors(self.path):
             return self._row(key)
 
-    def rows(self, where: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Orders by a condition of this package's own making (never of a vendor's or a user's)."""
-        with told(self.path):
+    def rows(self, where: str, values: Sequence[Any] = ()) -> list[OrderRow]:
+        """Return orders by an SQL condition of this package (never of a vendor or a user)."""
+        with ledger_errors(self.path):
             found = self._db.execute(f"SELECT {COLUMNS} FROM orders WHERE {where}", values)
-            return [Row(*row) for row in found]
+            return [OrderRow(*row) for row in found]
 
-    def of_provider(self, asked: TeacherSpec, states: Sequence[OrderState]) -> list[Row]:
-        """Orders of this provider and model in one of `states`."""
+    def of_provider(self, spec: TeacherSpec, states: Sequence[OrderState]) -> list[OrderRow]:
+        """Return the orders of this provider and model in one of `states`."""
         where = f"provider = ? AND model = ? AND state IN ({_marks(states)})"
-        return self.rows(where, (asked.provider, asked.model, *states))
+        return self.rows(where, (spec.provider, spec.model, *states))
 
-    def asked(self, number: int) -> TeacherSpec:
-        """What was asked, by a row's `asked`."""
-        with told(self.path):
+    def spec(self, number: int) -> TeacherSpec:
+        """Return a teacher's spec by a row's `spec_id`."""
+        with ledger_errors(self.path):
             found = self._db.execute("SELECT content FROM asked WHERE id = ?", (number,)).fetchone()
         content = json.loads(found["content"])
         size = content["size"]
         return TeacherSpec(**(content | {"size": tuple(size) if size else None}))
 
-    def task_ids(self, asked: TeacherSpec) -> set[str]:
-        """Ids of the tasks that orders of this provider have."""
-        with told(self.path):
+    def task_ids(self, spec: TeacherSpec) -> set[str]:
+        """Return the task ids of all orders of this provider."""
+        with ledger_errors(self.path):
             found = self._db.execute(
                 "SELECT task_id FROM orders WHERE provider = ? AND task_id IS NOT NULL",
-                (asked.provider,),
+                (spec.provider,),
             )
             return {task_id for (task_id,) in found}
 
-    def money(self, provider: str) -> Money:
-        """Spent and reserved over the whole store."""
-        with told(self.path):
+    def money(self, provider: str) -> ProviderMoney:
+        """Return the money spent and reserved at a provider over the whole store."""
+        with ledger_errors(self.path):
             found = self._db.execute(
                 "SELECT spent, reserved FROM totals WHERE provider = ?", (provider,)
             ).fetchone()
-        return Money(found["spent"], found["reserved"]) if found else Money(0, 0)
+        return ProviderMoney(found["spent"], found["reserved"]) if found else ProviderMoney(0, 0)
 
-    def spent_on(self, slots: Iterable[str]) -> int:
-        """Micro-dollars that all attempts at these wants have cost."""
-        with told(self.path):
+    def spent_on(self, request_ids: Iterable[str]) -> int:
+        """Return the cost of all attempts of these requests in micro-dollars."""
+        with ledger_errors(self.path):
             paid = [
-                self._db.execute("SELECT sum(spent) FROM orders WHERE slot = ?", (slot,)).fetchone()
-                for slot in slots
+                self._db.execute(
+                    "SELECT sum(spent) FROM orders WHERE slot = ?", (request_id,)
+                ).fetchone()
+                for request_id in request_ids
             ]
         return sum(spent or 0 for (spent,) in paid)
 
-    def add_delivered(self, asked: TeacherSpec, want: ClipRequest, facts: str) -> None:
-        """A clip that nobody had to order: a verified row, without cost (an imported folder)."""
+    def add_delivered(self, spec: TeacherSpec, request: ClipRequest, facts: str) -> None:
+        """Insert a verified row without cost for an imported clip."""
         now = time.time()
-        key = order_key(want.slot, 0, seeded=asked.seeded)
+        key = order_key(request.request_id, 0, seeded=spec.seeded)
         row = (
-            key, want.slot, 0, self._asked(asked), asked.provider, asked.model,
-            want.prompt, want.prompt_id, want.category, want.sample, now,
+            key, request.request_id, 0, self._spec_id(spec), spec.provider, spec.model,
+            request.prompt, request.prompt_id, request.category, request.sample, now,
         )  # fmt: skip
         with self._write():
             self._db.execute(_PLAN, row)
@@ -355,25 +360,25 @@ class Ledger:
             )
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Read-only questions of this package (afd/harvest/status.py)."""
-        with told(self.path):
+        """Run a read-only query of this package (afd/harvest/status.py)."""
+        with ledger_errors(self.path):
             return [dict(row) for row in self._db.execute(sql, values)]
 
     # ---------------------------------------------------------------- inside a transaction
 
-    def _row(self, key: str) -> Row:
+    def _row(self, key: str) -> OrderRow:
         found = self._db.execute(f"SELECT {COLUMNS} FROM orders WHERE key = ?", (key,)).fetchone()
         if found is None:
             raise LedgerError(f"{self.path}: no order {key[:12]}; see `afd harvest status`")
-        return Row(*found)
+        return OrderRow(*found)
 
-    def _asked(self, asked: TeacherSpec) -> int:
-        content = {name: getattr(asked, name) for name in asked.__slots__}
+    def _spec_id(self, spec: TeacherSpec) -> int:
+        content = {name: getattr(spec, name) for name in spec.__slots__}
         self._db.execute(
             "INSERT OR IGNORE INTO asked (digest, provider, model, content) VALUES (?, ?, ?, ?)",
-            (asked.digest, asked.provider, asked.model, json.dumps(content)),
+            (spec.digest, spec.provider, spec.model, json.dumps(content)),
         )
-        found = self._db.execute("SELECT id FROM asked WHERE digest = ?", (asked.digest,))
+        found = self._db.execute("SELECT id FROM asked WHERE digest = ?", (spec.digest,))
         return int(found.fetchone()["id"])
 
 

@@ -1,8 +1,8 @@
-"""Who works on an order, and whether it still lives: a dead owner's orders are taken over.
+"""Owners of orders and their liveness: the orders of a dead owner are taken over.
 
-On this machine a process is asked for (pid and start time, so that a number given out again is not
-mistaken for it; a step of the clock moves that time, so where it differs the heartbeat decides). Of
-another machine, or another container, only its heartbeat is seen.
+On this machine the check compares pid and start time, since a pid is reused. A clock step moves the
+start time, so if it differs, the heartbeat decides. For another machine or container only the
+heartbeat counts.
 """
 
 import os
@@ -32,19 +32,19 @@ class Owner:
 
     @classmethod
     def new(cls) -> "Owner":
-        """This process, once more: two engines of one process are two owners."""
+        """Return a new owner; two engines of one process are two owners."""
         owner = cls(uuid.uuid4().hex, here(), os.getpid(), psutil.Process().create_time())
         _working.add(owner.id)
         return owner
 
     def end(self) -> None:
-        """It works no more, also where the disk cannot be told so."""
+        """Mark the owner as ended in this process, even if the disk cannot be written."""
         _working.discard(self.id)
 
 
 @cache
 def here() -> str:
-    """This machine, and where there are several, this set of process numbers on it."""
+    """Return host name and pid namespace: processes of one place share pids."""
     try:
         numbers = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -53,7 +53,7 @@ def here() -> str:
 
 
 def register(db: sqlite3.Connection, owner: Owner) -> None:
-    """Say that this owner is at work."""
+    """Insert the owner, or renew its heartbeat."""
     values = (owner.id, owner.host, owner.pid, owner.created, time.time())
     db.execute(
         "INSERT INTO owners VALUES (?, ?, ?, ?, ?) "
@@ -63,12 +63,12 @@ def register(db: sqlite3.Connection, owner: Owner) -> None:
 
 
 def beat(db: sqlite3.Connection, owner: Owner) -> None:
-    """Say so again, about every `BEAT_S` seconds; also where others took it for dead meanwhile."""
+    """Renew the heartbeat, every `BEAT_S` seconds; also after others took the owner for dead."""
     register(db, owner)
 
 
 def dead(db: sqlite3.Connection) -> list[str]:
-    """Ids of the owners that are at work no more."""
+    """Return the ids of dead owners."""
     rows = db.execute("SELECT id, host, pid, created, beat_at FROM owners").fetchall()
     return [row["id"] for row in rows if not _lives(row)]
 

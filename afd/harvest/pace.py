@@ -1,17 +1,17 @@
-"""When the next request leaves: no faster than allowed, no poll that cannot say anything new."""
+"""Pacing of requests: the rate limit, the vendor's pauses and the times of polls."""
 
 import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
 
-MAX_PAUSE_S = 300.0  # a vendor that asks for more is asked again after this much
+MAX_PAUSE_S = 300.0  # longer requested pauses are cut to this
 
 
 class Pace:
-    """Requests one after another, `per_minute` of them, and none while the vendor asks for a pause.
+    """Rate limit of `per_minute` requests, with the pauses that the vendor requests.
 
-    No bursts: what was not sent in a quiet minute is not made up for in the next.
+    No bursts: a quiet minute does not raise the rate of the next.
     """
 
     def __init__(self, per_minute: float) -> None:
@@ -31,11 +31,11 @@ class Pace:
 
     @property
     def is_paused(self) -> bool:
-        """Whether creations wait already: what fails now left before the pause began."""
+        """True during a pause: a create that fails now left before the pause began."""
         return time.monotonic() < self.paused_until
 
     def pause(self, seconds: float) -> float:
-        """Create nothing for so long, capped; gives the seconds that it will be."""
+        """Pause creates for `seconds`, capped at 300 s; return the actual seconds."""
         seconds = min(max(seconds, 0.0), MAX_PAUSE_S)
         self.paused_until = max(self.paused_until, time.monotonic() + seconds)
         return seconds
@@ -43,20 +43,21 @@ class Pace:
 
 @dataclass(frozen=True)
 class Guess:
-    """When a task is first looked at, in seconds after its creation."""
+    """Time of a task's first poll, in seconds after its creation."""
 
     first_s: float
     earlier: float  # if that finds it done, its end is taken to be earlier by this share
 
 
 class Polling:
-    """When to look at a task: first when one in four would be done, then in small steps.
+    """Poll times of a task: first when one in four would be done, then in small steps.
 
-    Learned from the last tasks' ends. What the first look finds done has ended before, nobody knows
-    when: a little before, and ever more while that goes on. Every lesson starts from the guess that
-    its task was watched with, so that sixteen tasks that end together teach no more than one would.
+    The times come from the ends of the last 16 tasks. If the first poll finds a task done, its end
+    lies an unknown time before: a small share is assumed, which grows while this goes on. Each end
+    is corrected from the guess of its own task, so sixteen tasks that end together change the guess
+    no more than one does.
     Of 16 places with an answer's time of 200 ms, 1 % (jobs of 60 s, all alike) to 7 % (60 s, spread
-    20 %) of the time is lost, for 1.6 to 3.7 looks a task; it was 3 % and 20 % with a first look
+    20 %) of the time is lost, for 1.6 to 3.7 looks a task; it was 3 % and 20 % with a first poll
     that every task moved by itself (simulated, docs/lab-notes.md).
     """
 
@@ -69,9 +70,9 @@ class Polling:
         self._ends: deque[float] = deque(maxlen=self.NUM_KNOWN)
 
     def finished(self, guess: Guess | None, num_looks: int, vain_s: float, seen_s: float) -> None:
-        """Of a task watched with `guess`: the look sent at `seen_s` found it done.
+        """Update the guess: a task with `guess` was done at the poll of `seen_s`.
 
-        Seconds after its creation; the look at `vain_s` was the last that did not (0: none was).
+        Seconds after its creation; the poll at `vain_s` was the last unfinished one (0: none).
         """
         if guess is not None and num_looks == 1:
             self._ends.append(guess.first_s * (1 - guess.earlier))
@@ -83,16 +84,18 @@ class Polling:
         self.guess = Guess(max(first_s, self.FLOOR_S), earlier)
 
     def wait_s(self, guess: Guess | None, num_looks: int, elapsed_s: float) -> float:
-        """How long to leave a task alone that was looked at so often, so long after creation."""
+        """Return the seconds until the next poll, by the polls so far and the task's age."""
         if guess is None:
             return min(max(elapsed_s / 8, self.FLOOR_S), self.CEILING_S)
         if num_looks == 0:
             return min(max(guess.first_s - elapsed_s, self.FLOOR_S), self.LONGEST_S)
-        overdue = max(0.0, elapsed_s - 2 * guess.first_s)  # what hangs is asked ever less often
+        overdue = max(
+            0.0, elapsed_s - 2 * guess.first_s
+        )  # a task that hangs is polled ever less often
         step = guess.first_s / (40 if num_looks == 1 else 20) + overdue / 8
         return min(max(step, self.FLOOR_S), self.CEILING_S)
 
 
 def backoff_s(failures: int) -> float:
-    """1, 2, 4 ... seconds after the first, second, third failure in a row; at most a minute."""
+    """Return 1, 2, 4 ... s after the first, second, third consecutive failure; at most 60 s."""
     return float(min(2 ** max(0, failures - 1), 60))

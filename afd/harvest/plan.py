@@ -1,4 +1,4 @@
-"""What a harvest would take, before anything is sent: clips, money, hours, what is there."""
+"""Plan of a harvest before it is sent: clips, money, hours, stored clips."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,30 +9,30 @@ from tempfile import TemporaryDirectory
 from afd.clips.lookup import find_clips
 from afd.clips.requests import ClipRequest, distinct, teacher_spec
 from afd.config import RemoteTeacher
-from afd.harvest import money
+from afd.harvest import budget
 from afd.harvest.ledger import Ledger
-from afd.harvest.rows import Money
-from afd.harvest.status import Refusals, refusals, typical_s
-from afd.harvest.tables import ledger_path
-from afd.harvest.transitions import ENDS, OrderState
+from afd.harvest.order import ProviderMoney
+from afd.harvest.schema import ledger_path
+from afd.harvest.states import ENDS, OrderState
+from afd.harvest.status import Refusals, median_task_s, refusals
 from afd.store import Store
 
-UNMEASURED_S = 120.0  # what a task is taken to last before a pilot has shown it
+UNMEASURED_S = 120.0  # assumed time of a task before a pilot has measured it
 REQUESTS_A_CLIP = 5  # a creation and some polls
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Of distinct wants; money in micro-dollars."""
+    """Plan over distinct requests; money in micro-dollars."""
 
     num_wanted: int
-    num_repeated: int  # wanted again, paid once
-    num_kept: int  # in the store: nothing to pay
-    num_missing: int  # paid and verified, but their clips are not there any more
+    num_repeated: int  # requested again, paid once
+    num_in_store: int  # nothing to pay
+    num_missing: int  # paid and verified, but the store lost their clips
     states: Mapping[OrderState, int]  # of the other orders of those that have no clip yet
     num_to_order: int
     price: int  # of one, as reserved
-    money: Money
+    money: ProviderMoney
     cap: int
     task_s: float
     is_measured: bool  # task_s, from this teacher's last tasks
@@ -48,22 +48,22 @@ class Plan:
         return self.money.spent + self.money.reserved + self.cost <= self.cap
 
 
-def plan(store: Store, teacher: RemoteTeacher, wants: Sequence[ClipRequest]) -> Plan:
-    """Ask the store and the ledger; nothing is written there. Errors: StoreError."""
-    asked, access = teacher_spec(teacher), teacher.access
-    single = list(distinct(wants))
-    kept = find_clips(store, asked, single)
+def plan(store: Store, teacher: RemoteTeacher, requests: Sequence[ClipRequest]) -> Plan:
+    """Return the plan from store and ledger, without a write. Errors: StoreError."""
+    spec, access = teacher_spec(teacher), teacher.access
+    single = list(distinct(requests))
+    stored = find_clips(store, spec, single)
     with _ledger(store.root) as ledger:
-        standing = ledger.standing(asked)
-        typical = typical_s(ledger, asked)
-        spent = ledger.money(asked.provider)
-        refused = refusals(ledger, asked.provider, asked.model)
+        last_attempts = ledger.last_attempts(spec)
+        typical = median_task_s(ledger, spec)
+        spent = ledger.money(spec.provider)
+        refused = refusals(ledger, spec.provider, spec.model)
     states: dict[OrderState, int] = {}
     num_to_order = num_missing = 0
-    for want in single:
-        if want.slot in kept:
+    for request in single:
+        if request.request_id in stored:
             continue
-        attempt, state = standing.get(want.slot, (0, None))
+        attempt, state = last_attempts.get(request.request_id, (0, None))
         is_retried = state == "refused_output" and attempt < teacher.num_retries
         if state is None or state == "planned" or is_retried:
             num_to_order += 1
@@ -77,14 +77,14 @@ def plan(store: Store, teacher: RemoteTeacher, wants: Sequence[ClipRequest]) -> 
     by_rate = num_to_order * REQUESTS_A_CLIP / access.requests_per_minute * 60
     return Plan(
         num_wanted=len(single),
-        num_repeated=len(wants) - len(single),
-        num_kept=len(kept),
+        num_repeated=len(requests) - len(single),
+        num_in_store=len(stored),
         num_missing=num_missing,
         states=states,
         num_to_order=num_to_order,
-        price=money.reservation(access.price, teacher.duration_s),
+        price=budget.reservation(access.price, teacher.duration_s),
         money=spent,
-        cap=money.micro(access.budget_usd),
+        cap=budget.to_micro_usd(access.budget_usd),
         task_s=task_s,
         is_measured=typical is not None,
         hours=max(by_slots, by_rate) / 3600,
@@ -94,7 +94,7 @@ def plan(store: Store, teacher: RemoteTeacher, wants: Sequence[ClipRequest]) -> 
 
 @contextmanager
 def _ledger(root: Path) -> Iterator[Ledger]:
-    """Open the ledger of a store; an empty one elsewhere where nothing was ordered yet."""
+    """Open the ledger of a store, or an empty temporary one if the store has none."""
     with ExitStack() as stack:
         if not ledger_path(root).exists():
             root = Path(stack.enter_context(TemporaryDirectory(prefix="afd-ledger-")))

@@ -1,4 +1,4 @@
-"""One harvest from a remote teacher: the engine with everything it needs, opened and closed."""
+"""One harvest from a remote teacher: opens the engine's resources and closes them."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ from afd.clips import quarantine
 from afd.clips.requests import ClipRequest, teacher_spec
 from afd.config import RemoteTeacher
 from afd.harvest.addresses import Allowed
-from afd.harvest.clerk import Clerk
-from afd.harvest.desk import Desk, incoming
+from afd.harvest.context import RunContext, incoming
 from afd.harvest.download import Downloaded, Policy, fetch
 from afd.harvest.engine import Engine
 from afd.harvest.http import client, download_client
-from afd.harvest.judging import Judge
-from afd.harvest.live import Live, Stop
+from afd.harvest.inspect_clip import ClipInspector
+from afd.harvest.ledger_thread import LedgerThread
 from afd.harvest.pace import Pace
+from afd.harvest.progress import HarvestProgress, Stop
 from afd.store import Store, told
 from afd.teachers import exchange, remote
 from afd.teachers.remote import Video
@@ -34,44 +34,44 @@ TOGETHER_S = 1.0
 
 
 @dataclass(frozen=True)
-class Harvested:
-    """How a run ended; which clips there are only the vault says."""
+class HarvestResult:
+    """End of a run; the library has its clips."""
 
     stop: Stop | None
-    live: Live
+    live: HarvestProgress
 
 
 def harvest(
     teacher: RemoteTeacher,
     store: Store,
-    wants: Sequence[ClipRequest],
+    requests: Sequence[ClipRequest],
     answered: Collection[str] = (),
-    on_change: Callable[[Live], None] | None = None,
-) -> Harvested:
-    """Order, watch and keep clips until every want has one or an end, or something stops it.
+    on_change: Callable[[HarvestProgress], None] | None = None,
+) -> HarvestResult:
+    """Order, poll and store clips until each request has a clip or an end, or a stop.
 
-    `answered`: slots of wants that have their clip (afd/clips/lookup.py). Ctrl-C and SIGTERM
-    stop it with everything kept. Errors: StoreError, LedgerError.
+    `answered`: the request_ids with a clip (afd/clips/lookup.py). Ctrl-C and SIGTERM stop the run
+    without a loss. Errors: StoreError, LedgerError.
     """
     with told(store.root):
-        return _run(_harvest(teacher, store, wants, answered, on_change))
+        return _run(_harvest(teacher, store, requests, answered, on_change))
 
 
 async def _harvest(
     teacher: RemoteTeacher,
     store: Store,
-    wants: Sequence[ClipRequest],
+    requests: Sequence[ClipRequest],
     answered: Collection[str],
-    on_change: Callable[[Live], None] | None,
-) -> Harvested:
+    on_change: Callable[[HarvestProgress], None] | None,
+) -> HarvestResult:
     access = teacher.access
     vendor, policy = build(teacher), Policy(allowed_hosts(teacher))
     engine = Engine(on_change)
     async with contextlib.AsyncExitStack() as stack:
         http = await stack.enter_async_context(client(2 * access.in_flight + 4))
         videos = await stack.enter_async_context(download_client())
-        clerk = await stack.enter_async_context(Clerk(store.root))
-        judge = stack.enter_context(Judge())
+        in_ledger = await stack.enter_async_context(LedgerThread(store.root))
+        inspect = stack.enter_context(ClipInspector())
 
         async def fetch_video(video: Video, key: str) -> Downloaded:
             headers = vendor.auth_headers() if video.headers_needed else None
@@ -85,36 +85,36 @@ async def _harvest(
                 return vendor.auth_headers()
             return {}
 
-        desk = Desk(
+        context = RunContext(
             teacher=teacher,
-            asked=teacher_spec(teacher),
+            spec=teacher_spec(teacher),
             vendor=vendor,
-            clerk=clerk,
+            in_ledger=in_ledger,
             store=store,
             http=http,
             fetch=fetch_video,
-            judge=judge,
+            inspect=inspect,
             put_aside=put_aside,
-            floor=engine,
+            engine=engine,
             pace=Pace(access.requests_per_minute),
         )
         stack.enter_context(_stopping(engine))
-        stop = await engine.run(desk, wants, answered)
-    return Harvested(stop, engine.live)
+        stop = await engine.run(context, requests, answered)
+    return HarvestResult(stop, engine.live)
 
 
 def allowed_hosts(teacher: RemoteTeacher) -> Allowed:
-    """Where videos may come from: the hosts of params, or the API's own."""
+    """Return the hosts that videos may come from: those of params, or the API's own."""
     host = urlsplit(teacher.access.base_url).hostname or ""
     named = teacher.access.video_hosts
-    # Other ports of this machine only where params name it: by itself a server shows its own.
+    # Other ports of this machine only if params name it: a server's own URLs have its own port.
     is_here = bool(named) and teacher.access.base_url.startswith("http:")
     return Allowed(named or (host,), loopback=is_here, own=teacher.access.base_url)
 
 
 @contextlib.contextmanager
 def _stopping(engine: Engine) -> Iterator[None]:
-    """The first signal stops with everything in order, a later one at once (KeyboardInterrupt).
+    """Stop in order at the first signal, at once at a later one (KeyboardInterrupt).
 
     Signals that come together (a terminal and a scheduler may both send one) are one.
     """
@@ -123,14 +123,14 @@ def _stopping(engine: Engine) -> Iterator[None]:
         return
     loop, run = asyncio.get_running_loop(), asyncio.current_task()
 
-    told_at: float | None = None
+    first_signal_at: float | None = None
 
     def stop() -> None:
-        nonlocal told_at
+        nonlocal first_signal_at
         now = time.monotonic()
-        if told_at is None:
-            told_at = now
-        elif now - told_at > TOGETHER_S and run is not None:
+        if first_signal_at is None:
+            first_signal_at = now
+        elif now - first_signal_at > TOGETHER_S and run is not None:
             run.cancel()
         engine.stop("interrupted", "interrupted", hard=True)
 
@@ -146,7 +146,7 @@ def _stopping(engine: Engine) -> Iterator[None]:
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    """In this thread, or beside a loop that runs in it already (Prefect's)."""
+    """Run `work` in this thread, or in another one if an event loop (Prefect's) runs here."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

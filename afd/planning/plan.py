@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 
 from afd.config import FilePrompts, Params
-from afd.harvest.money import MICRO, reservation
+from afd.harvest.budget import MICRO, reservation
 from afd.params import ParamsError
 from afd.planning import networks
 from afd.planning.machines import Machine

@@ -29,8 +29,8 @@ from afd.config import (
 )
 from afd.failpoints import failpoint
 from afd.fingerprint import fingerprint
-from afd.harvest.gathering import Gathered, HarvestPausedError, gather
-from afd.harvest.live import Live
+from afd.harvest.gather import Gathered, HarvestPausedError, gather
+from afd.harvest.progress import HarvestProgress
 from afd.harvest.status import NO_CATEGORY
 from afd.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.runtime.batches import Batch, Compute
@@ -70,50 +70,54 @@ def _answered(
     work: Workspace,
 ) -> dict[str, float | int | str | None]:
     """Out of the store; what is not there is ordered from the vendor, or imported."""
-    wants = round_requests(params, teacher, prompts)
+    clip_requests = round_requests(params, teacher, prompts)
 
     news = ""
 
-    def tell(live: Live) -> None:
+    def tell(live: HarvestProgress) -> None:
         nonlocal news
         show_life()  # a vendor may take hours
-        work.progress(live.num_settled, live.num_wanted)
+        work.progress(live.num_done, live.num_wanted)
         if live.news not in ("", news):
             news = live.news
             sys.stderr.write(f"{news}\n")
 
     try:
-        gathered = gather(teacher, store, wants, tell)
+        gathered = gather(teacher, store, clip_requests, tell)
     except HarvestPausedError as error:
-        if error.why == "interrupted":
+        if error.reason == "interrupted":
             raise StoppedError(str(error)) from None
         raise
     rows = (
-        gathered.answers[want.slot].row()
-        | {"prompt_id": want.prompt_id, "prompt": want.prompt, "place": place}
-        for place, want in enumerate(wants)
-        if want.slot in gathered.answers
+        gathered.answers[request.request_id].row()
+        | {"prompt_id": request.prompt_id, "prompt": request.prompt, "place": place}
+        for place, request in enumerate(clip_requests)
+        if request.request_id in gathered.answers
     )
     write_shard(work.out, rows)
-    write_json(work.out / OUTCOMES, _by_category(wants, gathered))
-    num_clips = sum(want.slot in gathered.answers for want in wants)
+    write_json(work.out / OUTCOMES, _by_category(clip_requests, gathered))
+    num_clips = sum(request.request_id in gathered.answers for request in clip_requests)
     without = {f"num_{state}": number for state, number in gathered.without_clip.items()}
     return {
         "num_clips": num_clips,
         "num_paid": gathered.num_new,
         "num_reused": num_clips - gathered.num_new,
-        "num_without_clip": len(wants) - num_clips,
+        "num_without_clip": len(clip_requests) - num_clips,
         "cost_usd": gathered.cost_usd,
         **without,
     }
 
 
-def _by_category(wants: Sequence[ClipRequest], gathered: Gathered) -> dict[str, dict[str, int]]:
+def _by_category(
+    clip_requests: Sequence[ClipRequest], gathered: Gathered
+) -> dict[str, dict[str, int]]:
     """Category of the prompt -> how many of its wants have a clip, and how the others ended."""
     told: dict[str, Counter[str]] = {}
-    for want in wants:
-        state = "clip" if want.slot in gathered.answers else gathered.ends[want.slot]
-        told.setdefault(want.category or NO_CATEGORY, Counter())[state] += 1
+    for request in clip_requests:
+        state = (
+            "clip" if request.request_id in gathered.answers else gathered.ends[request.request_id]
+        )
+        told.setdefault(request.category or NO_CATEGORY, Counter())[state] += 1
     return {category: dict(sorted(counts.items())) for category, counts in sorted(told.items())}
 
 

@@ -17,10 +17,10 @@ from afd.clips.lookup import shards_by_key
 from afd.clips.permission import permit
 from afd.config import FolderTeacher
 from afd.config.teachers import Statement
-from afd.harvest import restoring
-from afd.harvest.importing import Imported, import_folder
+from afd.harvest import restore
+from afd.harvest.folder.importing import ImportResult, import_folder
 from afd.harvest.ledger import Ledger
-from afd.harvest.tables import ledger_path
+from afd.harvest.schema import ledger_path
 from afd.params import ParamsError, validate
 from afd.prompts import to_jsonl
 from afd.store import Store, StoreError, write_atomic
@@ -42,9 +42,9 @@ def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
     """Everything paid against its hash; 0 when it is whole."""
     store, console = _existing(root), Console()
     if mend:
-        console.print(f"{restoring.mend_notes(store)} notes written anew")
+        console.print(f"{restore.mend_notes(store)} notes written anew")
     if revalidate:
-        restored, remaining = restoring.revalidate(store)
+        restored, remaining = restore.revalidate(store)
         console.print(f"{len(restored)} clips out of quarantine, {len(remaining)} stay")
     found = verify.verify(store, verified_keys(store))
     size = f"{found.num_files} files, {found.num_bytes / 1e6:,.1f} MB"
@@ -158,7 +158,7 @@ def import_videos(asked: Importing, root: Path) -> None:
 
 
 def _write_prompts(
-    asked: Importing, file: Path, teacher: FolderTeacher, done: Imported, root: Path
+    asked: Importing, file: Path, teacher: FolderTeacher, done: ImportResult, root: Path
 ) -> None:
     """The prompts file, and the overlay that makes a campaign of it."""
     console = Console()
@@ -176,7 +176,7 @@ def _write_prompts(
         console.print(told, soft_wrap=True, highlight=False)
 
 
-def _overlay(file: Path, teacher: FolderTeacher, done: Imported, splits: Counter[str]) -> str:
+def _overlay(file: Path, teacher: FolderTeacher, done: ImportResult, splits: Counter[str]) -> str:
     """YAML over any campaign's params: the teacher, its prompts, and films of any length."""
     values = teacher.model_dump(mode="json", exclude_none=True)
     num_held_out = max(2, splits["held_out"])
@@ -209,7 +209,7 @@ def permit_training(source: str, permitted: str, terms: Mapping[str, str], root:
     )
 
 
-def _tell_imported(say: Callable[..., None], done: Imported) -> None:
+def _tell_imported(say: Callable[..., None], done: ImportResult) -> None:
     doubled = f", {done.num_duplicates} twice in the folder" if done.num_duplicates else ""
     say(f"{done.num_new} clips imported, {done.num_known} were there{doubled}")
     if done.num_restated:

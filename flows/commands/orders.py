@@ -16,16 +16,16 @@ from rich.text import Text
 from afd.clips.lookup import find_clips
 from afd.clips.requests import ClipRequest, round_requests, teacher_spec
 from afd.config import Params, RemoteTeacher
-from afd.harvest import resolving, status
-from afd.harvest.gathering import missing_clips, paused
+from afd.harvest import resolve, status
+from afd.harvest.budget import format_usd
+from afd.harvest.gather import missing_clips_error, paused_error
 from afd.harvest.ledger import Ledger, LostOrderError
-from afd.harvest.live import Live
-from afd.harvest.money import shown
+from afd.harvest.order import OrderRow, is_unknown_to_vendor
 from afd.harvest.plan import Plan, plan
-from afd.harvest.rows import Row, is_unknown_to_vendor
+from afd.harvest.progress import HarvestProgress
 from afd.harvest.run import harvest
-from afd.harvest.tables import ledger_path
-from afd.harvest.transitions import WITHOUT_CLIP
+from afd.harvest.schema import ledger_path
+from afd.harvest.states import WITHOUT_CLIP
 from afd.prompts import read_jsonl
 from afd.runtime.outcome import RefusedError
 from afd.stages import requests
@@ -111,16 +111,16 @@ def show_plan(chosen: Chosen) -> None:
 def _plan_rows(made: Plan, teacher: RemoteTeacher) -> Iterator[tuple[str, str]]:
     repeated = f", {made.num_repeated} wanted again and paid once" if made.num_repeated else ""
     yield "clips wanted", f"{made.num_wanted}{repeated}"
-    yield "in the store", f"{made.num_kept}"
+    yield "in the store", f"{made.num_in_store}"
     if made.num_missing:
         yield "paid, but gone", f"{made.num_missing}: see `afd harvest verify`"
     for state, number in made.states.items():
         yield state, f"{number}"
     yield "to order", f"{made.num_to_order}"
-    yield "price of one", f"{shown(made.price)}, looked up on {teacher.access.price.date}"
-    yield "cost", shown(made.cost)
-    spent, reserved = shown(made.money.spent), shown(made.money.reserved)
-    yield "budget", f"{shown(made.cap)}; spent {spent}, reserved {reserved}"
+    yield "price of one", f"{format_usd(made.price)}, looked up on {teacher.access.price.date}"
+    yield "cost", format_usd(made.cost)
+    spent, reserved = format_usd(made.money.spent), format_usd(made.money.reserved)
+    yield "budget", f"{format_usd(made.cap)}; spent {spent}, reserved {reserved}"
     how = "measured" if made.is_measured else "assumed until a pilot has shown it"
     took = f"{made.task_s:.0f} s a task, {how}; {teacher.access.in_flight} at a time"
     yield "expected", f"{made.hours:.1f} hours ({took})"
@@ -163,19 +163,21 @@ def run_orders(chosen: Chosen) -> None:
     with _watched(console, chosen.teacher) as tell:
         done = harvest(chosen.teacher, chosen.store, chosen.wants, answered, tell)
     console.print(_live_table(done.live, chosen.teacher))
-    if done.stop is not None and done.stop.why == "interrupted":
+    if done.stop is not None and done.stop.reason == "interrupted":
         raise KeyboardInterrupt(STOPPED)
     if done.stop is not None:
-        raise paused(done.stop, chosen.teacher, chosen.store, done.live.missing)
+        raise paused_error(done.stop, chosen.teacher, chosen.store, done.live.missing)
     if done.live.missing:
-        raise missing_clips(chosen.store, done.live.missing)
+        raise missing_clips_error(chosen.store, done.live.missing)
     if any(done.live.states[state] for state in ("ambiguous", "stalled", "quarantined")):
         says = command("harvest", "status", store=chosen.store.root)
         console.print(f"see `{says}` for what has no clip", soft_wrap=True)
 
 
 @contextmanager
-def _watched(console: Console, teacher: RemoteTeacher) -> Iterator[Callable[[Live], None]]:
+def _watched(
+    console: Console, teacher: RemoteTeacher
+) -> Iterator[Callable[[HarvestProgress], None]]:
     """A table that follows the numbers; on a pipe a line now and then."""
     if console.is_terminal:
         with Screen(console=console, transient=True, auto_refresh=False) as screen:
@@ -192,7 +194,7 @@ class Lines:
         self._told_at = -math.inf
         self._last = self._news = ""
 
-    def tell(self, live: Live) -> None:
+    def tell(self, live: HarvestProgress) -> None:
         """What has changed; a reason at once, when it is another one."""
         now = time.monotonic()
         is_news = live.news not in ("", self._news)
@@ -200,8 +202,8 @@ class Lines:
             return
         states = ", ".join(f"{n} {state}" for state, n in live.states.items() if n)
         line = (
-            f"{live.kept} kept before, {states or 'nothing open'}; "
-            f"spent {shown(live.spent)} of {shown(live.cap)}"
+            f"{live.num_in_store} kept before, {states or 'nothing open'}; "
+            f"spent {format_usd(live.spent)} of {format_usd(live.cap)}"
         )
         line += f"; {live.news}" if live.news else ""
         self._told_at, self._news = now, live.news
@@ -211,10 +213,10 @@ class Lines:
             sys.stdout.flush()
 
 
-def _live_table(live: Live, teacher: RemoteTeacher) -> Table:
+def _live_table(live: HarvestProgress, teacher: RemoteTeacher) -> Table:
     ended = live.num_ended
     table = Table(title=f"{teacher.provider}, {teacher.model}", show_header=False, box=None)
-    table.add_row("clips", f"{live.kept + live.states['verified']} of {live.num_wanted}")
+    table.add_row("clips", f"{live.num_in_store + live.states['verified']} of {live.num_wanted}")
     for state in status.STATES:
         if live.states[state] and state != "verified":
             table.add_row(state, str(live.states[state]))
@@ -222,7 +224,8 @@ def _live_table(live: Live, teacher: RemoteTeacher) -> Table:
         table.add_row("paid, but gone", str(live.missing))
     share = f" ({live.num_refused / ended:.0%} of what ended)" if ended else ""
     table.add_row("refused", f"{live.num_refused}{share}")
-    money = f"{shown(live.spent)} spent, {shown(live.reserved)} reserved, cap {shown(live.cap)}"
+    spent, reserved = format_usd(live.spent), format_usd(live.reserved)
+    money = f"{spent} spent, {reserved} reserved, cap {format_usd(live.cap)}"
     table.add_row("money", money)
     if live.per_hour is not None:
         table.add_row("rate", f"{live.per_hour:,.0f} clips an hour")
@@ -238,7 +241,7 @@ def show_status(root: Path) -> None:
         console.print(f"{root}: nothing was ordered yet", soft_wrap=True, highlight=False)
         return
     with Ledger(root) as ledger:
-        for standing in status.standings(ledger):
+        for standing in status.orders_by_model(ledger):
             _show_standing(console, ledger, standing, Store(root.resolve()))
         waiting = ledger.rows(
             "(state IN ('ambiguous', 'stalled', 'quarantined', 'failed_final') "
@@ -253,7 +256,7 @@ def show_status(root: Path) -> None:
             console.print(line, highlight=False, soft_wrap=True)
 
 
-def _commands(waiting: Sequence[Row], root: Path) -> Iterator[str]:
+def _commands(waiting: Sequence[OrderRow], root: Path) -> Iterator[str]:
     """What can be typed about these orders, each with the key of the first that it is for."""
 
     def resolving(key: str, *answer: str) -> str:
@@ -270,15 +273,15 @@ def _commands(waiting: Sequence[Row], root: Path) -> Iterator[str]:
 
 
 def _show_standing(
-    console: Console, ledger: Ledger, standing: status.Standing, store: Store
+    console: Console, ledger: Ledger, standing: status.ModelOrders, store: Store
 ) -> None:
     table = Table(title=f"{standing.provider}, {standing.model}", show_header=False, box=None)
     for state, number in standing.states.items():
         table.add_row(state, str(number))
-    if gone := status.num_gone(store, ledger, standing):
+    if gone := status.num_missing_clips(store, ledger, standing):
         table.add_row("paid, but gone", f"{gone}: see `afd harvest verify`")
-    table.add_row("spent", shown(standing.spent))
-    table.add_row("reserved", shown(standing.reserved))
+    table.add_row("spent", format_usd(standing.spent))
+    table.add_row("reserved", format_usd(standing.reserved))
     console.print(table)
     refused = status.refusals(ledger, standing.provider, standing.model)
     if any(one.rate for one in refused):
@@ -293,7 +296,7 @@ def _refusals_table(refused: Sequence[status.Refusals]) -> Table:
     return rates
 
 
-def _orders_table(rows: Sequence[Row]) -> Table:
+def _orders_table(rows: Sequence[OrderRow]) -> Table:
     table = Table("key", "state", "task", "prompt", "reason")
     for row in rows:
         texts = (row.key[:12], row.state, row.task_id or "", row.prompt[:40], row.reason or "")
@@ -313,22 +316,22 @@ def settle(
     """Write down what a person knows. Raises ResolveError, TransitionError."""
     chosen = [created is not None, never_created, again, lost]
     if sum(chosen) != 1 or (created is not None and len(keys) != 1):
-        raise resolving.ResolveError(
+        raise resolve.ResolveError(
             "say exactly one of --created ID (of one key), --never-created, --again, --lost"
         )
     store, console = Store(root.resolve()), Console()
     with Ledger(store.root) as ledger:
-        for row in [row for key in keys for row in resolving.find_all(ledger, key)]:
+        for row in [row for key in keys for row in resolve.find_all(ledger, key)]:
             try:
                 if created is not None:
-                    after = resolving.created(ledger, row, created)
+                    after = resolve.created(ledger, row, created)
                 elif never_created:
-                    after = resolving.never_created(ledger, row)
+                    after = resolve.never_created(ledger, row)
                 elif again:
-                    after = resolving.again(ledger, row)
+                    after = resolve.again(ledger, row)
                 else:
-                    after = resolving.lost(store, ledger, row)
+                    after = resolve.lost(store, ledger, row)
             except LostOrderError as error:
-                raise resolving.ResolveError(f"{error}; nothing was changed, try again") from None
+                raise resolve.ResolveError(f"{error}; nothing was changed, try again") from None
             was, now = f"{row.key[:12]} {row.state}", f"{after.key[:12]} {after.state}"
             console.print(f"{was} -> {now}", highlight=False)

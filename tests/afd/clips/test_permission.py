@@ -16,11 +16,11 @@ from afd.clips.requests import clip_request, teacher_spec
 from afd.clips.shards import read_table
 from afd.config import FolderTeacher, Params
 from afd.config.teachers import Terms
-from afd.harvest.folder import FolderError, read_folder
-from afd.harvest.importing import import_folder
-from afd.harvest.judging import Judge
-from afd.harvest.provenance import Verdict
-from afd.harvest.restoring import revalidate
+from afd.harvest.folder.importing import import_folder
+from afd.harvest.folder.reading import FolderError, read_folder
+from afd.harvest.inspect_clip import ClipInspector
+from afd.harvest.provenance import InspectionResult
+from afd.harvest.restore import revalidate
 from afd.params import load_params
 from afd.prompts import Prompt, prompt_id
 from afd.runtime.outcome import status_of
@@ -255,22 +255,22 @@ def test_a_caption_with_one_sound_video_has_a_first_sample(
         notes = [StoredClip(*kept).provenance for kept in clip_paths(store).items()]
         return {note["sample"]: note["original"] for note in notes}
 
-    judged = Judge._judge
+    judged = ClipInspector._inspect
 
-    def judge(self: Judge, file: Path) -> Verdict:
-        return Verdict("too odd") if file.name == "a.mp4" else judged(self, file)
+    def judge(self: ClipInspector, file: Path) -> InspectionResult:
+        return InspectionResult("too odd") if file.name == "a.mp4" else judged(self, file)
 
-    monkeypatch.setattr(Judge, "_judge", judge)
+    monkeypatch.setattr(ClipInspector, "_inspect", judge)
     add("a", "0.mp4")
     add("b", "1.mp4")
     done = import_folder(store, folder_teacher(videos, "yes"))
     assert (done.num_new, done.refused) == (1, {"a.mp4": "too odd"})
     assert samples() == {0: "b.mp4"}
     teacher = folder_teacher(None, "yes")
-    wanted = clip_request(
+    request = clip_request(
         teacher_spec(teacher).digest, Prompt(prompt_id(caption), caption, "train"), 0
     )
-    assert wanted.slot in find_clips(store, teacher_spec(teacher), [wanted])
+    assert request.request_id in find_clips(store, teacher_spec(teacher), [request])
     add("c", "2.mp4")
     done = import_folder(store, folder_teacher(videos, "yes"))
     assert (done.num_new, done.num_known) == (1, 1)

@@ -15,7 +15,7 @@ from afd.clips.library import add_file, clip_paths, find_clip
 from afd.clips.requests import TeacherSpec, clip_request, order_key
 from afd.clips.shards import TABLE, TAR, read_shard, write_shard
 from afd.clips.verify import verify
-from afd.harvest import restoring
+from afd.harvest import restore
 from afd.harvest.ledger import Ledger
 from afd.prompts import Prompt
 from afd.store import Store, StoreError
@@ -213,7 +213,7 @@ def test_notes_that_are_broken_or_gone_are_found_and_written_anew(store: Store) 
     with pytest.raises(StoreError, match="its note is missing") as refused:
         packs.pack(store)
     assert "afd harvest verify --mend" in str(refused.value)
-    assert restoring.mend_notes(store) == 4
+    assert restore.mend_notes(store) == 4
     for number in range(4):
         assert json.loads(notes[number].read_bytes()) == note(number)
     assert {path for _, path in told(store)} == {
@@ -228,13 +228,13 @@ def test_notes_that_are_broken_or_gone_are_found_and_written_anew(store: Store) 
 def test_a_note_that_only_the_ledger_can_tell_says_unknown_of_its_terms(tmp_path: Path) -> None:
     made = Store(tmp_path / "store")
     asked = TeacherSpec("folder", "mine", {}, None, None, None, seeded=False)
-    wanted = clip_request(asked.digest, Prompt("p1", "a ball", "train", "balls"), 0)
+    request = clip_request(asked.digest, Prompt("p1", "a ball", "train", "balls"), 0)
     file = tmp_path / "v.mp4"
     file.write_bytes(video(1))
     with Ledger(made.root) as ledger:
-        ledger.add_delivered(asked, wanted, json.dumps({"fps": 16.0}))
-    kept_clip = add_file(made, order_key(wanted.slot, 0, seeded=False), file, {})
-    assert restoring.mend_notes(made) == 1
+        ledger.add_delivered(asked, request, json.dumps({"fps": 16.0}))
+    kept_clip = add_file(made, order_key(request.request_id, 0, seeded=False), file, {})
+    assert restore.mend_notes(made) == 1
     about = kept_clip.provenance
     assert (about["prompt"], about["category"], about["fps"]) == ("a ball", "balls", 16.0)
     assert about["training_permitted"] == "unknown" and verify(made).is_whole

@@ -13,8 +13,8 @@ from afd.clips.lookup import find_clips
 from afd.clips.requests import ClipRequest, clip_request, teacher_spec
 from afd.config import RemoteTeacher
 from afd.harvest.ledger import Ledger
-from afd.harvest.rows import Row
-from afd.harvest.run import Harvested, harvest
+from afd.harvest.order import OrderRow
+from afd.harvest.run import HarvestResult, harvest
 from afd.prompts import Prompt, prompt_id
 from afd.store import Store
 from tests.harvest_server.server import Server
@@ -63,7 +63,7 @@ def wants_of(teacher: RemoteTeacher, *texts: str) -> list[ClipRequest]:
     return [clip_request(digest, Prompt(prompt_id(text), text, "train"), 0) for text in texts]
 
 
-def rows(store: Store) -> dict[str, Row]:
+def rows(store: Store) -> dict[str, OrderRow]:
     """By prompt; the last attempt."""
     with Ledger(store.root) as ledger:
         return {row.prompt: row for row in ledger.rows("1 ORDER BY attempt")}
@@ -78,7 +78,7 @@ def num_kept(store: Store) -> int:
 
 
 def begun(
-    teacher: RemoteTeacher, store: Store, wants: Sequence[ClipRequest], **environ: str
+    teacher: RemoteTeacher, store: Store, requests: Sequence[ClipRequest], **environ: str
 ) -> int:
     """A harvest in a forked child; its pid."""
     pid = os.fork()
@@ -88,7 +88,7 @@ def begun(
             os.environ.update(environ)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.default_int_handler)
-            done = ordered(teacher, store, wants)
+            done = ordered(teacher, store, requests)
             code = 0 if done.stop is None else 3
         finally:
             os._exit(code)
@@ -108,12 +108,12 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def harvested(teacher: RemoteTeacher, root: Path, *texts: str) -> tuple[Harvested, Store]:
+def harvested(teacher: RemoteTeacher, root: Path, *texts: str) -> tuple[HarvestResult, Store]:
     """A whole harvest in this process."""
     store = Store(root)
     return ordered(teacher, store, wants_of(teacher, *texts)), store
 
 
-def ordered(teacher: RemoteTeacher, store: Store, wants: Sequence[ClipRequest]) -> Harvested:
+def ordered(teacher: RemoteTeacher, store: Store, requests: Sequence[ClipRequest]) -> HarvestResult:
     """As every caller does it: what has a clip is not asked for."""
-    return harvest(teacher, store, wants, find_clips(store, teacher_spec(teacher), wants))
+    return harvest(teacher, store, requests, find_clips(store, teacher_spec(teacher), requests))

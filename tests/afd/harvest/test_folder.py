@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from afd.harvest.folder import Folder, FolderError, leaks, read_folder
+from afd.harvest.folder.reading import Folder, FolderError, leaks, read_folder
 from afd.video.encode import encode
 
 

@@ -18,10 +18,10 @@ import pytest
 
 from afd.clips.requests import teacher_spec
 from afd.failpoints import FailpointName
-from afd.harvest import engine, resolving, submitting, tables
+from afd.harvest import engine, resolve, schema, submit
 from afd.harvest.ledger import Ledger
 from afd.harvest.run import harvest
-from afd.harvest.tables import LedgerError, ledger_path
+from afd.harvest.schema import LedgerError, ledger_path
 from afd.store import Store
 from tests.afd.harvest.ordering import (
     KEY,
@@ -60,9 +60,9 @@ def test_killed_at_a_failpoint_and_typed_again(tmp_path: Path, failpoint: str, c
     store = Store(tmp_path / "store")
     with Server("openai_videos", QUICK) as server:  # it lists its tasks
         teacher = teacher_at(server, in_flight=2)
-        wants = wants_of(teacher, *PROMPTS)
-        assert ended(begun(teacher, store, wants, AFD_FAILPOINT=f"{failpoint}:{count}")) == -9
-        done = harvest(teacher, store, wants)
+        requests = wants_of(teacher, *PROMPTS)
+        assert ended(begun(teacher, store, requests, AFD_FAILPOINT=f"{failpoint}:{count}")) == -9
+        done = harvest(teacher, store, requests)
         assert done.stop is None
         assert set(server.posts().values()) == {1}
         num_unsent = len(PROMPTS) - len(server.jobs())
@@ -82,10 +82,10 @@ def test_an_answer_that_was_lost_where_nobody_lists_is_left_to_a_person(tmp_path
     store = Store(tmp_path / "store")
     with Server("veo", QUICK) as server:
         teacher = teacher_at(server, seeded=False)
-        wants = wants_of(teacher, *PROMPTS)
-        assert ended(begun(teacher, store, wants, AFD_FAILPOINT="harvest.after_post:2")) == -9
+        requests = wants_of(teacher, *PROMPTS)
+        assert ended(begun(teacher, store, requests, AFD_FAILPOINT="harvest.after_post:2")) == -9
         for _ in range(2):
-            harvest(teacher, store, wants)
+            harvest(teacher, store, requests)
             assert set(server.posts().values()) == {1}
         lost = [row for row in rows(store).values() if row.state == "ambiguous"]
         assert lost and all(row.reserved and "ended between" in str(row.reason) for row in lost)
@@ -96,31 +96,31 @@ def test_killed_again_and_again_at_any_moment(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with Server("openai_videos", Script(job_s=0.3, latency_s=0.02, film="constant")) as server:
         teacher = teacher_at(server, in_flight=3)
-        wants = wants_of(teacher, *(f"ball number {n}" for n in range(12)))
+        requests = wants_of(teacher, *(f"ball number {n}" for n in range(12)))
         for moment in (0.1, 0.2, 0.25, 0.3, 0.35, 0.45, 0.6, 0.9):
-            pid = begun(teacher, store, wants)
+            pid = begun(teacher, store, requests)
             time.sleep(moment)
             os.kill(pid, signal.SIGKILL)
             ended(pid)
-        harvest(teacher, store, wants)
+        harvest(teacher, store, requests)
         assert set(server.posts().values()) == {1}
         told = states(store)
-        assert told["verified"] + told["ambiguous"] == len(wants)
-        assert told["ambiguous"] == len(wants) - len(server.jobs())
+        assert told["verified"] + told["ambiguous"] == len(requests)
+        assert told["ambiguous"] == len(requests) - len(server.jobs())
 
 
 def test_ctrl_c_leaves_nothing_in_doubt(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with Server("veo", Script(job_s=0.5, latency_s=0.1, film="constant")) as server:
         teacher = teacher_at(server, seeded=False)
-        wants = wants_of(teacher, *(f"ball number {n}" for n in range(12)))
-        pid = begun(teacher, store, wants)
+        requests = wants_of(teacher, *(f"ball number {n}" for n in range(12)))
+        pid = begun(teacher, store, requests)
         until(lambda: len(server.book.posts) >= 6)
         os.kill(pid, signal.SIGINT)
         assert ended(pid) == 3
         assert not states(store)["ambiguous"] and not states(store)["submitting"]
-        harvest(teacher, store, wants)
-        assert states(store) == {"verified": len(wants)}
+        harvest(teacher, store, requests)
+        assert states(store) == {"verified": len(requests)}
         assert set(server.posts().values()) == {1}
 
 
@@ -129,8 +129,8 @@ def test_two_processes_on_one_store_pay_once_and_both_come_to_an_end(tmp_path: P
     limited = Script(job_s=0.2, film="constant", max_in_flight=4)  # a fifth would be a second POST
     with Server("ark", limited) as server:
         teacher = teacher_at(server, in_flight=4)
-        wants = wants_of(teacher, *(f"ball number {n}" for n in range(16)))
-        pids = [begun(teacher, store, wants), begun(teacher, store, list(reversed(wants)))]
+        requests = wants_of(teacher, *(f"ball number {n}" for n in range(16)))
+        pids = [begun(teacher, store, requests), begun(teacher, store, list(reversed(requests)))]
         assert [ended(pid) for pid in pids] == [0, 0]
         assert set(server.posts().values()) == {1} and len(server.posts()) == 16
     assert states(store) == {"verified": 16}
@@ -149,30 +149,30 @@ def held(ledger: Path) -> Iterator[None]:
 def test_an_answer_is_written_down_however_the_disk_stumbles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(schema, "PATIENCE_S", 0.1)
     store = Store(tmp_path / "store")
     with Server("veo", Script(job_s=0.05, latency_s=0.3, film="constant")) as server:
         teacher = teacher_at(server, seeded=False)
-        wants = wants_of(teacher, "a red ball")
-        pid = begun(teacher, store, wants)
+        requests = wants_of(teacher, "a red ball")
+        pid = begun(teacher, store, requests)
         until(lambda: bool(server.book.requests))
         with held(ledger_path(store.root)):
             time.sleep(1.5)  # the answer comes after 0.3 s
         assert ended(pid) == 1  # it stops, and says so
         assert states(store) == {"submitted": 1}
-        assert harvest(teacher, store, wants).stop is None
+        assert harvest(teacher, store, requests).stop is None
         assert states(store) == {"verified": 1} and len(server.book.posts) == 1
 
 
 def test_an_answer_that_cannot_be_written_down_is_told_with_its_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(submitting, "PAUSES_S", (0.1, 0.1))
+    monkeypatch.setattr(schema, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(submit, "PAUSES_S", (0.1, 0.1))
     store = Store(tmp_path / "store")
     with Server("veo", Script(job_s=0.05, latency_s=0.3, film="constant")) as server:
         teacher = teacher_at(server, seeded=False)
-        wants = wants_of(teacher, "a red ball", "a blue ball")
+        requests = wants_of(teacher, "a red ball", "a blue ball")
         is_told = threading.Event()
 
         def hold() -> None:
@@ -184,7 +184,7 @@ def test_an_answer_that_cannot_be_written_down_is_told_with_its_task(
         holding.start()
         try:
             with pytest.raises(LedgerError) as told:
-                harvest(teacher, store, wants)
+                harvest(teacher, store, requests)
         finally:
             is_told.set()
             holding.join()
@@ -196,9 +196,9 @@ def test_an_answer_that_cannot_be_written_down_is_told_with_its_task(
                 row = rows(store)[job.asked.prompt]
                 name = f"models/film-1/operations/{task}"
                 assert f"resolve {row.key[:12]} --created {name}" in str(told.value)
-                resolving.created(ledger, row, name)
+                resolve.created(ledger, row, name)
             ledger.end_work()
-        assert harvest(teacher, store, wants).stop is None
+        assert harvest(teacher, store, requests).stop is None
         assert states(store) == {"verified": 2} and len(server.book.posts) == 2
 
 
@@ -206,8 +206,8 @@ def test_an_answer_is_not_lost_to_another_that_took_its_process_for_dead(tmp_pat
     store = Store(tmp_path / "store")
     with Server("veo", Script(job_s=0.05, latency_s=1.0, film="constant")) as server:
         teacher = teacher_at(server, seeded=False)
-        wants = wants_of(teacher, "a red ball")
-        pid = begun(teacher, store, wants)
+        requests = wants_of(teacher, "a red ball")
+        pid = begun(teacher, store, requests)
         until(lambda: bool(server.book.requests))
         with Ledger(store.root) as other:
             with sqlite3.connect(other.path) as database:  # as after three silent minutes
@@ -228,12 +228,12 @@ def test_a_process_that_reads_a_long_listing_is_alive(
     lost = Script(film="constant", rules=(Rule("create", "reset_after"),))
     with Server("openai_videos", lost) as server:
         teacher = teacher_at(server)
-        wants = wants_of(teacher, "a red ball")
-        harvest(teacher, store, wants)
+        requests = wants_of(teacher, "a red ball")
+        harvest(teacher, store, requests)
         assert states(store) == {"ambiguous": 1}
         server.rewrite(Script(film="constant", latency_s=2.0))
         num_before = len(server.book.requests)
-        pid = begun(teacher, store, wants)
+        pid = begun(teacher, store, requests)
         until(lambda: len(server.book.requests) > num_before)
         beats: set[float] = set()
         with Ledger(store.root) as ledger:
@@ -249,10 +249,10 @@ def test_one_that_lives_finishes_what_the_dead_one_began(tmp_path: Path) -> None
     store = Store(tmp_path / "store")
     with Server("ark", Script(job_s=1.0, film="constant")) as server:
         teacher = teacher_at(server)
-        wants = wants_of(teacher, *(f"ball number {n}" for n in range(6)))
-        first = begun(teacher, store, wants)
+        requests = wants_of(teacher, *(f"ball number {n}" for n in range(6)))
+        first = begun(teacher, store, requests)
         until(lambda: states(store)["submitted"] >= 4 if (tmp_path / "store").exists() else False)
-        second = begun(teacher, store, wants[:2])
+        second = begun(teacher, store, requests[:2])
         os.kill(first, signal.SIGKILL)
         ended(first)
         assert ended(second) == 0

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afd.clips.requests import ClipRequest, TeacherSpec, clip_request, order_key
-from afd.harvest.clerk import Clerk
 from afd.harvest.ledger import Ledger, LostOrderError, TaskTakenError
-from afd.harvest.tables import LedgerError, ledger_path
-from afd.harvest.transitions import STATES, TransitionError, after
+from afd.harvest.ledger_thread import LedgerThread
+from afd.harvest.schema import LedgerError, ledger_path
+from afd.harvest.states import STATES, TransitionError, next_state
 from afd.prompts import Prompt, prompt_id
 
 ASKED = TeacherSpec("ark", "film-1", {"resolution": "480p"}, 5.0, 24.0, (640, 640), seeded=True)
@@ -26,8 +26,8 @@ def some(count: int) -> list[ClipRequest]:
     return [clip_request(ASKED.digest, Prompt(prompt_id(t), t, "train"), 0) for t in texts]
 
 
-def keys(wants: list[ClipRequest]) -> list[str]:
-    return [order_key(one.slot, 0, seeded=True) for one in wants]
+def keys(requests: list[ClipRequest]) -> list[str]:
+    return [order_key(one.request_id, 0, seeded=True) for one in requests]
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def ledger(tmp_path: Path) -> Ledger:
 def test_whatever_happens_claims_stay_below_the_cap_and_sums_are_those_of_the_rows(
     tmp_path_factory: pytest.TempPathFactory, cap: int, moves: list[tuple[int, str, int]]
 ) -> None:
-    wants = some(6)
+    requests = some(6)
     with Ledger(tmp_path_factory.mktemp("ledger")) as ledger:
         ledger.begin_work()
-        ledger.plan(ASKED, ((one, 0) for one in wants))
+        ledger.plan(ASKED, ((one, 0) for one in requests))
         for index, move, amount in moves:
-            key = keys(wants)[index]
+            key = keys(requests)[index]
             before = ledger.row(key)
             if move == "claim":
                 claim, _ = ledger.claim(key, reserve=amount, cap=cap, in_flight=4)
@@ -77,7 +77,7 @@ def test_whatever_happens_claims_stay_below_the_cap_and_sums_are_those_of_the_ro
                     )
                 except TransitionError:
                     with pytest.raises(TransitionError):
-                        after(before.state, move)  # type: ignore[arg-type]
+                        next_state(before.state, move)  # type: ignore[arg-type]
                     assert ledger.row(key) == before
             money = ledger.money("ark")
             rows = ledger.rows("1")
@@ -168,9 +168,9 @@ def test_a_process_that_lives_keeps_its_orders_when_the_clock_was_set(tmp_path: 
 def test_an_order_of_an_owner_that_no_table_knows_is_taken_over(
     tmp_path: Path, ledger: Ledger
 ) -> None:
-    wants = some(2)
-    ledger.plan(ASKED, ((one, 0) for one in wants))
-    first, second = keys(wants)
+    requests = some(2)
+    ledger.plan(ASKED, ((one, 0) for one in requests))
+    first, second = keys(requests)
     ledger.claim(first, 1, 10, 5)
     ledger.move(first, "submitted", task_id="job-1")
     with Ledger(tmp_path) as other:
@@ -190,9 +190,9 @@ def test_an_order_of_an_owner_that_no_table_knows_is_taken_over(
 
 
 def test_two_orders_never_share_a_task(ledger: Ledger) -> None:
-    wants = some(2)
-    ledger.plan(ASKED, ((one, 0) for one in wants))
-    first, second = keys(wants)
+    requests = some(2)
+    ledger.plan(ASKED, ((one, 0) for one in requests))
+    first, second = keys(requests)
     for key in (first, second):
         ledger.claim(key, 1, 10, 5)
     ledger.move(first, "submitted", task_id="job-1")
@@ -211,12 +211,12 @@ def test_a_full_disk_undoes_the_whole_commit_and_is_named(tmp_path: Path) -> Non
     """sqlite's own limit on pages is a full disk to everything above it."""
 
     async def work() -> list[object]:
-        async with Clerk(tmp_path) as clerk:
-            await clerk(lambda ledger: ledger.plan(ASKED, [(some(1)[0], 0)]))
-            await clerk(lambda ledger: ledger.query("PRAGMA max_page_count = 20"))
+        async with LedgerThread(tmp_path) as in_ledger:
+            await in_ledger(lambda ledger: ledger.plan(ASKED, [(some(1)[0], 0)]))
+            await in_ledger(lambda ledger: ledger.query("PRAGMA max_page_count = 20"))
             asked = [
-                clerk(lambda ledger: ledger.begin_work()),
-                clerk(lambda ledger: ledger.plan(ASKED, ((one, 0) for one in some(2000)))),
+                in_ledger(lambda ledger: ledger.begin_work()),
+                in_ledger(lambda ledger: ledger.plan(ASKED, ((one, 0) for one in some(2000)))),
             ]
             return list(await asyncio.gather(*asked, return_exceptions=True))
 
@@ -228,15 +228,15 @@ def test_a_full_disk_undoes_the_whole_commit_and_is_named(tmp_path: Path) -> Non
 
 
 def test_one_bad_piece_of_work_undoes_itself_alone(tmp_path: Path) -> None:
-    wants = some(3)
+    requests = some(3)
 
     async def work() -> list[object]:
-        async with Clerk(tmp_path) as clerk:
-            await clerk(Ledger.begin_work)
+        async with LedgerThread(tmp_path) as in_ledger:
+            await in_ledger(Ledger.begin_work)
             asked = [
-                clerk(lambda ledger: ledger.plan(ASKED, [(wants[0], 0)])),
-                clerk(lambda ledger: ledger.move(keys(wants)[0], "verified")),
-                clerk(lambda ledger: ledger.plan(ASKED, [(wants[1], 0)])),
+                in_ledger(lambda ledger: ledger.plan(ASKED, [(requests[0], 0)])),
+                in_ledger(lambda ledger: ledger.move(keys(requests)[0], "verified")),
+                in_ledger(lambda ledger: ledger.plan(ASKED, [(requests[1], 0)])),
             ]
             return list(await asyncio.gather(*asked, return_exceptions=True))
 

@@ -12,18 +12,18 @@ import pytest
 from afd.clips import quarantine
 from afd.clips.requests import teacher_spec
 from afd.config import RemoteTeacher
-from afd.harvest import resolving, watching
-from afd.harvest.desk import incoming
+from afd.harvest import poll, resolve
+from afd.harvest.budget import to_micro_usd
+from afd.harvest.context import incoming
 from afd.harvest.engine import Engine
-from afd.harvest.gathering import explained, paused
+from afd.harvest.gather import paused_error, stop_message
 from afd.harvest.ledger import Ledger
-from afd.harvest.live import Live
-from afd.harvest.money import micro
+from afd.harvest.order import OrderRow, ProviderMoney
+from afd.harvest.progress import HarvestProgress
 from afd.harvest.provenance import differences
-from afd.harvest.rows import Money, Row
 from afd.harvest.run import harvest
 from afd.harvest.status import refusals
-from afd.harvest.submitting import MAX_IN_A_ROW
+from afd.harvest.submit import MAX_IN_A_ROW
 from afd.store import Store
 from afd.teachers.remote import Task
 from tests.afd.harvest.ordering import (
@@ -110,8 +110,8 @@ def test_a_lost_answer_is_found_in_the_list_or_never_sent_again(tmp_path: Path) 
         row = rows(store)["a red ball"]
         task = next(job.id for job in server.book.jobs.values() if RED in job.asked.prompt)
         with Ledger(store.root) as ledger:
-            found = resolving.find(ledger, row.key[:8])
-            resolving.created(ledger, found, f"models/film-1/operations/{task}")
+            found = resolve.find(ledger, row.key[:8])
+            resolve.created(ledger, found, f"models/film-1/operations/{task}")
         harvested(teacher, tmp_path / "unlisted", *PROMPTS)
         assert states(store) == {"verified": 4} and set(server.posts().values()) == {1}
 
@@ -130,9 +130,9 @@ def test_a_task_that_a_person_mistyped_is_named_again_and_nothing_is_paid_twice(
 
         def name(what: str) -> None:
             with Ledger(store.root) as ledger:
-                resolving.created(ledger, ledger.row(key), what)
+                resolve.created(ledger, ledger.row(key), what)
 
-        with pytest.raises(resolving.ResolveError, match="no task id"):
+        with pytest.raises(resolve.ResolveError, match="no task id"):
             name("the one with the ball")
         name(f" {mistyped}\n")
         money = _money(store)
@@ -145,25 +145,25 @@ def test_a_task_that_a_person_mistyped_is_named_again_and_nothing_is_paid_twice(
         assert _money(store) == money  # reserved as it was
         harvested(teacher, tmp_path, *PROMPTS)
         assert states(store) == {"verified": 4} and set(server.posts().values()) == {1}
-        with pytest.raises(resolving.ResolveError, match="is verified"):
+        with pytest.raises(resolve.ResolveError, match="is verified"):
             name(mistyped)
         with Ledger(store.root) as ledger:  # whose task nobody named by hand
             other = rows(store)["a blue ball"]
-            with pytest.raises(resolving.ResolveError, match="is verified"):
-                resolving.created(ledger, other, mistyped)
+            with pytest.raises(resolve.ResolveError, match="is verified"):
+                resolve.created(ledger, other, mistyped)
 
 
 def test_a_vendor_that_stumbles_says_nothing_about_a_task_that_a_person_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "MAX_ABSENT", 1)
+    monkeypatch.setattr(poll, "MAX_ABSENT", 1)
     with Server("veo", script(Rule("create", "reset_after", prompt=RED))) as server:
         teacher = teacher_at(server, seeded=False)
         _, store = harvested(teacher, tmp_path, RED)
         (task,) = server.book.jobs
         with Ledger(store.root) as ledger:
-            found = resolving.find(ledger, rows(store)[RED].key)
-            resolving.created(ledger, found, f"models/film-1/operations/{task}")
+            found = resolve.find(ledger, rows(store)[RED].key)
+            resolve.created(ledger, found, f"models/film-1/operations/{task}")
         server.rewrite(script(Rule("poll", status=500)))
         assert harvest(teacher, store, wants_of(teacher, RED)).stop is None
     assert states(store) == {"verified": 1}
@@ -182,7 +182,7 @@ def _undelivered(server: Server, root: Path) -> tuple[RemoteTeacher, Store]:
 def test_a_paid_order_outlives_a_vendor_that_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "MAX_SILENT_POLLS", 2)
+    monkeypatch.setattr(poll, "MAX_SILENT_POLLS", 2)
     with Server("ark") as server:
         teacher, store = _undelivered(server, tmp_path)
         for silent in (
@@ -191,7 +191,7 @@ def test_a_paid_order_outlives_a_vendor_that_does_not_answer(
         ):
             server.rewrite(script(silent))
             done = harvest(teacher, store, wants_of(teacher, *PROMPTS))
-            assert done.stop and done.stop.why == "no_connection" and done.stop.is_hard
+            assert done.stop and done.stop.reason == "no_connection" and done.stop.is_hard
             assert states(store) == {"succeeded": 1, "verified": 3}
         server.rewrite(script())
         assert harvest(teacher, store, wants_of(teacher, *PROMPTS)).stop is None
@@ -217,7 +217,7 @@ def test_a_paid_order_ends_without_its_clip_only_where_the_vendor_says_so(
             return
         assert row.state == "succeeded" and f"resolve {row.key[:12]} --lost" in str(row.reason)
         with Ledger(store.root) as ledger:
-            resolving.lost(store, ledger, row)
+            resolve.lost(store, ledger, row)
         server.rewrite(script())
         harvest(teacher, store, wants_of(teacher, *PROMPTS))
         assert states(store) == {"verified": 4} and len(server.book.posts) == 5
@@ -226,7 +226,7 @@ def test_a_paid_order_ends_without_its_clip_only_where_the_vendor_says_so(
 def test_one_task_that_is_never_answered_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "MAX_SILENT_POLLS", 2)
+    monkeypatch.setattr(poll, "MAX_SILENT_POLLS", 2)
     with Server("ark", script(Rule("poll", prompt=RED, status=500, times=None))) as server:
         done, store = harvested(teacher_at(server, deadline_min=0.01), tmp_path, *PROMPTS)
     assert done.stop is None and states(store) == {"stalled": 1, "verified": 3}
@@ -235,23 +235,23 @@ def test_one_task_that_is_never_answered_holds_up_no_other(
 def test_what_was_fetched_before_a_kill_needs_no_vendor_any_more(tmp_path: Path) -> None:
     with Server("ark", script()) as server:
         teacher, store = teacher_at(server), Store(tmp_path)
-        wants = wants_of(teacher, RED)
-        assert ended(begun(teacher, store, wants, AFD_FAILPOINT="harvest.fetched:1")) == -9
+        requests = wants_of(teacher, RED)
+        assert ended(begun(teacher, store, requests, AFD_FAILPOINT="harvest.fetched:1")) == -9
         assert states(store) == {"succeeded": 1}
         for job in server.book.jobs.values():
             job.fate = Fate(ends="expired")
-        assert harvest(teacher, store, wants).stop is None
+        assert harvest(teacher, store, requests).stop is None
     assert states(store) == {"verified": 1} and num_kept(store) == 1
 
 
 def test_half_of_a_file_in_its_place_is_not_taken_for_the_delivery(tmp_path: Path) -> None:
     with Server("ark", script()) as server:
         teacher, store = teacher_at(server), Store(tmp_path)
-        wants = wants_of(teacher, RED)
-        assert ended(begun(teacher, store, wants, AFD_FAILPOINT="harvest.fetched:1")) == -9
+        requests = wants_of(teacher, RED)
+        assert ended(begun(teacher, store, requests, AFD_FAILPOINT="harvest.fetched:1")) == -9
         (fetched,) = incoming(store).glob("*.mp4")
         fetched.write_bytes(fetched.read_bytes()[:100])
-        assert harvest(teacher, store, wants).stop is None
+        assert harvest(teacher, store, requests).stop is None
     assert states(store) == {"verified": 1}
 
 
@@ -272,8 +272,8 @@ def test_videos_of_no_use_one_after_another_stop_the_spending(
     with Server("ark", script(page)) as server:
         teacher = teacher_at(server, in_flight=1)
         done, store = harvested(teacher, tmp_path, *(f"ball {n}" for n in range(40)))
-        assert done.stop and done.stop.why == "quarantined" and not done.stop.is_hard
-        assert "on_mismatch" in explained(done.stop, teacher)
+        assert done.stop and done.stop.reason == "quarantined" and not done.stop.is_hard
+        assert "on_mismatch" in stop_message(done.stop, teacher)
         found = states(store)  # what was on its way is finished
         assert found["quarantined"] >= 2 and found["planned"] >= 20
         assert found["quarantined"] + found["planned"] == 40
@@ -302,10 +302,10 @@ def test_a_clip_of_a_later_attempt_is_found_though_another_ledger_stands_here(
         shutil.rmtree(tmp_path / "harvest")  # an older backup is put back: it knows other orders
         harvested(teacher_at(server), tmp_path, "a green ball")
         done, _ = harvested(teacher_at(server), tmp_path, RED)
-        assert done.live.kept == 1 and len(server.book.posts) == 3
+        assert done.live.num_in_store == 1 and len(server.book.posts) == 3
 
 
-def _money(store: Store) -> Money:
+def _money(store: Store) -> ProviderMoney:
     with Ledger(store.root) as ledger:
         (provider,) = {row.provider for row in ledger.rows("1")}
         return ledger.money(provider)
@@ -316,7 +316,7 @@ def test_a_person_who_knows_better_may_have_it_sent_again(tmp_path: Path) -> Non
         teacher = teacher_at(server, seeded=False)
         _, store = harvested(teacher, tmp_path, *PROMPTS)
         with Ledger(store.root) as ledger:
-            resolving.never_created(ledger, resolving.find(ledger, rows(store)["a red ball"].key))
+            resolve.never_created(ledger, resolve.find(ledger, rows(store)["a red ball"].key))
         harvested(teacher, tmp_path, *PROMPTS)
         assert states(store) == {"verified": 4} and set(server.jobs().values()) == {1}
 
@@ -326,7 +326,7 @@ def test_replies_that_get_lost_one_after_another_stop_the_spending(tmp_path: Pat
         done, store = harvested(
             teacher_at(server, seeded=False, in_flight=1), tmp_path, *map(str, range(12))
         )
-        assert done.stop and done.stop.why == "lost_replies"
+        assert done.stop and done.stop.reason == "lost_replies"
         assert len(server.book.posts) == 3 and states(store) == {"ambiguous": 3, "planned": 9}
 
 
@@ -338,9 +338,9 @@ def test_a_refused_key_stops_everything_at_once_and_is_not_told(
     with Server("ark", script(*rules)) as server:
         teacher = teacher_at(server, in_flight=2)
         done, store = harvested(teacher, tmp_path, *PROMPTS)
-        assert done.stop and done.stop.why == "unauthorised" and done.stop.is_hard
+        assert done.stop and done.stop.reason == "unauthorised" and done.stop.is_hard
         assert len(server.book.posts) <= 2
-        told = explained(done.stop, teacher)
+        told = stop_message(done.stop, teacher)
         assert KEY not in told and KEY_VARIABLE in told
         server.rewrite(script())
         assert harvest(teacher, store, wants_of(teacher, *PROMPTS)).stop is None
@@ -352,7 +352,7 @@ def test_without_credit_nothing_new_is_sent_and_the_paid_ones_are_finished(tmp_p
     rules = (Rule("create", skip=2, status=402, times=None),)
     with Server("replicate", script(*rules, job_s=0.5)) as server:
         done, store = harvested(teacher_at(server, in_flight=2), tmp_path, *PROMPTS)
-        assert done.stop and done.stop.why == "out_of_credit"
+        assert done.stop and done.stop.reason == "out_of_credit"
         assert states(store) == {"verified": 2, "planned": 2}
 
 
@@ -360,7 +360,7 @@ def test_a_vendor_that_rejects_everything_is_not_asked_a_thousand_times(tmp_path
     body = json.dumps({"error": {"message": "unknown parameter fps"}})
     with Server("ark", script(Rule("create", status=400, body=body, times=None))) as server:
         done, store = harvested(teacher_at(server, in_flight=1), tmp_path, *map(str, range(30)))
-        assert done.stop and done.stop.why == "rejected"
+        assert done.stop and done.stop.reason == "rejected"
         assert states(store) == {"failed_final": 10, "planned": 20}
         assert "unknown parameter fps" in str(rows(store)["0"].reason)
 
@@ -373,7 +373,7 @@ def test_a_task_without_end_frees_its_slot_and_is_looked_at_again(tmp_path: Path
         assert done.stop is None
         assert states(store) == {"stalled": 1, "verified": 3}
         row = rows(store)["a red ball"]
-        assert row.task_id and row.reserved == micro(PRICE_USD)  # it may still be billed
+        assert row.task_id and row.reserved == to_micro_usd(PRICE_USD)  # it may still be billed
         job = next(job for job in server.book.jobs.values() if RED in job.asked.prompt)
         job.fate = Fate(RED)
         harvested(teacher, tmp_path, *PROMPTS)
@@ -401,7 +401,7 @@ def test_a_url_that_is_over_is_asked_for_once_more(tmp_path: Path) -> None:
         _, store = harvested(teacher_at(server), tmp_path, *PROMPTS)
     assert states(store) == {"verified": 3, "expired_unrecoverable": 1}
     lost = rows(store)["a green ball"]
-    assert lost.state == "expired_unrecoverable" and lost.spent == micro(PRICE_USD)
+    assert lost.state == "expired_unrecoverable" and lost.spent == to_micro_usd(PRICE_USD)
 
 
 def test_what_is_no_video_or_not_what_was_asked_is_put_aside_with_its_reason(
@@ -446,8 +446,8 @@ def test_the_budget_is_never_exceeded_and_can_be_raised(tmp_path: Path) -> None:
         cap = 2.5 * PRICE_USD
         teacher = teacher_at(server, budget_usd=cap)
         done = harvest(teacher, store, wants_of(teacher, *PROMPTS))
-        assert done.stop and done.stop.why == "budget" and len(server.jobs()) == 2
-        assert "budget_usd 0.03 USD" in done.stop.told or "0.02" in done.stop.told
+        assert done.stop and done.stop.reason == "budget" and len(server.jobs()) == 2
+        assert "budget_usd 0.03 USD" in done.stop.text or "0.02" in done.stop.text
         richer = teacher_at(server, budget_usd=5.0)  # circumstance: the same orders
         assert harvest(richer, store, wants_of(richer, *PROMPTS)).stop is None
         assert set(server.posts().values()) == {1} and len(server.posts()) == 4
@@ -459,7 +459,7 @@ def test_what_the_vendor_bills_is_what_was_spent(tmp_path: Path) -> None:
         _, store = harvested(teacher_at(server, price=price), tmp_path, *PROMPTS)
     for row in rows(store).values():
         tokens = json.loads(str(row.facts))["usage"]["tokens"]
-        assert row.spent == micro(2.0 * tokens / 1e6)
+        assert row.spent == to_micro_usd(2.0 * tokens / 1e6)
     with Ledger(store.root) as ledger:
         money = ledger.money("ark")
     assert money.reserved == 0 and money.spent == sum(row.spent for row in rows(store).values())
@@ -477,7 +477,7 @@ def test_nobody_is_asked_when_the_key_is_missing(
     monkeypatch.delenv(KEY_VARIABLE)
     with Server("ark", script()) as server:
         done, store = harvested(teacher_at(server), tmp_path, *PROMPTS)
-        assert done.stop and KEY_VARIABLE in done.stop.told and not server.book.requests
+        assert done.stop and KEY_VARIABLE in done.stop.text and not server.book.requests
     assert states(store) == {"planned": 4}
 
 
@@ -498,8 +498,8 @@ def test_a_paid_clip_at_a_host_that_params_do_not_name_waits_for_one_that_does(
     with Server("ark", script(fates=(elsewhere,))) as server:
         teacher = teacher_at(server, in_flight=2)
         done, store = harvested(teacher, tmp_path, *PROMPTS)
-        assert done.stop and done.stop.why == "forbidden_host"
-        assert "cdn.example.com" in explained(done.stop, teacher)
+        assert done.stop and done.stop.reason == "forbidden_host"
+        assert "cdn.example.com" in stop_message(done.stop, teacher)
         assert states(store)["succeeded"] >= 3
         for job in server.book.jobs.values():
             job.fate = Fate()
@@ -513,7 +513,7 @@ def test_the_ledger_may_be_lost_as_long_as_the_clips_stand(tmp_path: Path) -> No
         harvested(teacher_at(server), tmp_path, *PROMPTS)
         shutil.rmtree(tmp_path / "harvest")
         done, _ = harvested(teacher_at(server), tmp_path, *PROMPTS)
-        assert done.live.kept == 4 and len(server.book.posts) == 4
+        assert done.live.num_in_store == 4 and len(server.book.posts) == 4
 
 
 def test_a_vendor_that_cannot_be_reached_is_tried_again_and_then_left(
@@ -525,14 +525,14 @@ def test_a_vendor_that_cannot_be_reached_is_tried_again_and_then_left(
         away = teacher_at(server)
         server.port = port
         told: list[str] = []
-        wants = wants_of(away, *PROMPTS)
+        requests = wants_of(away, *PROMPTS)
         store = Store(tmp_path)
-        done = harvest(away, store, wants, on_change=lambda live: told.append(live.news))
-        assert done.stop and done.stop.why == "no_connection" and not server.book.requests
-        assert away.access.base_url in explained(done.stop, away)
+        done = harvest(away, store, requests, on_change=lambda live: told.append(live.news))
+        assert done.stop and done.stop.reason == "no_connection" and not server.book.requests
+        assert away.access.base_url in stop_message(done.stop, away)
         assert any("next try in 1 s" in news for news in told)
         assert states(store) == {"planned": 4}
-        assert harvest(teacher_at(server), store, wants).stop is None
+        assert harvest(teacher_at(server), store, requests).stop is None
     assert states(store) == {"verified": 4}
 
 
@@ -542,9 +542,9 @@ def test_all_orders_of_a_state_are_settled_at_once(tmp_path: Path) -> None:
         _, store = harvested(teacher, tmp_path, *PROMPTS)
         assert states(store) == {"failed_final": 2, "verified": 2}
         with Ledger(store.root) as ledger:
-            for row in resolving.find_all(ledger, "failed_final"):
-                resolving.again(ledger, row)
-            assert not resolving.find_all(ledger, "failed_final")  # they have a later attempt
+            for row in resolve.find_all(ledger, "failed_final"):
+                resolve.again(ledger, row)
+            assert not resolve.find_all(ledger, "failed_final")  # they have a later attempt
         harvested(teacher, tmp_path, *PROMPTS)
     assert states(store) == {"verified": 4}
 
@@ -559,43 +559,43 @@ def test_an_order_that_another_run_has_found_first_is_left_to_it(
         key, found = rows(store)["a red ball"].key, Engine._found
         other.begin_work()
 
-        async def found_by_both(self: Engine, row: Row) -> Task | None:
+        async def found_by_both(self: Engine, row: OrderRow) -> Task | None:
             task = await found(self, row)
             assert task is not None
             other.move(row.key, "submitted", by_hand=True, task_id=task.id)
             return task
 
-        def finish(live: Live) -> None:
+        def finish(live: HarvestProgress) -> None:
             if live.num_wanted and other.row(key).state == "submitted":
                 other.move(key, "cancelled")
 
         monkeypatch.setattr(Engine, "_found", found_by_both)
-        wants = wants_of(teacher, *PROMPTS)
-        assert harvest(teacher, store, wants, on_change=finish).stop is None
+        requests = wants_of(teacher, *PROMPTS)
+        assert harvest(teacher, store, requests, on_change=finish).stop is None
         assert states(store) == {"cancelled": 1, "verified": 3}
         other.end_work()
 
 
-@pytest.mark.parametrize("cure", [resolving.never_created, resolving.again])
+@pytest.mark.parametrize("cure", [resolve.never_created, resolve.again])
 def test_a_task_that_was_named_and_never_was_holds_no_money(
-    tmp_path: Path, cure: Callable[[Ledger, Row], Row]
+    tmp_path: Path, cure: Callable[[Ledger, OrderRow], OrderRow]
 ) -> None:
     with Server("ark", script(Rule("create", "reset_before", prompt=RED))) as server:
         teacher = teacher_at(server)
         _, store = harvested(teacher, tmp_path, *PROMPTS[:2])
         key = rows(store)["a red ball"].key
         with Ledger(store.root) as ledger:
-            resolving.created(ledger, ledger.row(key), "cgt-typed-wrongly")
-            with pytest.raises(resolving.ResolveError, match="is submitted"):
-                resolving.never_created(ledger, ledger.row(key))
+            resolve.created(ledger, ledger.row(key), "cgt-typed-wrongly")
+            with pytest.raises(resolve.ResolveError, match="is submitted"):
+                resolve.never_created(ledger, ledger.row(key))
         harvested(teacher, tmp_path, *PROMPTS[:2])
-        assert states(store)["stalled"] == 1 and _money(store).reserved == micro(PRICE_USD)
+        assert states(store)["stalled"] == 1 and _money(store).reserved == to_micro_usd(PRICE_USD)
         with Ledger(store.root) as ledger:
             cure(ledger, ledger.row(key))
         assert _money(store).reserved == 0
         harvested(teacher, tmp_path, *PROMPTS[:2])
         assert states(store) == {"verified": 2} and set(server.jobs().values()) == {1}
-        assert _money(store) == Money(2 * micro(PRICE_USD), 0)
+        assert _money(store) == ProviderMoney(2 * to_micro_usd(PRICE_USD), 0)
 
 
 def test_a_stop_does_not_hide_that_a_clip_is_gone(tmp_path: Path) -> None:
@@ -604,6 +604,6 @@ def test_a_stop_does_not_hide_that_a_clip_is_gone(tmp_path: Path) -> None:
         _, store = harvested(teacher, tmp_path, *PROMPTS[:2])
         next(store.clips.glob("*/*.mp4")).unlink()
         done, _ = harvested(teacher, tmp_path, *PROMPTS)
-    assert done.stop and done.stop.why == "budget" and done.live.missing == 1
-    told = str(paused(done.stop, teacher, store, done.live.missing))
+    assert done.stop and done.stop.reason == "budget" and done.live.missing == 1
+    told = str(paused_error(done.stop, teacher, store, done.live.missing))
     assert "budget_usd" in told and "1 clips that were paid" in told

@@ -1,31 +1,31 @@
-"""What a person watches of a run, and why one stopped."""
+"""Progress of a harvest, and the reason of its stop."""
 
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from afd.harvest.desk import Why
-from afd.harvest.rows import Row
-from afd.harvest.transitions import ENDS, OrderState
+from afd.harvest.context import StopReason
+from afd.harvest.order import OrderRow
+from afd.harvest.states import ENDS, OrderState
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a run ended before everything was done."""
+    """Early end of a run: its reason, and if open tasks were left."""
 
-    why: Why
-    told: str
+    reason: StopReason
+    text: str
     is_hard: bool
 
 
 @dataclass
-class Live:
-    """What a person watches: of the wants of this run, and of the provider's money."""
+class HarvestProgress:
+    """Live numbers: the requests of this run, and the money of the provider."""
 
     num_wanted: int
     states: Counter[OrderState] = field(default_factory=Counter[OrderState])
-    kept: int = 0  # that were in the store before
-    missing: int = 0  # that the ledger calls verified and the store does not have
+    num_in_store: int = 0  # requests whose clip was in the store before
+    missing: int = 0  # clips in the state verified that the store does not have
     spent: int = 0
     reserved: int = 0
     cap: int = 0
@@ -36,7 +36,7 @@ class Live:
 
     @property
     def num_ended(self) -> int:
-        """Orders that came to an end, in this run and before it."""
+        """Number of ended orders, in this run and before it."""
         return sum(self.states[state] for state in ENDS)
 
     @property
@@ -44,22 +44,22 @@ class Live:
         return self.states["refused_input"] + self.states["refused_output"]
 
     @property
-    def num_settled(self) -> int:
-        """Wants that need nothing more."""
-        return min(self.num_wanted, self.kept + self.num_ended)
+    def num_done(self) -> int:
+        """Number of requests with a clip or an end."""
+        return min(self.num_wanted, self.num_in_store + self.num_ended)
 
     @property
     def per_hour(self) -> float | None:
-        """Clips an hour from order to delivery; None before the first.
+        """Clips per hour from order to delivery; None before the first.
 
-        What was ordered before this run and only fetched by it says nothing about the rate.
+        Orders of an earlier run do not count.
         """
         if not self.num_made:
             return None
         return self.num_made / max(1e-9, time.monotonic() - self.started) * 3600
 
-    def moved(self, before: OrderState, row: Row) -> None:
-        """An order of a want goes from one state to another."""
+    def moved(self, before: OrderState, row: OrderRow) -> None:
+        """Count an order's move from one state to another."""
         self.states[before] -= 1
         self.states[row.state] += 1
         is_own = row.submitted_at is not None and row.submitted_at >= self.started_at

@@ -1,8 +1,9 @@
-"""A folder of finished videos into the store: the same rows and files as clips that were paid.
+"""Import of a folder of finished videos: the same rows and files as for paid clips.
 
 A folder is a teacher whose model is its name. A caption's sound videos become its samples in the
-order of the folder, and keep their numbers: importing again changes nothing, what is new comes
-behind. Numbers are given after judging: every caption that has a sound video has a sample 0.
+order of the folder, and keep their numbers: a second import changes nothing, new videos get the
+next numbers. Numbers are given after the inspection: each caption with a sound video has a
+sample 0.
 """
 
 import asyncio
@@ -20,9 +21,9 @@ from afd.clips.library import DIGITS, StoredClip, add_file, clip_paths, content_
 from afd.clips.permission import update_statement
 from afd.clips.requests import ClipRequest, TeacherSpec, first_sample, order_key, teacher_spec
 from afd.config import FolderTeacher
-from afd.harvest.captions import Split
-from afd.harvest.desk import incoming
-from afd.harvest.folder import (
+from afd.harvest.context import incoming
+from afd.harvest.folder.captions import Split
+from afd.harvest.folder.reading import (
     FolderClip,
     FolderError,
     leaks,
@@ -30,49 +31,49 @@ from afd.harvest.folder import (
     several_captions,
     share_out,
 )
-from afd.harvest.judging import Judge
+from afd.harvest.inspect_clip import ClipInspector
 from afd.harvest.ledger import Ledger
-from afd.harvest.provenance import Verdict
+from afd.harvest.provenance import InspectionResult
 from afd.prompts import Prompt, prompt_id
 from afd.store import Store, told
 
-AT_ONCE = 64  # clips that wait for their judges
+AT_ONCE = 64  # clips in inspection
 
 
 @dataclass
-class Imported:
-    """What became of a folder's videos."""
+class ImportResult:
+    """Result of an import."""
 
     num_new: int = 0
     num_known: int = 0
     num_duplicates: int = 0  # the same bytes under the same caption
-    num_restated: int = 0  # known ones whose terms are others now
+    num_restated: int = 0  # known clips with new terms
     ambivalent: list[list[str]] = field(
         default_factory=list[list[str]]
-    )  # one film, several captions
-    refused: dict[str, str] = field(default_factory=dict[str, str])  # name -> why it is not used
+    )  # one content, several captions
+    refused: dict[str, str] = field(default_factory=dict[str, str])  # name -> reason
     prompts: dict[str, Prompt] = field(default_factory=dict[str, Prompt])  # that have a clip
 
     num_clips: Counter[str] = field(default_factory=Counter[str])  # by caption
 
     @property
     def fewest_clips(self) -> int:
-        """That any caption has: what a campaign can ask for of each prompt."""
+        """The smallest number of clips of a caption: the largest clips_per_prompt."""
         return min(self.num_clips.values(), default=1)
 
     def takes(self, prompt: Prompt) -> None:
-        """A clip of this prompt is in the vault."""
+        """Count a clip of this prompt."""
         self.prompts.setdefault(prompt.text, prompt)
         self.num_clips[prompt.text] += 1
 
 
 @dataclass
 class _New:
-    """A video that the vault does not hold."""
+    """A video that the library lacks."""
 
     clip: FolderClip
     prompt: Prompt
-    verdict: Verdict | None = None
+    verdict: InspectionResult | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -81,11 +82,11 @@ class _New:
 
 @dataclass(frozen=True)
 class _Known:
-    """A video of the folder that the vault holds."""
+    """A video of the folder that the library has."""
 
     clip: FolderClip
     prompt: Prompt
-    kept: StoredClip
+    stored: StoredClip
 
 
 def import_folder(
@@ -96,28 +97,28 @@ def import_folder(
     restating: bool = False,
     sharing: bool = False,
     num_held_out: int | None = None,
-) -> Imported:
-    """Every sound clip of the folder into the vault; the folder stays as it is.
+) -> ImportResult:
+    """Copy each sound clip of the folder into the library; the folder stays unchanged.
 
-    `restating`: a person says what the terms are, also of clips that were imported before; params
-    of a campaign never do. `sharing`: every prompt gets a split (afd.harvest.folder.share_out).
+    `restating`: the terms also apply to clips of earlier imports (set for a person's command, never
+    for params of a campaign). `sharing`: every prompt gets a split (reading.share_out).
     Raises FolderError with all problems of the whole folder at once, StoreError.
     """
-    done = Imported()
+    done = ImportResult()
     if teacher.path is None:
         return done
-    root, asked = Path(teacher.path), teacher_spec(teacher)
+    root, spec = Path(teacher.path), teacher_spec(teacher)
     folder = read_folder(root)
     if sharing:
         folder = share_out(root, folder, num_held_out)
     done.num_duplicates = folder.num_duplicates
     done.refused |= {misread.name: misread.reason for misread in folder.refused}
     with told(store.root):
-        in_vault = clip_paths(store)
-        new, known = _sorted(asked, folder.clips, in_vault)
-        asyncio.run(_judge(new, on_change))
-        sound = [*_contents(new), *_kept_contents(known)]
-        if problems := leaks(sound):  # before anything is kept
+        stored = clip_paths(store)
+        new, known = _sorted(spec, folder.clips, stored)
+        asyncio.run(_inspect_all(new, on_change))
+        sound = [*_contents(new), *_stored_contents(known)]
+        if problems := leaks(sound):  # before any clip is stored
             raise FolderError(root, problems)
         alike = several_captions((name, content, caption) for name, _, content, caption in sound)
         seen = {name for names in folder.ambivalent for name in names}
@@ -125,41 +126,41 @@ def import_folder(
         done.num_known = len(known)
         for one in known:
             done.takes(one.prompt)
-            done.num_restated += restating and update_statement(one.kept, _statement(teacher))
-        digests = content_digests(in_vault)
+            done.num_restated += restating and update_statement(one.stored, _statement(teacher))
+        digests = content_digests(stored)
         with Ledger(store.root) as ledger:
-            for one in sorted(new, key=lambda one: not one.is_sound):  # the unsound come behind
+            for one in sorted(new, key=lambda one: not one.is_sound):  # unsound ones last
                 digest = one.clip.sha256[:DIGITS]
-                wanted, key = first_sample(asked, one.prompt, digest, digests)
+                request, key = first_sample(spec, one.prompt, digest, digests)
                 digests[key] = digest
-                _take(store, ledger, teacher, asked, one, wanted, done)
+                _import_clip(store, ledger, teacher, spec, one, request, done)
     return done
 
 
 def _sorted(
-    asked: TeacherSpec, clips: Sequence[FolderClip], in_vault: dict[str, Path]
+    spec: TeacherSpec, clips: Sequence[FolderClip], stored: dict[str, Path]
 ) -> tuple[list[_New], list[_Known]]:
-    """The videos that are not in the vault yet, and those that are."""
-    digests = content_digests(in_vault)
+    """Return the videos that the library lacks, and those that it has."""
+    digests = content_digests(stored)
     new: list[_New] = []
     known: list[_Known] = []
     for clip in clips:
         prompt = Prompt(prompt_id(clip.caption), clip.caption, clip.split or "train", clip.category)
         mine = clip.sha256[:DIGITS]
-        _, key = first_sample(asked, prompt, mine, digests)
-        if key in in_vault:
-            known.append(_Known(clip, prompt, StoredClip(key, in_vault[key])))
+        _, key = first_sample(spec, prompt, mine, digests)
+        if key in stored:
+            known.append(_Known(clip, prompt, StoredClip(key, stored[key])))
         elif key not in digests:
             digests[key] = mine
             new.append(_New(clip, prompt))
     return new, known
 
 
-async def _judge(new: Sequence[_New], on_change: Callable[[int, int], None] | None) -> None:
-    with Judge() as judge:
+async def _inspect_all(new: Sequence[_New], on_change: Callable[[int, int], None] | None) -> None:
+    with ClipInspector() as inspect:
         for start in range(0, len(new), AT_ONCE):
             some = new[start : start + AT_ONCE]
-            verdicts = await asyncio.gather(*(judge(one.clip.path) for one in some))
+            verdicts = await asyncio.gather(*(inspect(one.clip.path) for one in some))
             for one, verdict in zip(some, verdicts, strict=True):
                 one.verdict = verdict
             if on_change is not None:
@@ -167,42 +168,42 @@ async def _judge(new: Sequence[_New], on_change: Callable[[int, int], None] | No
 
 
 def _contents(new: Sequence[_New]) -> Iterator[tuple[str, Split | None, str, str]]:
-    """(name, split, decoded content, caption) of what is sound."""
+    """Yield (name, split, decoded content, caption) of the sound videos."""
     for one in new:
         if one.verdict is not None and one.is_sound:
             content = str(one.verdict.facts["content_sha256"])
             yield one.clip.name, one.clip.split, content, one.clip.caption
 
 
-def _kept_contents(known: Sequence[_Known]) -> Iterator[tuple[str, Split | None, str, str]]:
-    """The same of what was imported before, by the notes. Raises StoreError for a broken one."""
+def _stored_contents(known: Sequence[_Known]) -> Iterator[tuple[str, Split | None, str, str]]:
+    """Yield the same for earlier imports, from their notes. Raises StoreError if unreadable."""
     for one in known:
-        if content := one.kept.provenance.get("content_sha256"):
+        if content := one.stored.provenance.get("content_sha256"):
             yield one.clip.name, one.clip.split, str(content), one.clip.caption
 
 
-def _take(
+def _import_clip(
     store: Store,
     ledger: Ledger,
     teacher: FolderTeacher,
-    asked: TeacherSpec,
+    spec: TeacherSpec,
     one: _New,
-    wanted: ClipRequest,
-    done: Imported,
+    request: ClipRequest,
+    done: ImportResult,
 ) -> None:
-    """A copy into the vault, or into quarantine with its reason; then the ledger's row."""
+    """Copy a video into the library, or the quarantine with its reason; add its row."""
     assert one.verdict is not None
-    clip, key = one.clip, order_key(wanted.slot, 0, seeded=asked.seeded)
+    clip, key = one.clip, order_key(request.request_id, 0, seeded=spec.seeded)
     file = incoming(store) / f"{key}.{clip.sha256[:DIGITS]}.mp4"
     _copy(clip.path, file)
     about = {
         "key": key,
         "prompt": clip.caption,
-        "prompt_id": wanted.prompt_id,
+        "prompt_id": request.prompt_id,
         "category": clip.category,
-        "provider": asked.provider,
-        "model": asked.model,
-        "sample": wanted.sample,
+        "provider": spec.provider,
+        "model": spec.model,
+        "sample": request.sample,
         "original": clip.name,
         "cost_usd": 0.0,
         **_statement(teacher),
@@ -213,19 +214,19 @@ def _take(
         done.refused[clip.name] = one.verdict.problem
         return
     add_file(store, key, file, about)
-    ledger.add_delivered(asked, wanted, json.dumps(one.verdict.facts))
+    ledger.add_delivered(spec, request, json.dumps(one.verdict.facts))
     done.num_new += 1
     done.takes(one.prompt)
 
 
 def _statement(teacher: FolderTeacher) -> dict[str, Any]:
-    """What the terms say, as it stands in every note."""
+    """Return the permission and terms as fields of a note."""
     terms = teacher.terms.model_dump(mode="json")
     return {"training_permitted": teacher.training_permitted, "terms": terms}
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A copy on the disk of the vault, whole and synced."""
+    """Copy a file to the library's disk, complete and synced."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with source.open("rb") as read, part.open("wb") as written:

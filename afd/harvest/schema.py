@@ -1,4 +1,4 @@
-"""The ledger's file: sqlite, one a store, `<store>/harvest/ledger.sqlite`.
+"""SQLite schema and transactions of the ledger, `<store>/harvest/ledger.sqlite`.
 
 sqlite rather than JSON lines, since "spent + reserved + next never exceeds the cap" and "one owner
 an order" are statements about many rows, and its transactions hold between processes and through a
@@ -56,17 +56,17 @@ END;
 
 
 class LedgerError(StoreError):
-    """The ledger cannot be read or written: which file, why, what is kept, what to do."""
+    """The ledger cannot be read or written; the text names file, reason and cure."""
 
 
 def ledger_path(root: Path) -> Path:
-    """Where the ledger of a store stands."""
+    """Return the path of a store's ledger."""
     return root / "harvest" / "ledger.sqlite"
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """An open ledger, made if it is not there. Errors: LedgerError."""
-    with told(path):
+    """Open the ledger; create it if it does not exist. Errors: LedgerError."""
+    with ledger_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
         connection.row_factory = sqlite3.Row
@@ -90,7 +90,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of it on the disk, or none of it; one writer at a time over all processes."""
+    """Commit all writes inside, or none; one writer at a time over all processes."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -103,7 +103,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def savepoint(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of it or none of it, inside a transaction that goes on either way."""
+    """Keep all writes inside, or none; the transaction around goes on either way."""
     connection.execute("SAVEPOINT one")
     try:
         yield
@@ -116,20 +116,20 @@ def savepoint(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """What sqlite or the disk says, as an error that a person can act on."""
+def ledger_errors(path: Path) -> Iterator[None]:
+    """Raise LedgerError with a cure for errors of sqlite and the disk."""
     try:
         yield
     except OSError as error:
-        raise LedgerError(f"{path}: {error.strerror}; {_KEPT}") from error
+        raise LedgerError(f"{path}: {error.strerror}; {_CLIPS_ARE_SAFE}") from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            raise  # a mistake of ours
+            raise  # a bug
         reason = _REASONS.get(error.sqlite_errorcode & 0xFF, str(error))
-        raise LedgerError(f"{path}: {reason}; {_KEPT}") from error
+        raise LedgerError(f"{path}: {reason}; {_CLIPS_ARE_SAFE}") from error
 
 
-_KEPT = "every finished clip is kept, and the same command goes on"
+_CLIPS_ARE_SAFE = "every finished clip is kept, and the same command goes on"
 _REASONS = {
     sqlite3.SQLITE_FULL: "the disk is full; free some space",
     sqlite3.SQLITE_READONLY: "it cannot be written; make the file and its folder writable",
@@ -143,7 +143,7 @@ _REASONS = {
 
 
 def _statements(script: str) -> Iterator[str]:
-    """`executescript` would commit by itself and break the transaction around it."""
+    """Yield single statements: `executescript` would commit the transaction around it."""
     statement = ""
     for line in script.splitlines():
         statement += line + "\n"

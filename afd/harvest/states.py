@@ -1,14 +1,14 @@
-"""The life of one order, as one pure function: which state may follow which.
+"""States of an order and their transitions, as one pure function.
 
     planned -> submitting -> submitted -> running -> succeeded -> downloaded -> verified
-                  |             (and unknown: a word of the vendor's that we do not know)
-                  +-> ambiguous: the POST was sent, or may have been, and nobody knows what it did
+                  |             (and unknown: a state that the adapter's table lacks)
+                  +-> ambiguous: the POST may have been sent, and its effect is unknown
     ends: verified, quarantined, refused_input, refused_output, failed_final, expired,
           expired_unrecoverable, stalled, cancelled, lost
 
-An end never goes back to work: asking once more is a new order (another attempt, another key).
-Two ends may still turn out better, with what was paid already: a stalled task that the vendor
-finishes after all, and a quarantined clip that a later policy takes.
+An end is final: one more try is a new order (another attempt, another key). Two ends may still
+improve without a new payment: a stalled task that the vendor finishes after all, and a quarantined
+clip that a later policy accepts.
 """
 
 from typing import Literal, get_args
@@ -35,7 +35,7 @@ OrderState = Literal[
 ]
 STATES: tuple[OrderState, ...] = get_args(OrderState)
 AT_VENDOR: tuple[OrderState, ...] = ("submitting", "submitted", "running", "unknown")
-OWNED: tuple[OrderState, ...] = (*AT_VENDOR, "succeeded", "downloaded")  # somebody works on it
+OWNED: tuple[OrderState, ...] = (*AT_VENDOR, "succeeded", "downloaded")  # a process works on it
 WITHOUT_CLIP: tuple[OrderState, ...] = (
     "quarantined",
     "refused_input",
@@ -64,7 +64,7 @@ MAY_FOLLOW: dict[OrderState, tuple[OrderState, ...]] = {
     "planned": ("submitting",),
     # Back to planned only when surely nothing was created.
     "submitting": ("submitted", "ambiguous", "planned", "refused_input", "failed_final"),
-    "ambiguous": ("submitted", "planned"),  # found, or a person knows
+    "ambiguous": ("submitted", "planned"),  # found in a listing, or a person resolved it
     "submitted": _SEEN_BY_A_POLL,
     "running": _SEEN_BY_A_POLL,
     "unknown": _SEEN_BY_A_POLL,
@@ -72,7 +72,7 @@ MAY_FOLLOW: dict[OrderState, tuple[OrderState, ...]] = {
     "downloaded": ("verified", "quarantined", "succeeded"),  # succeeded: its file is gone
     "stalled": _VENDOR_ENDS,
     "quarantined": ("verified",),
-    "verified": ("lost",),  # a person says that the file is gone for good
+    "verified": ("lost",),  # a person found that the file is gone for good
     "refused_input": (),
     "refused_output": (),
     "failed_final": (),
@@ -84,22 +84,22 @@ MAY_FOLLOW: dict[OrderState, tuple[OrderState, ...]] = {
 
 
 class TransitionError(ValueError):
-    """An order cannot go from the state it is in to the one that was asked for."""
+    """An order cannot go from its state to the requested one."""
 
 
-def after(state: OrderState, wanted: OrderState) -> OrderState:
-    """The state of an order in `state` that is told `wanted`: an event told twice changes nothing.
+def next_state(state: OrderState, target: OrderState) -> OrderState:
+    """Return the state after a move from `state` to `target`; a repeated move changes nothing.
 
-    Raises TransitionError where `wanted` may not follow: an end never regresses.
+    Raises TransitionError if `target` may not follow: an end never regresses.
     """
-    if wanted == state:
+    if target == state:
         return state
-    if wanted not in MAY_FOLLOW[state]:
+    if target not in MAY_FOLLOW[state]:
         may = ", ".join(MAY_FOLLOW[state]) or "nothing"
-        raise TransitionError(f"an order that is {state} cannot become {wanted} (may: {may})")
-    return wanted
+        raise TransitionError(f"an order that is {state} cannot become {target} (may: {may})")
+    return target
 
 
-def follows(state: OrderState, wanted: OrderState) -> bool:
-    """Whether `after` accepts it and it is a change."""
-    return wanted != state and wanted in MAY_FOLLOW[state]
+def may_follow(state: OrderState, target: OrderState) -> bool:
+    """Return True if a move from `state` to `target` is allowed and is a change."""
+    return target != state and target in MAY_FOLLOW[state]

@@ -1,4 +1,4 @@
-"""Out of quarantine what a later policy takes, judged again; and notes that were lost."""
+"""Restoring: quarantined clips that a later policy accepts, and lost notes."""
 
 import json
 from collections.abc import Mapping
@@ -12,73 +12,73 @@ from afd.clips.packs import folders_with_keys
 from afd.clips.quarantine import Entry
 from afd.clips.requests import first_sample, folder_spec, order_seed
 from afd.clips.shard_tables import read_columns
+from afd.harvest.budget import MICRO
 from afd.harvest.ledger import Ledger
-from afd.harvest.money import MICRO
-from afd.harvest.rows import Row
+from afd.harvest.order import OrderRow
 from afd.prompts import Prompt
 from afd.store import Store, StoreError, told, write_json
 from afd.video.inspection import Inspectors, Sound
 
 
 def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
-    """Judge everything again: (restored, still unsound).
+    """Inspect the quarantine again; return (restored, still unsound).
 
-    A clip that was put aside for being other than asked is sound now: laying it aside was a policy
-    of its teacher, and asking for this is another one. Errors: StoreError.
+    A sound clip that differs from its order is restored: its quarantine was a policy of the
+    teacher, and this call is another policy. Errors: StoreError.
     """
     facts: dict[str, dict[str, object]] = {}
     digests = content_digests(clip_paths(store))
     with Ledger(store.root) as ledger, Inspectors(1) as inspectors:
 
         def problem_of(entry: Entry) -> str | None:
-            said = inspectors.inspect(entry.path)
-            if not isinstance(said, Sound):
-                return said.reason
-            facts[entry.sha256] = asdict(said.facts)
+            result = inspectors.inspect(entry.path)
+            if not isinstance(result, Sound):
+                return result.reason
+            facts[entry.sha256] = asdict(result.facts)
             return None
 
         def restore(entry: Entry) -> None:
-            """Under every order that was answered with these bytes; the last one takes the file."""
+            """Store the clip under each of its orders; the last one takes the file itself."""
             about = [note | facts[entry.sha256] for note in entry.provenance if "key" in note]
-            for number, said in enumerate(about):
-                note = _placed(said, entry.sha256[:DIGITS], digests)
+            for number, record in enumerate(about):
+                note = _placed(record, entry.sha256[:DIGITS], digests)
                 file = entry.path
                 if number + 1 < len(about):
                     file = _linked(entry.path, entry.path.with_suffix(f".{number}.mp4"))
                 add_file(store, str(note["key"]), file, note)
-                _tell(ledger, str(note["key"]))
+                _mark_verified(ledger, str(note["key"]))
 
         return quarantine.revalidate(store, problem_of, restore)
 
 
 def _placed(note: dict[str, Any], digest: str, digests: dict[str, str]) -> dict[str, Any]:
-    """The note of an imported film, with the sample that it is from now on.
+    """Return the note of an imported video with its new sample number.
 
-    What is put aside has no number of its own: sound ones that came later took the first.
+    A quarantined video has no number of its own: later sound ones took the first numbers.
     """
     if note.get("provider") != "folder":
         return note
     prompt = Prompt(str(note["prompt_id"]), str(note["prompt"]), "train", note.get("category"))
-    wanted, key = first_sample(folder_spec(str(note["model"])), prompt, digest, digests)
+    request, key = first_sample(folder_spec(str(note["model"])), prompt, digest, digests)
     digests[key] = digest
-    return note | {"key": key, "sample": wanted.sample}
+    return note | {"key": key, "sample": request.sample}
 
 
 def mend_notes(store: Store) -> int:
-    """Notes that are missing or cannot be read, written anew: how many.
+    """Write missing and unreadable notes anew; return their number.
 
-    From a pack or a round's shard, which hold the whole note; else from the ledger, which does not
-    know the terms: training stays refused until `afd harvest permit` says them. A broken one stays
-    beside it as `*.broken`. Raises StoreError.
+    The source is a pack or a round's shard, which hold the whole note, else the ledger, which lacks
+    the terms: training stays refused until `afd harvest permit`. An unreadable note stays beside
+    the new one as `*.broken`. Raises StoreError.
     """
-    lost = {key: path for key, path in clip_paths(store).items() if not _says_what_it_is(key, path)}
+    lost = {key: path for key, path in clip_paths(store).items() if not _has_record(key, path)}
     if not lost:
         return 0
     known: dict[str, Mapping[str, Any]] = {}
     for folder in folders_with_keys(store):
         rows = read_columns(folder, "key", "provenance")
-        said = {row["key"]: row["provenance"] for row in rows if row.get("provenance")}
-        known |= {key: json.loads(said[key]) for key in lost.keys() & said.keys()}
+        records = {row["key"]: row["provenance"] for row in rows if row.get("provenance")}
+        known |= {key: json.loads(records[key]) for key in lost.keys() & records.keys()}
     num_mended = 0
     with Ledger(store.root) as ledger, told(store.root):
         for key, path in lost.items():
@@ -94,16 +94,16 @@ def mend_notes(store: Store) -> int:
     return num_mended
 
 
-def _says_what_it_is(key: str, path: Path) -> bool:
+def _has_record(key: str, path: Path) -> bool:
     try:
         return StoredClip(key, path).provenance.get("key") == key
     except StoreError:
         return False
 
 
-def _as_note(ledger: Ledger, row: Row) -> dict[str, Any]:
-    """What the ledger knows of a clip."""
-    asked = ledger.asked(row.asked)
+def _as_note(ledger: Ledger, row: OrderRow) -> dict[str, Any]:
+    """Return a note from the ledger's row of a clip."""
+    spec = ledger.spec(row.spec_id)
     return {
         "key": row.key,
         "prompt": row.prompt,
@@ -111,11 +111,11 @@ def _as_note(ledger: Ledger, row: Row) -> dict[str, Any]:
         "category": row.category,
         "provider": row.provider,
         "model": row.model,
-        "parameters": asked.parameters,
-        "asked": {"duration_s": asked.duration_s, "fps": asked.fps, "size": asked.size},
+        "parameters": spec.parameters,
+        "asked": {"duration_s": spec.duration_s, "fps": spec.fps, "size": spec.size},
         "sample": row.sample,
         "attempt": row.attempt,
-        "seed": order_seed(row.slot, row.attempt) if asked.seeded else None,
+        "seed": order_seed(row.request_id, row.attempt) if spec.seeded else None,
         "returned_seed": row.returned_seed,
         "task_id": row.task_id,
         "cost_usd": row.spent / MICRO,
@@ -125,8 +125,8 @@ def _as_note(ledger: Ledger, row: Row) -> dict[str, Any]:
     }
 
 
-def _tell(ledger: Ledger, key: str) -> None:
-    """The ledger's row, where the clip was ordered here."""
+def _mark_verified(ledger: Ledger, key: str) -> None:
+    """Mark the order as verified if this store's ledger has it."""
     for row in ledger.rows("key = ? AND state = 'quarantined'", (key,)):
         ledger.move(row.key, "verified", by_hand=True, reason="out of quarantine")
 

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afd.harvest.transitions import (
+from afd.harvest.states import (
     AT_VENDOR,
     ENDS,
     MAY_FOLLOW,
     STATES,
     OrderState,
     TransitionError,
-    after,
-    follows,
+    may_follow,
+    next_state,
 )
 
 HAPPY: list[OrderState] = [
@@ -24,8 +24,8 @@ REACHES_A_VENDOR = {"submitting", "ambiguous", *AT_VENDOR, "succeeded", "downloa
 
 def test_a_clip_gets_to_the_store() -> None:
     state = HAPPY[0]
-    for wanted in HAPPY[1:]:
-        state = after(state, wanted)
+    for request in HAPPY[1:]:
+        state = next_state(state, request)
     assert state == "verified"
 
 
@@ -38,7 +38,7 @@ def test_whatever_is_told_in_whatever_order_an_end_never_goes_back_to_work(
     for event in [*events, *events]:  # repeated, too
         was = state
         try:
-            state = after(state, event)
+            state = next_state(state, event)
         except TransitionError:
             assert state == was
         ended = ended or state in ENDS
@@ -49,19 +49,19 @@ def test_whatever_is_told_in_whatever_order_an_end_never_goes_back_to_work(
 def test_nothing_that_may_have_been_sent_becomes_planned_but_by_knowing_it() -> None:
     back = {state for state in STATES if "planned" in MAY_FOLLOW[state]}
     assert back == {"submitting", "ambiguous"}
-    assert not any(follows(state, "submitting") for state in STATES if state != "planned")
+    assert not any(may_follow(state, "submitting") for state in STATES if state != "planned")
 
 
 def test_every_state_is_reached_from_planned_and_reaches_an_end() -> None:
     reached, edge = {"planned"}, ["planned"]
     while edge:
-        for wanted in MAY_FOLLOW[edge.pop()]:  # type: ignore[index]
-            if wanted not in reached:
-                reached.add(wanted)
-                edge.append(wanted)
+        for request in MAY_FOLLOW[edge.pop()]:  # type: ignore[index]
+            if request not in reached:
+                reached.add(request)
+                edge.append(request)
     assert reached == set(STATES)
 
 
 def test_an_impossible_step_is_told_with_what_would_be_possible() -> None:
     with pytest.raises(TransitionError, match="refused_input cannot become planned"):
-        after("refused_input", "planned")
+        next_state("refused_input", "planned")

@@ -1,11 +1,11 @@
-"""Which video of a folder has which caption: the usual layouts, each told in its own file.
+"""Captions of a folder's videos, in the usual layouts.
 
     sidecar     a.mp4 with a.txt (the caption) or a.json ({"caption": ...})
     metadata    metadata.jsonl, .csv or .parquet: a row a video, its file and its caption
     lists       prompt.txt (or prompts.txt) and videos.txt, line by line
 
-Captions are never guessed from file names. All of it is hostile until checked: what one row says
-wrong is told with its place, and the rest goes on.
+Captions are never guessed from file names. All input is untrusted: a faulty row is reported with
+its place, and the other rows are used.
 """
 
 import csv
@@ -36,12 +36,12 @@ LARGEST_SIDECAR = 64 * 2**10
 
 
 class LayoutError(ValueError):
-    """The folder as a whole cannot be read: no layout, several, or a table that is none."""
+    """The whole folder cannot be read: no layout, several, or an unreadable table."""
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """A row: the file's name inside the folder, as it was written, and what is said about it."""
+    """A row: the file's name inside the folder, as written, with its caption."""
 
     name: str
     caption: str
@@ -51,16 +51,16 @@ class Captioned:
 
 @dataclass(frozen=True)
 class Misread:
-    """A row, or a video without one, that cannot be used, and why."""
+    """An unusable row, or a video without a row, with the reason."""
 
     name: str
     reason: str
 
 
 def read_captions(root: Path, videos: Sequence[str]) -> Iterator[Captioned | Misread]:
-    """Every row of the folder's layout; `videos` are the names that stand in it.
+    """Yield each row of the folder's layout; `videos` are the names of its files.
 
-    Raises LayoutError when there is no layout or more than one.
+    Raises LayoutError for no layout or more than one.
     """
     root = root.resolve()
     tables = [root / name for name in METADATA if (root / name).is_file()]
@@ -69,8 +69,8 @@ def read_captions(root: Path, videos: Sequence[str]) -> Iterator[Captioned | Mis
     if lists and (root / VIDEO_LIST).is_file():
         present.append(f"{lists[0].name} + {VIDEO_LIST}")
     if len(present) > 1 or len(lists) > 1:
-        told = ", ".join(present if len(present) > 1 else [one.name for one in lists])
-        raise LayoutError(f"{root}: {told}: which of them says the captions? Keep one")
+        names = ", ".join(present if len(present) > 1 else [one.name for one in lists])
+        raise LayoutError(f"{root}: {names}: which of them says the captions? Keep one")
     if not tables and not present:
         yield from _sidecars(root, videos)
         return
@@ -80,10 +80,10 @@ def read_captions(root: Path, videos: Sequence[str]) -> Iterator[Captioned | Mis
     rows = _read_table(tables[0]) if tables else _read_lists(lists[0], root / VIDEO_LIST)
     listed: set[str] = set()
     for place, row in rows:
-        said = _row(place, row)
-        if isinstance(said, Captioned):
-            listed.add(PurePosixPath(said.name).as_posix())
-        yield said
+        parsed = _row(place, row)
+        if isinstance(parsed, Captioned):
+            listed.add(PurePosixPath(parsed.name).as_posix())
+        yield parsed
     for name in videos:
         if name not in listed:
             yield Misread(name, f"no caption in {present[0]}")
@@ -92,14 +92,14 @@ def read_captions(root: Path, videos: Sequence[str]) -> Iterator[Captioned | Mis
 def _sidecars(root: Path, videos: Sequence[str]) -> Iterator[Captioned | Misread]:
     found = False
     for name in videos:
-        text, told = (root / name).with_suffix(".txt"), (root / name).with_suffix(".json")
-        if text.is_file() and told.is_file():
-            yield Misread(name, f"both {text.name!r} and {told.name!r} caption it; keep one")
-        elif text.is_file() or told.is_file():
+        text, record = (root / name).with_suffix(".txt"), (root / name).with_suffix(".json")
+        if text.is_file() and record.is_file():
+            yield Misread(name, f"both {text.name!r} and {record.name!r} caption it; keep one")
+        elif text.is_file() or record.is_file():
             found = True
-            yield _sidecar(root, name, text if text.is_file() else told)
+            yield _sidecar(root, name, text if text.is_file() else record)
         else:
-            yield Misread(name, f"no caption: neither {text.name!r} nor {told.name!r} beside it")
+            yield Misread(name, f"no caption: neither {text.name!r} nor {record.name!r} beside it")
     if not found:
         raise LayoutError(
             f"{root}: no captions: write a .txt or .json beside each video, or a metadata.jsonl, "
@@ -109,9 +109,9 @@ def _sidecars(root: Path, videos: Sequence[str]) -> Iterator[Captioned | Misread
 
 
 def leads_out(root: Path, file: Path) -> bool:
-    """Whether `file`, followed to its end, stands outside `root`, which is resolved.
+    """Return True if `file`, with all links resolved, is outside the resolved `root`.
 
-    A caption goes to vendors, prompts files and reports: a link could make it any file there is.
+    A caption goes to vendors, prompts files and reports: a link could expose any file.
     """
     return not file.resolve().is_relative_to(root)
 
@@ -123,16 +123,16 @@ def _sidecar(root: Path, name: str, file: Path) -> Captioned | Misread:
         if file.stat().st_size > LARGEST_SIDECAR:
             return Misread(name, f"{file.name!r} is larger than {LARGEST_SIDECAR} bytes")
         content = file.read_text(encoding="utf-8-sig")
-        told = {"caption": content} if file.suffix == ".txt" else json.loads(content)
+        values = {"caption": content} if file.suffix == ".txt" else json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         return Misread(name, f"{file.name!r} cannot be read: {error}")
-    if not isinstance(told, dict):
+    if not isinstance(values, dict):
         return Misread(name, f"{file.name!r} is no JSON object")
-    return _row(repr(file.name), told | {"file_name": name})
+    return _row(repr(file.name), values | {"file_name": name})
 
 
 def _read_table(table: Path) -> Iterator[tuple[str, Any]]:
-    """(place, row) of a metadata file."""
+    """Yield (place, row) of a metadata file."""
     if table.stat().st_size > LARGEST_TABLE:
         raise LayoutError(f"{table}: larger than {LARGEST_TABLE} bytes; split the folder")
     try:
@@ -163,11 +163,11 @@ def _read_parquet(table: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = {*FILE_FIELDS, *CAPTION_FIELDS, "split", "category"}
+    request = {*FILE_FIELDS, *CAPTION_FIELDS, "split", "category"}
     try:
         with pq.ParquetFile(table) as opened:
             columns = [
-                name for name in cast("list[str]", opened.schema_arrow.names) if name in wanted
+                name for name in cast("list[str]", opened.schema_arrow.names) if name in request
             ]
             number = 0
             for batch in cast("Iterator[Any]", opened.iter_batches(10_000, columns=columns)):
@@ -216,15 +216,15 @@ def _row(place: str, row: Any) -> Captioned | Misread:
 
 
 class _WrongRow(ValueError):
-    """What is wrong with a row."""
+    """A faulty row."""
 
 
 def _only(row: dict[str, Any], fields: Sequence[str]) -> str:
-    """The value of the one field of `fields` that is there."""
+    """Return the value of the one field of `fields` that is present."""
     present = [field for field in fields if row.get(field) not in (None, "")]
     if len(present) != 1:
-        told = " and ".join(present) if present else "none"
-        raise _WrongRow(f"exactly one of {', '.join(fields)} must be there, found {told}")
+        found = " and ".join(present) if present else "none"
+        raise _WrongRow(f"exactly one of {', '.join(fields)} must be there, found {found}")
     value = row[present[0]]
     if not isinstance(value, str):
         raise _WrongRow(f"{present[0]} is no text: {value!r:.80}")

@@ -1,4 +1,4 @@
-"""Whether a delivery is a sound video: asked of child processes, for a file may be anything."""
+"""Inspection of deliveries in child processes, since a file may be hostile."""
 
 import asyncio
 import os
@@ -7,21 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from afd.harvest.provenance import Verdict
+from afd.harvest.provenance import InspectionResult
 from afd.video.inspection import Inspectors, Sound
 
 MAX_PROCESSES = 4  # 20 clips of 5 s and 720p a second between them: no vendor is that fast
 
 
-class Judge:
-    """A pool of inspectors that does not hold up the event loop. Use it as a context."""
+class ClipInspector:
+    """Pool of inspectors that does not block the event loop. Use it as a context."""
 
     def __init__(self) -> None:
         size = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
         self._inspectors = Inspectors(size)
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix="judge")
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="inspect")
 
-    def __enter__(self) -> "Judge":
+    def __enter__(self) -> "ClipInspector":
         self._inspectors.__enter__()
         return self
 
@@ -34,11 +34,11 @@ class Judge:
         self._threads.shutdown(cancel_futures=True)
         self._inspectors.__exit__(kind, error, trace)
 
-    async def __call__(self, file: Path) -> Verdict:
+    async def __call__(self, file: Path) -> InspectionResult:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._judge, file)
+        return await loop.run_in_executor(self._threads, self._inspect, file)
 
-    def _judge(self, file: Path) -> Verdict:
-        said = self._inspectors.inspect(file)
-        facts = asdict(said.facts) if said.facts else {}
-        return Verdict(None if isinstance(said, Sound) else said.reason, facts)
+    def _inspect(self, file: Path) -> InspectionResult:
+        found = self._inspectors.inspect(file)
+        facts = asdict(found.facts) if found.facts else {}
+        return InspectionResult(None if isinstance(found, Sound) else found.reason, facts)

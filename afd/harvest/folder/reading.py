@@ -1,12 +1,12 @@
-"""A folder of finished videos with captions, read as if a stranger had sent it.
+"""Reader of a folder of finished videos with captions; its content is not trusted.
 
     folder = read_folder(Path("videos"))
-    folder.clips      what can be imported: file, caption, sha256
-    folder.refused    what cannot, each with its reason; the rest goes on
+    folder.clips      videos that can be imported: file, caption, sha256
+    folder.refused    videos that cannot, each with its reason
 
 Names are data: links that lead out, devices, pipes, control characters, names that differ in case
-or in the spelling of an accent alone are refused one by one. What touches the whole (no captions,
-two layouts, a clip in train and held-out) raises FolderError with all of it.
+or in the spelling of an accent alone are refused one by one. Faults of the whole (no captions,
+two layouts, a clip in train and held-out) raise FolderError with all faults.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from afd.harvest.captions import (
+from afd.harvest.folder.captions import (
     VIDEO_SUFFIXES,
     Captioned,
     LayoutError,
@@ -31,19 +31,19 @@ from afd.harvest.captions import (
 from afd.prompts import split_by_hash
 
 MAX_FILES = 5_000_000
-SHOWN = 20  # problems in an error's text
+MAX_LISTED = 20  # problems in an error's text
 LEAST_HELD_OUT = 2  # an interval over prompts needs two
 _BLOCK = 1 << 20
 
 
 class FolderError(ValueError):
-    """What keeps a folder from being imported as a whole: all problems at once."""
+    """Problems that keep a folder from its import, all at once."""
 
     def __init__(self, root: Path, problems: list[str]) -> None:
         self.problems = tuple(problems)
-        lines = [f"  - {problem}" for problem in problems[:SHOWN]]
-        if len(problems) > SHOWN:
-            lines.append(f"  ... and {len(problems) - SHOWN} more")
+        lines = [f"  - {problem}" for problem in problems[:MAX_LISTED]]
+        if len(problems) > MAX_LISTED:
+            lines.append(f"  ... and {len(problems) - MAX_LISTED} more")
         super().__init__(
             f"{root}: {len(problems)} problem(s), nothing was imported\n" + "\n".join(lines)
         )
@@ -51,7 +51,7 @@ class FolderError(ValueError):
 
 @dataclass(frozen=True)
 class FolderClip:
-    """A video to import; not yet decoded: afd.video.inspection says whether it is sound."""
+    """A video to import; afd.video.inspection decodes it later."""
 
     path: Path  # of the plain file, links resolved
     name: str  # inside the folder
@@ -64,20 +64,20 @@ class FolderClip:
 
 @dataclass(frozen=True)
 class Folder:
-    """What a folder holds."""
+    """Content of a folder."""
 
     clips: tuple[FolderClip, ...]  # in the order of the layout, each (file, caption) once
     refused: tuple[Misread, ...]
-    num_duplicates: int  # rows whose bytes and caption were there already
+    num_duplicates: int  # rows with the bytes and caption of an earlier row
 
     @property
     def ambivalent(self) -> list[list[str]]:
-        """Names of the files that are the same bytes under different captions, group by group."""
+        """Groups of file names with equal bytes and different captions."""
         return several_captions((clip.name, clip.sha256, clip.caption) for clip in self.clips)
 
 
 def read_folder(root: Path) -> Folder:
-    """Captions and files of `root`. Raises FolderError with all that is wrong with the whole."""
+    """Read captions and files of `root`. Raises FolderError with all problems of the whole."""
     if not root.is_dir():
         raise FolderError(root, ["not a folder"])
     root = root.resolve()
@@ -86,34 +86,34 @@ def read_folder(root: Path) -> Folder:
     present, unusable = set(videos), {misread.name for misread in refused}
     rows: list[Captioned] = []
     try:
-        for said in read_captions(root, videos):
-            if isinstance(said, Misread):
-                refused.append(said)
-            elif problem := name_problem(said.name):
-                refused.append(Misread(said.name, problem))
-            elif PurePosixPath(said.name).as_posix() in present:
-                rows.append(said)
-            elif said.name not in unusable:
-                refused.append(Misread(said.name, "it is not in the folder"))
+        for row in read_captions(root, videos):
+            if isinstance(row, Misread):
+                refused.append(row)
+            elif problem := name_problem(row.name):
+                refused.append(Misread(row.name, problem))
+            elif PurePosixPath(row.name).as_posix() in present:
+                rows.append(row)
+            elif row.name not in unusable:
+                refused.append(Misread(row.name, "it is not in the folder"))
     except LayoutError as error:
         raise FolderError(root, [str(error)]) from error
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # hashing leaves the interpreter's lock
         looked = threads.map(partial(_look, root), rows)
         found: list[FolderClip] = []
-        for said in looked:
-            found.append(said) if isinstance(said, FolderClip) else refused.append(said)
+        for row in looked:
+            found.append(row) if isinstance(row, FolderClip) else refused.append(row)
     clips = {(clip.sha256, clip.caption): clip for clip in reversed(found)}
-    kept = tuple(reversed(clips.values()))
-    if problems := leaks((clip.name, clip.split, clip.sha256, clip.caption) for clip in kept):
+    unique = tuple(reversed(clips.values()))
+    if problems := leaks((clip.name, clip.split, clip.sha256, clip.caption) for clip in unique):
         raise FolderError(root, problems)
-    return Folder(kept, tuple(refused), len(found) - len(kept))
+    return Folder(unique, tuple(refused), len(found) - len(unique))
 
 
 def share_out(root: Path, folder: Folder, num_held_out: int | None) -> Folder:
-    """Every clip in a split: its own where the layout tells one, else by its caption's hash.
+    """Return the folder with a split for each clip: the layout's, else by its caption's hash.
 
-    `num_held_out` captions are held out (None: a fifth of them, at least two); who they are depends
-    on the set of captions and on nothing else. Raises FolderError with all problems at once.
+    `num_held_out` captions are held out (None: a fifth of them, at least two); the choice depends
+    on the set of captions alone. Raises FolderError with all problems at once.
     """
     captions = list(dict.fromkeys(clip.caption for clip in folder.clips))
     splits: dict[str, Split] = {clip.caption: clip.split for clip in folder.clips if clip.split}
@@ -132,11 +132,13 @@ def share_out(root: Path, folder: Folder, num_held_out: int | None) -> Folder:
             if split not in splits.values()
         ]
     else:
-        wanted = max(LEAST_HELD_OUT, len(captions) // 5) if num_held_out is None else num_held_out
-        if not 0 < wanted < len(captions):
+        num_wanted = (
+            max(LEAST_HELD_OUT, len(captions) // 5) if num_held_out is None else num_held_out
+        )
+        if not 0 < num_wanted < len(captions):
             problems += _too_few(len(captions), num_held_out, folder.refused)
         else:
-            hashed = split_by_hash(captions, wanted)
+            hashed = split_by_hash(captions, num_wanted)
             splits = {
                 one.text: "held_out" if one.split == "held_out" else "train" for one in hashed
             }
@@ -151,7 +153,7 @@ def share_out(root: Path, folder: Folder, num_held_out: int | None) -> Folder:
 def _too_few(
     num_captions: int, num_held_out: int | None, refused: Sequence[Misread]
 ) -> Iterator[str]:
-    """The problem of too few captions for two sides, and what could not be used."""
+    """Yield the problem of too few captions for two splits, and all unusable videos."""
     held_out = LEAST_HELD_OUT if num_held_out is None else num_held_out
     noun = "caption" if num_captions == 1 else "captions"
     yield (
@@ -162,7 +164,10 @@ def _too_few(
 
 
 def several_captions(clips: Iterable[tuple[str, str, str]]) -> list[list[str]]:
-    """Groups of names that show the same under different captions: (name, content, caption)."""
+    """Return groups of names with equal content and different captions.
+
+    Each clip is (name, content, caption).
+    """
     contents: dict[str, dict[str, str]] = defaultdict(dict)
     for name, content, caption in clips:
         contents[content].setdefault(caption, name)
@@ -170,7 +175,9 @@ def several_captions(clips: Iterable[tuple[str, str, str]]) -> list[list[str]]:
 
 
 def leaks(clips: Iterable[tuple[str, Split | None, str, str]]) -> list[str]:
-    """Contents and captions that stand in train and held-out: (name, split, content, caption).
+    """Return the contents and captions that are in both train and held-out.
+
+    Each clip is (name, split, content, caption).
 
     `content` may be the sha256 of the file or, after inspection, of the decoded planes.
     """
@@ -194,7 +201,7 @@ def leaks(clips: Iterable[tuple[str, Split | None, str, str]]) -> list[str]:
 
 
 def _videos(root: Path, refused: list[Misread]) -> list[str]:
-    """Names of the videos below `root`, sorted; hidden files are nobody's."""
+    """Return the names of the videos below `root`, sorted, without hidden files."""
     names: list[str] = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -207,9 +214,9 @@ def _videos(root: Path, refused: list[Misread]) -> list[str]:
     sound: list[str] = []
     for twins in _alike(names):
         if len(twins) > 1:
-            shown = ", ".join(map(repr, twins))
+            listed = ", ".join(map(repr, twins))
             refused += [
-                Misread(name, f"differs only in case or accents: {shown}") for name in twins
+                Misread(name, f"differs only in case or accents: {listed}") for name in twins
             ]
         elif problem := name_problem(twins[0]):
             refused.append(Misread(twins[0], problem))
@@ -219,7 +226,7 @@ def _videos(root: Path, refused: list[Misread]) -> list[str]:
 
 
 def _alike(names: list[str]) -> Iterator[list[str]]:
-    """Names that one file system or another takes for the same."""
+    """Yield groups of names that some file system treats as equal."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[unicodedata.normalize("NFC", name).casefold()].append(name)
@@ -227,7 +234,7 @@ def _alike(names: list[str]) -> Iterator[list[str]]:
 
 
 def name_problem(name: str) -> str | None:
-    """What is wrong with a file's name inside the folder, or None."""
+    """Return the fault of a file's name inside the folder, or None."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -241,7 +248,7 @@ def name_problem(name: str) -> str | None:
 
 
 def _look(root: Path, row: Captioned) -> FolderClip | Misread:
-    """The plain file of a row, hashed."""
+    """Hash the plain file of a row."""
     try:
         path = (root / row.name).resolve(strict=True)
         if not path.is_relative_to(root):

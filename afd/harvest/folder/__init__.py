@@ -1,0 +1,1 @@
+"""Import of a folder of finished videos with captions."""
