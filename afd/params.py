@@ -162,8 +162,13 @@ def _read(named: Path) -> DictConfig:
         beside = shipped_names(path.parent)
         hint = f"; {path.parent} has {', '.join(beside)}" if beside else ""
         raise ParamsError(str(path), [f"there is no such file{hint}"]) from None
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise ParamsError(str(path), [f"cannot be read as YAML: {error}"]) from None
+    except IsADirectoryError:
+        raise ParamsError(str(path), ["is a folder; name a YAML file in it"]) from None
+    except UnicodeDecodeError:
+        raise ParamsError(str(path), ["is no text in UTF-8; name a YAML file"]) from None
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        hint = "; YAML is indented with spaces, not with tabs" if r"'\t'" in str(error) else ""
+        raise ParamsError(str(path), [f"cannot be read as YAML: {error}{hint}"]) from None
     if isinstance(loaded, ListConfig):
         raise ParamsError(str(path), ["must be a mapping of fields, got a list"])
     return loaded

@@ -171,7 +171,7 @@ def _links(folder: Path, uri: str, before: PageRequest | None) -> tuple[Link, ..
         is_server = uri.startswith("http")
         at = without_password(uri).rstrip("/") if is_server else UI
         page = f"{at}/#/experiments/{ids['experiment_id']}/runs/{ids['run_id']}"
-        ui = command("ui", "--name", folder.name, runs=folder.parent)
+        ui = command("ui", folder.name, runs=folder.parent)
         note = "" if is_server else f"after `{ui}`"
         href = f"{page}?workflowType=machine_learning"
         links.append(Link(label="MLflow run", href=href, note=note))

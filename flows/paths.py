@@ -62,7 +62,10 @@ def campaign_folder(name: str, paths: CampaignPaths) -> Path:
     """runs/<name>; raises ParamsError for a name that is no plain folder name."""
     allowed = name.replace("-", "").replace("_", "").replace(".", "")
     if not allowed.isascii() or not allowed.isalnum() or name.startswith(".") or len(name) > 64:
-        problem = f"{name!r}: a campaign's name is 1-64 letters, digits, '-', '_' or '.'"
+        problem = (
+            f"{name!r}: a campaign's name is 1 to 64 of a-z, A-Z, 0-9, '-', '_' "
+            "and '.'; it does not begin with '.' and has a letter or digit"
+        )
         raise ParamsError("--name", [problem])
     return (paths.runs / name).resolve()
 

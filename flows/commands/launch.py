@@ -199,7 +199,7 @@ def results_console() -> Console:
 
 
 def print_results(name: str, runs: Path) -> None:
-    """The results table, the paths of page and report, and the command that opens MLflow."""
+    """Print the results, the paths of page and report, and the commands to look around."""
     folder = known_campaign(name, runs)
     summary, page = folder / SUMMARY, folder / REPORT_PAGE
     if not summary.exists():
@@ -212,8 +212,12 @@ def print_results(name: str, runs: Path) -> None:
     if (rounds := folder / PAGE).exists():
         console.print(f"page     {short_path(rounds)}", soft_wrap=True, highlight=False)
     console.print(f"report   {short_path(page)}", soft_wrap=True, highlight=False)
-    ui = command("ui", "--name", name, runs=runs)
-    console.print(f"MLflow   {ui}", soft_wrap=True, highlight=False)
+    for label, *words in (
+        ("MLflow", "ui", name),
+        ("sample", "sample", name, "--held-out", "4", "-o", f"{name}.mp4"),
+        ("show", "show", name),
+    ):
+        console.print(f"{label:9}{command(*words, runs=runs)}", soft_wrap=True, highlight=False)
 
 
 def _run(

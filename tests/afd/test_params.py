@@ -134,3 +134,16 @@ def test_the_last_one_wins(tmp_path: Path) -> None:
     overlay.write_text("seed: 5\nupdate: {beta: 0.3}\n")
     params = load_params(Params, POCKET, [overlay], ["seed=7"])
     assert (params.seed, params.update.beta, params.update.num_best) == (7, 0.3, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "is a folder"), (b"a:\n\tb: 1\n", "spaces, not with tabs"), (b"\xff\xfe\x00", "UTF-8")],
+)
+def test_a_file_that_is_no_yaml_text_is_refused_in_plain_words(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / "params.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(ParamsError, match=words):
+        load_params(Params, file)
