@@ -50,7 +50,7 @@ def test_help_imports_nothing_heavy() -> None:
     [
         (("campaign", "--name", "x"), ("--params params/pocket.yaml",)),
         (("campaign", "--name", "x", "--params", "nope.yaml"), ("nope.yaml", "no such file")),
-        (("campaign", "--name", "a/b", "--params", str(PARAMS)), ("a/b", "letters, digits")),
+        (("campaign", "--name", "a/b", "--params", str(PARAMS)), ("a/b", "of a-z, A-Z, 0-9")),
         (
             (
                 *("campaign", "--name", "x", "--params", str(PARAMS)),
