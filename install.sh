@@ -77,7 +77,7 @@ PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels make install. Else rm -rf .venv an
 works() {
   "$venv/bin/python" -m pip --disable-pip-version-check check ||
     refuse "packages in $venv contradict each other (above): rm -rf .venv and make install again"
-  "$venv/bin/python" -c 'import torch, diffusers, prefect, mlflow, dvc, submitit, flows.cli, afd.stages.door' ||
+  "$venv/bin/python" -c 'import torch, diffusers, prefect, mlflow, dvc, submitit, flows.cli, afd.stages.execute' ||
     refuse "installed, but an import fails (above): rm -rf .venv and make install again"
   "$venv/bin/afd" --help >/dev/null || refuse "$venv/bin/afd does not start (above)"
 }

@@ -1,7 +1,6 @@
-"""Scores -> advantages -> weights: how a discriminator's opinion becomes the w of the loss.
+"""Scores -> advantages -> weights: from a discriminator's scores to the w of the loss.
 
-Scores come as [prompts, group]: one row for all rollouts of a prompt. Nothing here carries
-gradient.
+Scores are [prompts, group]: one row for all rollouts of a prompt. No result carries gradient.
 """
 
 from typing import Literal, TypeAlias
@@ -13,7 +12,7 @@ Scope: TypeAlias = Literal["group", "batch"]
 
 
 def smallest_spread(precision: torch.dtype) -> float:
-    """A smaller spread of scores, which are of order 1, is rounding: nothing to select on.
+    """Return the spread of scores, of order 1, below which differences are rounding.
 
     `precision` is the discriminator's: ten steps of a float32, one of a bfloat16 (.008).
     """
@@ -30,7 +29,7 @@ def advantages(
 
     Mean and spread (population standard deviation) are those of the prompt's group, or of the whole
     batch. Before clipping they sum to zero within the scope. A scope whose spread is not above
-    `smallest` says nothing: its advantages are 0. Raises ValueError when clip <= 0.
+    `smallest` has advantages 0. Raises ValueError when clip <= 0.
     """
     if clip <= 0:
         raise ValueError(f"clip is {clip}: must be above 0")
@@ -45,13 +44,13 @@ def advantages(
 def weights(advantages: Tensor, clip: float) -> Tensor:
     """DiffusionNFT's map to [0, 1]: clip(advantage / (2 clip) + 1/2, 0, 1).
 
-    Advantage 0 gives 1/2, which moves nothing.
+    Advantage 0 gives 1/2, which has no effect.
     """
     return (advantages / (2 * clip) + 0.5).clamp(0, 1)
 
 
 def extremes(advantages: Tensor, best: int, worst: int) -> Tensor:
-    """Indices into each group of its best, then its worst rollouts, [prompts, best + worst].
+    """Return indices of each group's best, then worst rollouts, [prompts, best + worst].
 
     The two ends carry most of the signal. Ties are broken by position, so the choice is
     reproducible. Raises ValueError when a group is too small.
@@ -66,11 +65,11 @@ def extremes(advantages: Tensor, best: int, worst: int) -> Tensor:
 
 
 def shuffled(advantages: Tensor, generator: Generator) -> Tensor:
-    """Each group's advantages in a random order: the control, which must not improve anything."""
+    """Return each group's advantages in a random order: the control, which must improve nothing."""
     order = torch.rand(advantages.shape, generator=generator).argsort(dim=1)
     return advantages.gather(1, order)
 
 
 def zero_spread_share(scores: Tensor, smallest: float = SMALLEST_SPREAD) -> Tensor:
-    """Share of groups whose scores are all alike: the gauge of a saturated discriminator."""
+    """Return the share of groups with equal scores: the gauge of a saturated discriminator."""
     return (scores.std(dim=1, correction=0) <= smallest).float().mean()

@@ -1,4 +1,4 @@
-"""What stages leave each other: frozen, typed, with provenance. Formats live with their readers."""
+"""Artifacts of stages: kind, fingerprint, manifest and provenance."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 
 class ArtifactRef(Frozen):
-    """The name of an artifact, whether it has been made or not: its kind and its fingerprint.
+    """Name of an artifact, made or not: its kind and its fingerprint.
 
     The fingerprint is that of the request that makes it (stage, params, inputs), so it is known
     before anything runs.
@@ -31,19 +31,19 @@ class ArtifactRef(Frozen):
 
     @property
     def short(self) -> str:
-        """The eight characters people read."""
+        """First eight characters, for people."""
         return self.fingerprint[:8]
 
 
 class FileEntry(Frozen):
-    """One file of an artifact."""
+    """Size and hash of one file of an artifact."""
 
     num_bytes: int
     sha256: str
 
 
 class MadeBy(Frozen):
-    """The code and the machine that made an artifact: provenance, never identity."""
+    """Code and machine that made an artifact: provenance, never identity."""
 
     revision: str
     is_dirty: bool
@@ -54,7 +54,7 @@ class MadeBy(Frozen):
 
 
 class Manifest(Frozen):
-    """Written last: a directory without a manifest does not exist."""
+    """Manifest of an artifact, written last: a folder without one is no artifact."""
 
     schema_version: Literal[1]
     kind: ArtifactKind
@@ -64,7 +64,7 @@ class Manifest(Frozen):
     made_from: dict[str, ArtifactRef]  # role -> artifact
     made_by: MadeBy
     files: dict[str, FileEntry]
-    summary: dict[str, float | int | str | None]  # what a person wants to know at a glance
+    summary: dict[str, float | int | str | None]  # key numbers for people
     wall_s: float
     cpu_s: float
     created_at: str
@@ -72,17 +72,18 @@ class Manifest(Frozen):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact on disk."""
+    """Finished artifact on disk."""
 
     path: Path
     manifest: Manifest
 
     @property
     def ref(self) -> ArtifactRef:
+        """Reference of this artifact."""
         return ArtifactRef(kind=self.manifest.kind, fingerprint=self.manifest.fingerprint)
 
     def file(self, name: str) -> Path:
-        """The path of one of its files; raises KeyError for a name the manifest does not list."""
+        """Return the path of a file; raises KeyError for a name that the manifest lacks."""
         if name not in self.manifest.files:
             raise KeyError(f"{self.path} has no {name!r}; it has {sorted(self.manifest.files)}")
         return self.path / name

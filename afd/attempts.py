@@ -1,9 +1,9 @@
-"""The right to make one artifact: a lock, and a number for where locks do not reach.
+"""Right to make one artifact: a lock, and a fencing token where locks do not work.
 
-Two attempts at once (a node lost to the scheduler goes on computing): the lock forbids it where
-locks work between hosts. Where they do not, each attempt has a folder of its own, whose number is
-its fencing token: mkdir gives it once, whoever finds a higher one stops, and since the rename onto
-an artifact that exists fails, exactly one is published.
+A node that the scheduler has lost may go on computing beside a new attempt. The lock forbids it
+where locks work between hosts. Elsewhere each attempt has its own folder, whose number is its
+fencing token: mkdir creates a number once, an attempt that finds a higher number stops, and the
+rename onto an existing artifact fails, so exactly one is published.
 """
 
 import contextlib
@@ -16,20 +16,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 NO_LOCKS = {errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS}
-CANCELLED = "AFD_CANCELLED"  # a file: where it exists, nothing is published any more
+CANCELLED = "AFD_CANCELLED"  # variable: while the file it names exists, nothing is published
 
 
 class StoreError(RuntimeError):
-    """The disk refused or an artifact is not what its manifest says: file, reason, what to do."""
+    """Disk error or damaged artifact: file, reason, cure."""
 
 
 class BusyError(StoreError):
-    """Another process is making this very artifact."""
+    """Another process is making this artifact."""
 
 
 class LostError(StoreError):
-    """This attempt may not go on: the artifact belongs to a later one, or a process it needs is
-    gone. What it left is kept."""
+    """End of an attempt: a later one has begun, or a process it needs is gone. Its files stay."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,13 @@ class Attempt:
 
     @classmethod
     def begin(cls, work: Path) -> "Attempt":
-        """A new attempt, from now on the latest in `work`."""
+        """Begin a new attempt, the latest in `work`."""
         (work / "attempts").mkdir(parents=True, exist_ok=True)
         while True:
             number = max(_numbers(work), default=0) + 1
             begun = cls(work, number)
             try:
-                begun.folder.mkdir()  # atomic on every file system: nobody else has this number
+                begun.folder.mkdir()  # atomic on every file system: the number is unique
             except FileExistsError:
                 continue
             (begun.folder / "who").write_text(who())
@@ -55,16 +54,16 @@ class Attempt:
 
     @property
     def folder(self) -> Path:
-        """What this attempt alone writes to."""
+        """Folder that this attempt alone writes to."""
         return self.work / "attempts" / f"{self.number:04d}"
 
     @property
     def out(self) -> Path:
-        """Becomes the artifact."""
+        """Folder that becomes the artifact."""
         return self.folder / "out"
 
     def check(self) -> None:
-        """Raise LostError if a later attempt has begun, or has published and tidied up already."""
+        """Raise LostError if a later attempt has begun, or has published and removed the folder."""
         latest = max(_numbers(self.work), default=0)
         if latest == self.number:
             return
@@ -78,7 +77,7 @@ class Attempt:
 
 
 def who() -> str:
-    """This process as a person looks for it: on which node, in which job."""
+    """Return pid, node and job of this process, for people."""
     job = os.environ.get("SLURM_JOB_ID")
     host = os.environ.get("SLURMD_NODENAME") if job else None
     of_job = f", SLURM job {job}" if job else ""
@@ -86,15 +85,17 @@ def who() -> str:
 
 
 def refuse_cancelled() -> None:
-    """Raise LostError if this process was given up: a scheduler cannot end what runs on a node that
-    it has lost, but the mark that AFD_CANCELLED names stands on the shared disk."""
+    """Raise LostError if the file that AFD_CANCELLED names exists.
+
+    A scheduler cannot end a process on a node that it has lost; the file is on the shared disk.
+    """
     mark = os.environ.get(CANCELLED)
     if mark and Path(mark).exists():
         raise LostError(f"cancelled ({mark}): {who()} publishes nothing; its checkpoints are kept")
 
 
 def _numbers(work: Path) -> list[int]:
-    """Of the attempts that have begun; none when the folder is gone."""
+    """Return the numbers of all attempts; none when the folder is gone."""
     try:
         names = [entry.name for entry in os.scandir(work / "attempts")]
     except FileNotFoundError:
@@ -103,8 +104,10 @@ def _numbers(work: Path) -> list[int]:
 
 
 def flock(file: BinaryIO, how: int) -> bool:
-    """The kernel's lock of a file, held; False where this disk knows none. Raises BlockingIOError
-    when another process has it and `how` is not to wait."""
+    """Take the kernel's lock of a file; return False on a disk without locks.
+
+    Raises BlockingIOError when another process holds it and `how` does not wait.
+    """
     try:
         fcntl.flock(file, how)
     except OSError as error:
@@ -115,7 +118,7 @@ def flock(file: BinaryIO, how: int) -> bool:
 
 
 def begun(work: Path) -> tuple[BinaryIO, Attempt]:
-    """The lock of a work folder, held, and a new attempt; whoever publishes removes both."""
+    """Lock a work folder and begin an attempt; the process that publishes removes both."""
     while True:
         lock = locked(work, "lock")
         try:
@@ -125,10 +128,10 @@ def begun(work: Path) -> tuple[BinaryIO, Attempt]:
 
 
 def locked(work: Path, name: str) -> BinaryIO:
-    """The lock `name` in a work folder, held; raises BusyError. A disk without locks lets go on:
-    there the number and the rename decide.
+    """Take the lock `name` of a work folder; raises BusyError.
 
-    Who has just published removes the folder with its lock: only the lock that stands there counts.
+    On a disk without locks the attempt's number and the rename decide. A process that has just
+    published removes the folder with its lock: only the lock file that is there counts.
     """
     while True:
         work.mkdir(parents=True, exist_ok=True)

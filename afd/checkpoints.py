@@ -1,7 +1,7 @@
-"""What lies at a path, as one sha256: weights are known by their content, wherever they are kept.
+"""Content hashes of files and folders, for weights identified by content.
 
-Hashing 20 GB takes half a minute, so a file's hash is remembered by its path, size and time of
-change in the user's cache folder; losing that cache costs time and nothing else.
+Hashing 20 GB takes half a minute, so the user's cache folder holds each file's hash by path, size
+and time of change; without that cache only time is lost.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from pathlib import Path
 
 
 def content_sha256(path: Path | str, parts: tuple[str, ...] = ()) -> str:
-    """sha256 of a file, or of all files of a folder with their names.
+    """Return the sha256 of a file, or of all files of a folder with their names.
 
     `parts` restricts a folder to these entries; hidden entries (.cache, .git) never count. Raises
-    FileNotFoundError naming what is not there.
+    FileNotFoundError naming the missing path.
     """
     root, files = place(path), content_files(path, parts)
     if files == [root]:
@@ -25,9 +25,9 @@ def content_sha256(path: Path | str, parts: tuple[str, ...] = ()) -> str:
 
 
 def content_files(path: Path | str, parts: tuple[str, ...] = ()) -> list[Path]:
-    """The file at `path`, or the files of a folder that count, in order; nothing is read.
+    """Return the file at `path`, or the counted files of a folder in order, without reading.
 
-    Raises FileNotFoundError or PermissionError naming what cannot be read.
+    Raises FileNotFoundError or PermissionError naming the path.
     """
     root = place(path)
     root.stat()
@@ -49,9 +49,9 @@ def content_files(path: Path | str, parts: tuple[str, ...] = ()) -> list[Path]:
 
 
 def place(path: Path | str) -> Path:
-    """A path as it is; a name of the hub ("Wan-AI/Wan2.1-T2V-14B-Diffusers") in its local cache.
+    """Return a path as given, or a hub name ("Wan-AI/Wan2.1-T2V-14B-Diffusers") in the local cache.
 
-    Only what is already on this disk: where the cache has no such name, the path as it was given.
+    Nothing is downloaded: a name that the cache lacks comes back as given.
     """
     given = Path(path)
     if given.exists() or given.is_absolute() or len(given.parts) != 2:

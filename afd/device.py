@@ -1,4 +1,4 @@
-"""Where networks compute: circumstance, chosen once a process."""
+"""Compute device of this process; it changes no result's identity."""
 
 import gc
 import os
@@ -7,14 +7,14 @@ import torch
 
 
 def compute_device() -> torch.device:
-    """AFD_DEVICE if it is set, else the first GPU this process sees, else the CPU."""
+    """Return AFD_DEVICE if it is set, else the first visible GPU, else the CPU."""
     if chosen := os.environ.get("AFD_DEVICE"):
         return torch.device(chosen)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def give_back() -> None:
-    """Let programs beside this process have the GPU memory that it holds and does not use."""
+    """Free unused GPU memory for other programs."""
     if torch.cuda.is_available():
         gc.collect()  # a network with hooks is a cycle
         torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
-"""Named places where a test may kill the process, for real: SIGKILL, no handler, no cleanup.
+"""Failpoints: named places where a test may kill the process by SIGKILL, without cleanup.
 
-`AFD_FAILPOINT=<name>:<n>` dies at the n-th time this process (or a child forked from it) passes the
-name; `<name>:<n>:SIGSTOP` or another signal sends that instead: a process that hangs, or that is
-told to stop just there. Without the variable a failpoint costs one dictionary lookup.
+`AFD_FAILPOINT=<name>:<n>` kills this process (or a child forked from it) when it passes the name
+the n-th time; `<name>:<n>:SIGSTOP` or another signal sends that signal: a process that hangs, or
+that gets a stop request there. Without the variable a failpoint costs one dictionary lookup.
 """
 
 import os
@@ -46,7 +46,7 @@ _passed: Counter[str] = Counter()
 
 
 def failpoint(name: FailpointName) -> None:
-    """Die here if AFD_FAILPOINT says so."""
+    """Kill the process here if AFD_FAILPOINT names this place."""
     wanted = os.environ.get("AFD_FAILPOINT")
     if not wanted:
         return

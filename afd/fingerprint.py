@@ -1,7 +1,7 @@
-"""Canonical bytes of semantic values, and their sha256: the identity of every artifact.
+"""Fingerprint of semantic values: sha256 of canonical JSON, the identity of every artifact.
 
-Only the literal values that change a result go in; circumstance (paths, cluster, device, log level)
-never does. What cannot be serialised in exactly one way is refused, not guessed.
+Only literal values that change a result go in; paths, cluster, device and log level never do. A
+value that cannot be serialised in exactly one way is refused.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 
 def canonical(value: Any, path: str = "$") -> Any:
-    """The one JSON spelling of `value`; raises TypeError or ValueError naming the path."""
+    """Return the canonical form of `value`; raises TypeError or ValueError naming the path."""
     match value:
         case BaseModel():
             return canonical(value.model_dump(mode="python"), path)
@@ -38,6 +38,6 @@ def canonical(value: Any, path: str = "$") -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """sha256 (hex) of the canonical JSON of `value`; equal in every process, on every machine."""
+    """Return the hex sha256 of the canonical JSON of `value`, equal on every machine."""
     text = json.dumps(canonical(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

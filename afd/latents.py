@@ -1,6 +1,6 @@
-"""The shape vocabulary of the method: what a tensor is, and in which order its axes come.
+"""Tensor shapes of the method and the order of their axes.
 
-One convention everywhere: t = 1 is noise, t = 0 is clean. Latents follow diffusers' axis order
+Everywhere t = 1 is noise and t = 0 is clean. Latents follow diffusers' axis order
 (batch, channels, frames, height, width); clips follow the order of a video file (batch, frames,
 channels, height, width).
 """
@@ -14,20 +14,20 @@ from torch import Tensor
 Clips: TypeAlias = Float[Tensor, "batch frames 3 rows columns"]
 """Pixels in [0, 1]."""
 Latents: TypeAlias = Float[Tensor, "batch channels latent_frames height width"]
-"""Clean latents, noisy latents, velocities: everything a student reads or writes."""
+"""Clean latents, noisy latents, velocities: all inputs and outputs of a student."""
 Noise: TypeAlias = Float[Tensor, "batch steps channels latent_frames height width"]
-"""All the noise one rollout consumes, drawn per sample from that sample's own seed."""
+"""Noise of one rollout, drawn per sample from that sample's own seed."""
 BlockTimes: TypeAlias = Float[Tensor, "batch blocks"]
 """One t in [0, 1] for each block of each sample."""
 Text: TypeAlias = Float[Tensor, "batch tokens text_dim"]
 """Encoded prompts, padded with zero rows and used without a mask, as Wan does."""
 Scores: TypeAlias = Float[Tensor, "batch"]  # noqa: F821 - a name of one dimension
-"""One discriminator score a clip; unbounded, larger means more like the teacher."""
+"""One discriminator score per clip; unbounded, larger means more like the teacher."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatentGeometry:
-    """Shape of one clip in latent space, and how its frames are cut into autoregressive blocks.
+    """Shape of one clip in latent space, and its split into autoregressive blocks.
 
     Raises ValueError when a size is not positive or when the frames do not divide into whole
     blocks.
@@ -58,14 +58,15 @@ class LatentGeometry:
 
     @property
     def num_blocks(self) -> int:
+        """Number of autoregressive blocks."""
         return self.num_latent_frames // self.latent_frames_per_block
 
     def shape(self, batch: int) -> tuple[int, int, int, int, int]:
-        """Shape of `batch` clips of latents."""
+        """Return the shape of `batch` clips of latents."""
         return (batch, self.channels, self.num_latent_frames, self.height, self.width)
 
     def block_frames(self, block: int) -> slice:
-        """The latent frames of one block, to index the frame axis with."""
+        """Return the latent frames of one block as a slice of the frame axis."""
         if not 0 <= block < self.num_blocks:
             raise IndexError(
                 f"block is {block}: there are {self.num_blocks} blocks, counted from 0"

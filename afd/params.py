@@ -1,4 +1,4 @@
-"""Loading params: OmegaConf composes the files, pydantic validates, every error is told at once."""
+"""Loading of params: OmegaConf composes, pydantic validates, one error names all problems."""
 
 import difflib
 import re
@@ -13,14 +13,14 @@ from pydantic import BaseModel, ValidationError
 from yaml import AliasEvent, YAMLError, parse
 
 from afd.config import Frozen, Params
-from afd.consistency import broken_rules
+from afd.config.rules import broken_rules
 from afd.shipped import shipped, shipped_names
 
 Model = TypeVar("Model", bound=Frozen)
 OVERLAY_LACKS = 7  # sections of a campaign, of 15: no half-written params lack as many
 TAGS = ("kind", "family")  # the field that chooses among the models of a section
 
-# What a key looks like when it was pasted where the name of an environment variable belongs.
+# Forms of keys that people paste in place of the name of an environment variable.
 _SECRET = re.compile(
     r"(\bsk-[\w-]{16,}|AKIA[A-Z0-9]{16}|AIza[\w-]{30,}|\bgh[pousr]_\w{20,}|github_pat_\w{20,}"
     r"|glpat-[\w-]{16,}|\bhf_\w{20,}|\br8_\w{20,}|\bxox[abprs]-[\w-]{10,}|\bpn[ub]_\w{20,}"
@@ -33,13 +33,13 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 class ParamsError(ValueError):
-    """Everything that is wrong with a params file, one line a problem: field, rule, value, cure."""
+    """Problems of a params file, one line for each: field, rule, value, cure."""
 
     def __init__(
-        self, source: str, problems: Sequence[str], shown: Sequence[str] | None = None
+        self, source: str, problems: Sequence[str], texts: Sequence[str] | None = None
     ) -> None:
         self.problems = tuple(problems)
-        lines = "\n".join(f"  - {problem}" for problem in shown or problems)
+        lines = "\n".join(f"  - {problem}" for problem in texts or problems)
         super().__init__(f"{source}: {len(problems)} problem(s), nothing was started\n{lines}")
 
 
@@ -117,8 +117,8 @@ def _as_typed(
         num_typed += 1
         key, _, value = item.partition("=")
         # The value may be a pasted key: it is repeated only where the problem shows it.
-        shown = item if value and value in problem else key
-        named.append(f"{option} {shown}: {problem}")
+        text = item if value and value in problem else key
+        named.append(f"{option} {text}: {problem}")
     if num_typed == len(problems):
         source = option
     elif num_typed:
@@ -127,7 +127,7 @@ def _as_typed(
 
 
 def validate(model: type[Model], values: Any, source: str) -> Model:
-    """`values` as a `model`, or a ParamsError with every problem."""
+    """Return `values` as a `model`; raises ParamsError with every problem."""
     problems = list(_refuse_text(values))
     try:
         result = model.model_validate(values)
@@ -143,12 +143,12 @@ def validate(model: type[Model], values: Any, source: str) -> Model:
 
 
 def secret_fields(path: Path) -> list[str]:
-    """Fields of a YAML file that look like secrets; [] where it cannot be read."""
+    """Return the fields of a YAML file that look like secrets; [] where it cannot be read."""
     try:
         values = OmegaConf.to_container(_read(path), resolve=False)
     except ParamsError:
         return []
-    return [told.partition(":")[0] for told in _refuse_text(values) if "a secret" in told]
+    return [problem.partition(":")[0] for problem in _refuse_text(values) if "a secret" in problem]
 
 
 def _read(named: Path) -> DictConfig:
@@ -175,7 +175,7 @@ def _read(named: Path) -> DictConfig:
 
 
 def _without_replaced(below: Any, laid: DictConfig) -> Any:
-    """`below` without the sections to which `laid` gives another kind: their fields are others."""
+    """Return `below` without the sections whose kind `laid` changes: their fields differ."""
     for name in laid:
         mine, theirs = below.get(name), laid.get(name)
         if isinstance(mine, DictConfig) and isinstance(theirs, DictConfig):
@@ -187,7 +187,7 @@ def _without_replaced(below: Any, laid: DictConfig) -> Any:
 
 
 def _has_alias(path: Path) -> bool:
-    """Whether it refers to its own parts; found without building anything."""
+    """Return True for a file with YAML aliases; nothing is built from it."""
     with path.open(encoding="utf-8") as file:
         return any(isinstance(event, AliasEvent) for event in parse(file))
 
@@ -204,7 +204,7 @@ def _dotlist(overrides: Sequence[str], option: str) -> DictConfig:
 
 
 def _refuse_text(values: Any, path: str = "") -> list[str]:
-    """Interpolations could carry an environment variable into a file; keys must never be in one."""
+    """Return problems of texts: interpolations, which read variables, and pasted keys."""
     if isinstance(values, dict):
         return [p for k, v in values.items() for p in _refuse_text(v, f"{path}.{k}".lstrip("."))]
     if isinstance(values, list):
@@ -223,7 +223,7 @@ def _refuse_text(values: Any, path: str = "") -> list[str]:
 
 
 def _between_sound_fields(values: Any, unsound: Sequence[Sequence[str]]) -> list[str]:
-    """The rules over several fields of Params, where every field concerned is sound."""
+    """Return broken rules over several fields of Params, where all their fields are valid."""
 
     def read(field: str) -> Any:
         place = field.split(".")
@@ -237,7 +237,7 @@ def _between_sound_fields(values: Any, unsound: Sequence[Sequence[str]]) -> list
 
 
 def _describe(model: type[BaseModel], detail: Any) -> str:
-    """One pydantic error as: dotted field: rule, value; cure."""
+    """Return one pydantic error as "dotted field: rule, value; cure"."""
     place, known = _place(model, detail)
     field = ".".join(place) or "(the whole file)"
     kind, message = detail["type"], str(detail["msg"]).removeprefix("Value error, ")
@@ -249,24 +249,24 @@ def _describe(model: type[BaseModel], detail: Any) -> str:
         return f"{field}: missing; add it"
     if kind == "union_tag_invalid":
         context = detail["ctx"]
-        return f"{field}: write one of {context['expected_tags']}, got {_shown(context['tag'])}"
+        return f"{field}: write one of {context['expected_tags']}, got {_printable(context['tag'])}"
     if kind == "value_error":
         return f"{field}: {message}"
-    if field.endswith("_variable"):  # whatever stands there may be the key itself
+    if field.endswith("_variable"):  # the value may be the key itself
         return (
             f"{field}: must be the NAME of an environment variable (A-Z, 0-9, _), "
             "got a value that is not shown; write e.g. VENDOR_API_KEY and keep the key there"
         )
-    return f"{field}: {message[:1].lower()}{message[1:]}, got {_shown(detail['input'])}"
+    return f"{field}: {message[:1].lower()}{message[1:]}, got {_printable(detail['input'])}"
 
 
-def _shown(value: Any) -> str:
-    """A refused value as it is told; a key that was pasted into it stays untold."""
+def _printable(value: Any) -> str:
+    """Return a refused value for a message, without a pasted key."""
     return "a value that is not shown" if _SECRET.search(repr(value)) else repr(value)
 
 
 def _place(model: type[BaseModel], detail: Any) -> tuple[list[str], list[str]]:
-    """Where an error is, without the tags of unions (a tag is no field), and the fields there."""
+    """Return the place of an error without the tags of unions, and the fields of its section."""
     place: list[str] = []
     models, location = [model], list(detail["loc"])
     for number, part in enumerate(location):
@@ -288,7 +288,7 @@ def _place(model: type[BaseModel], detail: Any) -> tuple[list[str], list[str]]:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    """The `kind` or `family` that chooses this model among the members of a union."""
+    """Return the `kind` or `family` that chooses this model in a union."""
     kind = next((model.model_fields[tag] for tag in TAGS if tag in model.model_fields), None)
     return None if kind is None else next(iter(getattr(kind.annotation, "__args__", ())), None)
 

@@ -60,7 +60,7 @@ def _digest(text: str) -> str:
 
 
 def check_text(text: str) -> str | None:
-    """What is wrong with a prompt's text, or None.
+    """Return the problem of a prompt's text, or None.
 
     Control, format (bidirectional, zero width) and surrogate characters are refused: they hide text
     from people, and break terminals, logs and job scripts.
@@ -161,7 +161,7 @@ def read_jsonl(
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a prompts file; PromptsError when it is too large or cannot be read."""
+    """Read a prompts file; raises PromptsError when it is too large or cannot be read."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -219,7 +219,7 @@ def parse_jsonl(
 
 
 def _row(line: bytes) -> dict[str, str] | str:
-    """The object of one line, or what is wrong with it."""
+    """Return the object of one line, or its problem."""
     try:
         decoded = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -270,7 +270,7 @@ def _check_row(value: Any) -> dict[str, str] | str:  # noqa: PLR0911 (one return
 def prompts_of_round(
     prompts: Sequence[Prompt], split: Split, num_prompts: int, seed: int, round_index: int
 ) -> list[Prompt]:
-    """The prompts of one round, without repetition while the split lasts.
+    """Return the prompts of one round, without repetition while the split lasts.
 
     The split is walked in one seeded order after another: over the rounds every prompt comes up
     equally often. Harvest and rollout both call this, so they agree without talking.

@@ -1,9 +1,9 @@
-"""What the process of a stage does when it is told to stop, and when it hangs.
+"""Stop signals and hang detection of a stage's process.
 
-SIGTERM, SIGINT and SIGUSR2 (what SLURM sends before a time limit or a preemption) ask a stage that
-can be resumed to finish its step, keep it, and leave; a second one, or one before there is anything
-to keep, ends it at once. A stage that shows no progress for too long writes the stacks of all its
-threads into its log and dies of SIGALRM: also when it hangs inside a library.
+After SIGTERM, SIGINT or SIGUSR2 (which SLURM sends before a time limit or a preemption) a resumable
+stage finishes its step, saves it and exits. A second signal, or one before the first step, ends it
+at once. A stage without progress for too long writes the stacks of all threads into its log and
+ends by SIGALRM, also when it hangs inside a library.
 """
 
 import faulthandler
@@ -13,16 +13,16 @@ import sys
 import time
 from dataclasses import dataclass
 
-TOGETHER_S = 1.0  # SLURM and a worker may both tell a child: that is one telling
+TOGETHER_S = 1.0  # SLURM and a worker may both signal a child: that counts once
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 @dataclass
 class _Process:
-    """Signals belong to the process, and so does what is known about them."""
+    """Signal state of this process."""
 
     heeds: bool = False
-    told_at: float | None = None
+    requested_at: float | None = None
     hang_s: float | None = None
 
 
@@ -30,7 +30,7 @@ _process = _Process()
 
 
 def heed() -> None:
-    """This process computes one stage: it may be told to stop.
+    """Accept stop signals in this process, which computes one stage.
 
     Without this call (a stage inside a larger program) signals stay as they are.
     """
@@ -38,36 +38,37 @@ def heed() -> None:
 
 
 def limit_silence(hang_s: float | None) -> None:
-    """This process may show no progress for `hang_s` at most; None: for ever."""
+    """Limit the time without progress to `hang_s` seconds; None: no limit."""
     _process.hang_s = hang_s
     if hang_s is not None:
-        # chain: after the stacks the signal does what it always does, it ends the process
+        # chain: after the stacks the signal ends the process
         faulthandler.register(signal.SIGALRM, file=sys.stderr, all_threads=True, chain=True)
         show_life()
 
 
 def listen() -> None:
-    """From here on a stop is asked for, not forced: there is something to keep."""
+    """Turn stop signals into requests from now on: the stage has a state to save."""
     if _process.heeds:
         for number in STOPPING:
-            signal.signal(number, _tell)
+            signal.signal(number, _on_signal)
 
 
-def is_told_to_stop() -> bool:
-    return _process.told_at is not None
+def stop_requested() -> bool:
+    """Return True after a stop signal."""
+    return _process.requested_at is not None
 
 
 def show_life() -> None:
-    """Progress: what counts as hanging starts anew."""
+    """Report progress: the time limit of `limit_silence` starts again."""
     if _process.hang_s is not None:
         signal.setitimer(signal.ITIMER_REAL, _process.hang_s)
 
 
-def _tell(number: int, _: object) -> None:
+def _on_signal(number: int, _: object) -> None:
     now = time.monotonic()
-    if _process.told_at is None:
-        _process.told_at = now
+    if _process.requested_at is None:
+        _process.requested_at = now
         sys.stderr.write(f"{signal.Signals(number).name}: finishing this step, then leaving\n")
-    elif now - _process.told_at > TOGETHER_S:
+    elif now - _process.requested_at > TOGETHER_S:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -1,14 +1,14 @@
-"""The only code that knows the disk: where artifacts stand, how they are saved, whether they exist.
+"""Artifact store on disk: paths, atomic saving, checked loading.
 
     <root>/<kind>/<fingerprint[:16]>/          one finished artifact, manifest.json written last
-    <root>/.work/<kind>-<fingerprint[:16]>/    what is unfinished: lock, batches/, progress.json
+    <root>/.work/<kind>-<fingerprint[:16]>/    unfinished: lock, batches/, progress.json
         attempts/0001/                         one attempt's own out/ and checkpoints/
     <root>/clips/                              teacher videos, append-only, paid once
 
 An artifact is built in .work, every file is fsynced, the manifest is written, and one rename makes
 it visible. A kill at any moment leaves either no artifact or a whole one.
 
-Who may build it is said in afd/attempts.py.
+afd/attempts.py decides which process may build it.
 """
 
 import contextlib
@@ -41,17 +41,17 @@ DISK_REASONS = {
 
 
 class Store:
-    """A folder of artifacts. Two processes may share it; each artifact is made by one at a time."""
+    """Folder of artifacts, shared by processes; one process at a time makes an artifact."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
     def path(self, ref: ArtifactRef) -> Path:
-        """Where the artifact stands once it is made."""
+        """Return the artifact's folder."""
         return self.root / ref.kind / ref.fingerprint[:16]
 
     def work_path(self, ref: ArtifactRef) -> Path:
-        """Where an unfinished attempt keeps its checkpoints and output."""
+        """Return the folder of unfinished attempts at an artifact."""
         return self.root / ".work" / f"{ref.kind}-{ref.fingerprint[:16]}"
 
     @property
@@ -60,11 +60,11 @@ class Store:
         return self.root / "clips"
 
     def have(self, ref: ArtifactRef) -> bool:
-        """The one judge of "already done"."""
+        """Return True when the artifact is finished."""
         return (self.path(ref) / MANIFEST).is_file()
 
     def load(self, ref: ArtifactRef, *, verify: bool = False) -> Artifact:
-        """The finished artifact; sizes are always compared, content with `verify`.
+        """Load a finished artifact; sizes are always compared, hashes with `verify`.
 
         Raises StoreError naming the file that is missing or differs.
         """
@@ -92,7 +92,7 @@ class Store:
         cancelled.
         """
         out = attempt.out
-        with told(self.root):
+        with disk_errors(self.root):
             files: dict[str, FileEntry] = {}
             for file in sorted(p for p in out.rglob("*") if p.is_file() and p.name != MANIFEST):
                 files[file.relative_to(out).as_posix()] = _synced(file)
@@ -106,7 +106,7 @@ class Store:
             attempt.check()
             refuse_cancelled()
             if path.exists() and not (path / MANIFEST).exists():
-                shutil.rmtree(path)  # half a copy from elsewhere; never made by us
+                shutil.rmtree(path)  # half a copy from elsewhere; no attempt leaves one
             try:
                 out.rename(path)
             except OSError as error:
@@ -120,27 +120,27 @@ class Store:
     def attempt(self, ref: ArtifactRef) -> Iterator[Attempt]:
         """Hold the right to make `ref`, until a later attempt begins.
 
-        The lock dies with its process, so a killed attempt never blocks the next one. The work
-        folder is kept until the artifact is published. Raises BusyError; whatever goes wrong once a
-        later attempt has begun is a LostError.
+        The lock ends with its process, so a killed attempt never blocks the next one. The work
+        folder stays until the artifact is published. Raises BusyError; every error after the begin
+        of a later attempt becomes a LostError.
         """
         work = self.work_path(ref)
-        with told(self.root):
+        with disk_errors(self.root):
             lock, attempt = begun(work)
         with lock:
             try:
                 yield attempt
             except Exception:
-                attempt.check()  # a later one may have removed what this one needed
+                attempt.check()  # a later one may have removed files of this one
                 raise
             if self.have(ref):
                 shutil.rmtree(work, ignore_errors=True)
 
     @contextlib.contextmanager
     def part(self, ref: ArtifactRef, name: str) -> Iterator[Path]:
-        """Hold the right to compute one part of `ref`; gives the work folder. Raises BusyError."""
+        """Hold the right to compute one part of `ref`; yield the work folder. Raises BusyError."""
         work = self.work_path(ref)
-        with told(self.root):
+        with disk_errors(self.root):
             lock = locked(work / "parts", f"{name}.lock")
         with lock:
             yield work
@@ -160,14 +160,14 @@ class Store:
                 shutil.rmtree(work, ignore_errors=True)
 
     def all(self) -> Iterator[Artifact]:
-        """Every finished artifact."""
+        """Yield every finished artifact."""
         for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}")):
             with contextlib.suppress(ValidationError):
                 parsed = Manifest.model_validate_json(manifest.read_bytes())
                 yield Artifact(manifest.parent, parsed)
 
     def find(self, prefix: str) -> list[Artifact]:
-        """Artifacts whose fingerprint starts with `prefix`."""
+        """Return the artifacts whose fingerprint starts with `prefix`."""
         return [found for found in self.all() if found.manifest.fingerprint.startswith(prefix)]
 
 
@@ -183,7 +183,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """`value` as JSON, atomically; NaN is refused rather than written."""
+    """Write `value` as JSON, atomically; raises ValueError for NaN."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False).encode())
 
 
@@ -197,8 +197,8 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def told(root: Path) -> Iterator[None]:
-    """Turn what the disk says into an error a person can act on; nothing published is touched."""
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn disk errors into StoreError with a cure; published artifacts stay untouched."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -206,15 +206,15 @@ def told(root: Path) -> Iterator[None]:
         if number not in DISK_REASONS:
             raise
         file = error.filename if isinstance(error, OSError) else None
-        kept = f"Everything finished is kept in {root}; run the same command again to go on"
+        cure = f"Everything finished is kept in {root}; run the same command again to go on"
         raise StoreError(
             f"{file or root}: {DISK_REASONS[number]}. "
-            + (kept if root.is_dir() else "Nothing was started")
+            + (cure if root.is_dir() else "Nothing was started")
         ) from error
 
 
 def disk_error(error: OSError | SafetensorError) -> int | None:
-    """The errno of what the disk said; safetensors writes the number into its text."""
+    """Return the errno of a disk error; safetensors writes the number into its text."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"os error (\d+)", str(error))

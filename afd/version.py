@@ -50,7 +50,7 @@ def commit_of(root: Path) -> Commit | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """Return the answer of git about `root`, whoever owns it: its code runs already."""
+    """Return git's output about `root` for any owner of the folder: its code runs already."""
     trusted = f"safe.directory={root}"
     return subprocess.run(
         ["git", "-c", trusted, "-C", str(root), *arguments],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from afd.config import Params
 from afd.params import load_params
-from afd.stages.door import describe_maker, execute, limit_threads
+from afd.stages.execute import describe_maker, execute, limit_threads
 from afd.store import Store
 from benchmarks.campaigns import requests_of
 

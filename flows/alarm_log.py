@@ -12,7 +12,7 @@ from typing import Any
 
 from afd.evaluation.course import Course
 from afd.runtime.outcome import RefusedError
-from afd.store import told, write_json
+from afd.store import disk_errors, write_json
 from flows.command_text import command
 from flows.paths import CampaignPaths, campaign_folder
 from flows.progress import round_label
@@ -28,7 +28,7 @@ def record_decision(folder: Path, index: int, course: Course) -> dict[str, Any]:
     """Write the decision after round `index`, unless it is there already; return it."""
     file, record = folder / FOLDER / f"{index:03d}.json", course.record(index)
     if _read(file) != record:
-        with told(folder):
+        with disk_errors(folder):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, record)
     return record
@@ -95,7 +95,7 @@ def acknowledge(folder: Path) -> int | None:
     """Acknowledge the pause; return its round, None where there is no pause."""
     index = paused_after(folder)
     if index is not None:
-        with told(folder):
+        with disk_errors(folder):
             rounds = sorted({*acknowledged(folder), index})
             write_json(folder / ACKNOWLEDGED, {"rounds": rounds})
     return index

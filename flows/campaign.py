@@ -13,7 +13,7 @@ from afd.config import Params
 from afd.evaluation import targets
 from afd.runtime.outcome import RefusedError
 from afd.stages import requests
-from afd.store import told, write_atomic, write_json
+from afd.store import disk_errors, write_atomic, write_json
 from flows import alarm_log, dvc_tracking
 from flows.command_text import command
 from flows.paths import CampaignPaths
@@ -152,7 +152,7 @@ def _leave(session: Session, state: CampaignState, ended: Mapping[str, ArtifactR
     made += [ref for one in state.rounds for ref in one.values()]
     spent = _spent(store.load(ref) for ref in [*made, *ended.values()])
     left = Finished(folder / SUMMARY, folder / REPORT_PAGE, state.student)
-    with told(folder):
+    with disk_errors(folder):
         met = [asdict(target) for target in targets.judge(summary)]
         write_json(left.summary, summary | {"stages": spent, "targets": met})
         write_atomic(left.report, store.load(ended["report"]).file(REPORT_PAGE).read_bytes())

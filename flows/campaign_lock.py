@@ -28,8 +28,8 @@ from pydantic import ValidationError
 
 from afd.attempts import flock
 from afd.config import Frozen
-from afd.runtime.mailbox import Owner
-from afd.store import told, write_atomic
+from afd.processes import ProcessId
+from afd.store import disk_errors, write_atomic
 from flows.command_text import command
 from flows.errors import UserError
 
@@ -48,7 +48,7 @@ class CampaignRunningError(UserError):
 class LockHolder(Frozen):
     """A process that runs a campaign."""
 
-    process: Owner
+    process: ProcessId
     since: str
     token: str  # of this hold, not of the process: it may hold the campaign twice
     beat: int = 0
@@ -119,14 +119,14 @@ class CampaignLock:
 @contextmanager
 def hold_campaign(folder: Path, name: str) -> Iterator[CampaignLock]:
     """Hold the campaign of `folder`; raises CampaignRunningError with its holder."""
-    with told(folder), (folder / LOCK).open("a+b") as lock:
+    with disk_errors(folder), (folder / LOCK).open("a+b") as lock:
         has_locks = _lock(lock, folder, name)
         left = read_holder(folder)
         if left is not None and _holds(folder, left, has_locks):
             raise already_running(folder, name, left)
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         mine = CampaignLock(
-            folder, LockHolder(process=Owner.me(), since=since, token=uuid.uuid4().hex)
+            folder, LockHolder(process=ProcessId.current(), since=since, token=uuid.uuid4().hex)
         )
         mine.start()
         try:
@@ -155,7 +155,7 @@ def sure_holder_of(folder: Path) -> LockHolder | None:
 
 def request_cancel(folder: Path, holder: LockHolder) -> None:
     """Ask the holder to end; on any host, within seconds."""
-    by = f"pid {os.getpid()} on {Owner.me().host}"
+    by = f"pid {os.getpid()} on {ProcessId.current().host}"
     at = datetime.now().astimezone().isoformat(" ", "seconds")
     request = CancelRequest(token=holder.token, by=by, at=at)
     write_atomic(folder / CANCEL, request.model_dump_json().encode())

@@ -13,7 +13,7 @@ from afd.runtime.mailbox import request_id
 from afd.runtime.outcome import EXIT_CODE, Outcome, Status, explain, status_of
 from afd.runtime.request import StageRequest, needs_network
 from afd.runtime.workspace import reached
-from afd.stages.door import execute, limit_threads
+from afd.stages.execute import execute, limit_threads
 from afd.store import write_atomic
 from flows.errors import UserError
 from flows.jobs import scheduler

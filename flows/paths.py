@@ -13,7 +13,7 @@ from afd.config.teachers import DiffusersTeacher, FolderTeacher, RemoteTeacher, 
 from afd.fingerprint import fingerprint
 from afd.params import ParamsError, validate
 from afd.runtime.identity import contents, semantic
-from afd.store import StoreError, told, write_atomic, write_json
+from afd.store import StoreError, disk_errors, write_atomic, write_json
 from flows.command_text import RUNS, STORE
 
 # Read once: MLflow's library writes this variable when it is used, and a process may run campaigns
@@ -106,7 +106,7 @@ def save_params(folder: Path, params: Params) -> None:
         return
     values = params.model_dump(mode="json")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    with told(folder):
+    with disk_errors(folder):
         write_json(folder / CONTENTS, found)
         write_atomic(folder / "params.yaml", text.encode())
 
@@ -157,7 +157,7 @@ def set_aside(folder: Path, params: Params) -> Path | None:
     stem = f"{folder.name[:48]}-{fingerprint(identity)[:8]}"
     others = (folder.with_name(f"{stem}-{number}") for number in range(2, 10_000))
     free = next(name for name in (folder.with_name(stem), *others) if not name.exists())
-    with told(folder.parent):
+    with disk_errors(folder.parent):
         folder.rename(free)
     return free
 

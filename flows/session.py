@@ -23,7 +23,7 @@ from afd.failpoints import failpoint
 from afd.params import ParamsError
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
-from afd.store import Store, StoreError, told, write_json
+from afd.store import Store, StoreError, disk_errors, write_json
 from flows import dvc_tracking
 from flows.alarm_log import PausedError, is_stopped, lines
 from flows.campaign_lock import hold_campaign
@@ -100,7 +100,7 @@ class Session:
         file = self.site.folder / "rounds" / f"{name}.json"
         content = {role: ref.model_dump() for role, ref in made.items()}
         if read_round(file) != dict(made):
-            with told(self.site.folder):
+            with disk_errors(self.site.folder):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, content)
         failpoint("flow.before_versions")
@@ -147,11 +147,11 @@ def open_campaign(
         yield _open_sessions[folder]
         return
     refuse_unusable(paths)
-    with told(paths.runs):
+    with disk_errors(paths.runs):
         folder.mkdir(parents=True, exist_ok=True)
     with hold_campaign(folder, name):
         site = Site(Store(paths.store.resolve()), folder, cluster)
-        with told(site.store.root):
+        with disk_errors(site.store.root):
             site.store.tidy()
         uri = paths.tracking_uri(cluster.mlflow)
         recorder = RunRecorder(uri, folder, site.store)

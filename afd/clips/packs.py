@@ -20,7 +20,7 @@ from afd.clips.library import StoredClip, add_file, clip_paths
 from afd.clips.lookup import shards_by_key
 from afd.clips.shard_tables import read_columns
 from afd.clips.shards import TABLE, TAR, iterate, write_shard
-from afd.store import Store, StoreError, sync_folder, told
+from afd.store import Store, StoreError, disk_errors, sync_folder
 
 CLIPS_PER_SHARD = 1000  # 2 GB of 5 s at 720p
 WORTH_PACKING = 50_000  # clips: DVC takes minutes to look at more files than that
@@ -63,7 +63,7 @@ def pack(store: Store, clips_per_shard: int = CLIPS_PER_SHARD) -> PackResult:
         before |= {row["key"] for row in read_columns(folder, "key")}
     missing = [(key, path) for key, path in sorted(clip_paths(store).items()) if key not in before]
     made: list[Path] = []
-    with told(store.root):
+    with disk_errors(store.root):
         for start in range(0, len(missing), clips_per_shard):
             made.append(_pack_one(store, missing[start : start + clips_per_shard]))
     return PackResult(tuple(made), len(missing), len(before))
@@ -76,7 +76,7 @@ def unpack(store: Store) -> int:
     """
     there, count = set(clip_paths(store)), 0
     incoming = store.root / f".unpacking.{os.getpid()}.mp4"
-    with told(store.root):
+    with disk_errors(store.root):
         for folder in folders_with_keys(store):
             for row in iterate(folder):
                 if row["key"] not in there:

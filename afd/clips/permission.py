@@ -19,7 +19,7 @@ from afd.clips.requests import ClipRequest, teacher_spec
 from afd.clips.shard_tables import read_columns
 from afd.config import FolderTeacher, RemoteTeacher
 from afd.config.teachers import Permission, Terms
-from afd.store import Store, told
+from afd.store import Store, disk_errors
 
 HAVE_RECORDS = ("remote", "folder")  # kinds of teachers; the others film here, by params alone
 
@@ -99,7 +99,7 @@ def permit(store: Store, source: str, permitted: Permission, terms: Terms) -> in
     }
     known: set[str] = set()
     num_found = num_changed = 0
-    with told(store.root):
+    with disk_errors(store.root):
         for key, path in clip_paths(store).items():
             clip = StoredClip(key, path)
             found = ClipRecord(key, clip.provenance).source

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from afd.clips import non_video
-from afd.store import Store, StoreError, sync_folder, told, write_atomic, write_json
+from afd.store import Store, StoreError, disk_errors, sync_folder, write_atomic, write_json
 from afd.video.mp4_boxes import beginning
 
 FIRST_BYTES = 64  # enough to recognise HTML, JSON or a playlist
@@ -59,7 +59,7 @@ def put(
     the disk refuses; the file then stays at its place.
     """
     place = folder(store)
-    with told(store.root):
+    with disk_errors(store.root):
         place.mkdir(parents=True, exist_ok=True)
         first_bytes = beginning(_looked_at(file)[2])
         _without_words(file, secrets)

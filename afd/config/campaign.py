@@ -10,10 +10,10 @@ from afd.config.canonical import CanonicalParams
 from afd.config.discriminators import Discriminator
 from afd.config.prompts import Prompts
 from afd.config.rounds import EvaluateParams, FitParams, RolloutParams, UpdateParams
+from afd.config.rules import broken_rules
 from afd.config.students import Student, WarmstartParams
 from afd.config.teachers import Teacher
 from afd.config.values import Count, FrameSize, Section
-from afd.consistency import broken_rules
 
 
 class Params(Section):

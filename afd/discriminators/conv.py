@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, layer_norm, leaky_relu
 
-from afd import draws
+from afd import row_draws
 from afd.config import ConvDiscriminator as ConvParams
 from afd.config import rows_and_columns
 from afd.discriminators.discriminator import Setting, TextEncoder
@@ -88,7 +88,7 @@ class ConvDiscriminator(nn.Module):
         shape = (len(pooled_clips), 1, 1, 1)
         contrast = _uniform(shape, params.contrast.low, params.contrast.high, generator)
         offset = _uniform(shape, params.brightness.low, params.brightness.high, generator)
-        noise = draws.normal(pooled_clips.shape, generator)
+        noise = row_draws.normal(pooled_clips.shape, generator)
         return pooled_clips * contrast + (offset + params.noise / POOL * noise)
 
 
@@ -114,4 +114,4 @@ def pooled(text: Text) -> Tensor:
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
-    return low + (high - low) * draws.uniform(shape, generator)
+    return low + (high - low) * row_draws.uniform(shape, generator)

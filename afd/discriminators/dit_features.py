@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import silu
 
-from afd import draws
+from afd import row_draws
 from afd.config import DitFeaturesDiscriminator as DitParams
 from afd.device import compute_device
 from afd.discriminators.backbones import BackboneError, found, loading, refuse_unsound
@@ -106,7 +106,7 @@ class DitFeatures(nn.Module):
         for t in self.params.times:
             noisy = seen
             if t:
-                noise = draws.normal(seen.shape, generator).to(device)
+                noise = row_draws.normal(seen.shape, generator).to(device)
                 noisy = (1 - t) * seen + t * noise
             features = self.features(noisy, torch.full((len(seen),), 1000 * t), text)
             scores += [head(found) for head, found in zip(self.heads, features, strict=True)]

@@ -20,7 +20,7 @@ import httpx
 from pydantic import SecretStr
 
 from afd.harvest.addresses import Allowed, LookupFailedError, UnsafeUrlError, check_url, resolve
-from afd.store import sync_folder, told
+from afd.store import disk_errors, sync_folder
 from afd.teachers.checked import MAX_URL, pause_s
 from afd.teachers.unpacking import CutShortError, Unpacker, UnpackError
 
@@ -114,7 +114,7 @@ async def fetch(
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name for a file")
     part = folder / f".{name}.{os.getpid()}.part"
-    with told(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f".{name}.*.part"):
             left.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from afd.harvest.budget import MICRO
 from afd.harvest.ledger import Ledger
 from afd.harvest.order import OrderRow
 from afd.prompts import Prompt
-from afd.store import Store, StoreError, told, write_json
+from afd.store import Store, StoreError, disk_errors, write_json
 from afd.video.inspection import Inspectors, Sound
 
 
@@ -80,7 +80,7 @@ def mend_notes(store: Store) -> int:
         records = {row["key"]: row["provenance"] for row in rows if row.get("provenance")}
         known |= {key: json.loads(records[key]) for key in lost.keys() & records.keys()}
     num_mended = 0
-    with Ledger(store.root) as ledger, told(store.root):
+    with Ledger(store.root) as ledger, disk_errors(store.root):
         for key, path in lost.items():
             about = known.get(key) or next(
                 (_as_note(ledger, row) for row in ledger.rows("key = ?", (key,))), None

@@ -24,7 +24,7 @@ from afd.harvest.inspect_clip import ClipInspector
 from afd.harvest.ledger_thread import LedgerThread
 from afd.harvest.pace import Pace
 from afd.harvest.progress import HarvestProgress, Stop
-from afd.store import Store, told
+from afd.store import Store, disk_errors
 from afd.teachers import exchange, remote
 from afd.teachers.remote import Video
 from afd.teachers.vendors import build
@@ -53,7 +53,7 @@ def harvest(
     `answered`: the request_ids with a clip (afd/clips/lookup.py). Ctrl-C and SIGTERM stop the run
     without a loss. Errors: StoreError, LedgerError.
     """
-    with told(store.root):
+    with disk_errors(store.root):
         return _run(_harvest(teacher, store, requests, answered, on_change))
 
 

@@ -1,1 +1,1 @@
-"""Runtime of the stages: a stage runs whole, in parts or by ranks, and goes on after a kill."""
+"""Execution of stages: whole, in parts or by ranks, with restart after a kill."""

@@ -1,8 +1,8 @@
-"""Batches of a stage that can be split: computed by parts, kept as files, put together once.
+"""Batches of a splittable stage, saved as files by its parts and gathered once.
 
-A batch is computed alone and from its number alone, so whoever computes it, in whatever order,
-leaves the same bytes on CPU. A file holds some consecutive batches; its name carries the sha256 of
-its bytes, so a damaged one is told from a whole one and computed again, alone.
+A batch depends on its number alone, so every process in every order leaves the same bytes on CPU. A
+file holds consecutive batches; its name carries the sha256 of its bytes, so a damaged file is found
+and only its batches are computed again.
 """
 
 import json
@@ -25,14 +25,14 @@ from afd.runtime.tensor_files import read_tensors, write_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEEP_PERIOD_S = 20.0  # of computing lost at a kill, at most, beside the batch in hand
+KEEP_PERIOD_S = 20.0  # of computing lost at a kill, at most, beside the current batch
 Batch: TypeAlias = "Mapping[str, Tensor]"
 Compute: TypeAlias = Callable[[int], Batch]
-"""What computes batch n of a stage."""
+"""Function that computes batch n of a stage."""
 
 
 class Batches:
-    """The batches in one work folder."""
+    """Batches of one work folder."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -40,12 +40,12 @@ class Batches:
         self._period_s = float(os.environ.get("AFD_CHECKPOINT_PERIOD_S", KEEP_PERIOD_S))
         self._unsaved: dict[int, Batch] = {}
         self._clock = (time.monotonic(), time.process_time())
-        self.wall_s = self.cpu_s = 0.0  # spent by other processes on what `load` gave
+        self.wall_s = self.cpu_s = 0.0  # spent by other processes on the loaded batches
 
     def make(self, wanted: range, total: int, compute: Compute) -> None:
-        """Compute and keep those of `wanted` that are not there yet: one part of `total` batches.
+        """Compute and save the missing batches of `wanted`, a part of `total` batches.
 
-        Raises StoppedError, with everything kept, when told to stop.
+        Raises StoppedError after a stop signal; every finished batch is saved by then.
         """
         signals.listen()
         there = saved(self.work)
@@ -59,7 +59,7 @@ class Batches:
         show_progress(self.work, len(saved(self.work)), total)
 
     def all(self, total: int, compute: Compute, show: Callable[[int, int], None]) -> list[Batch]:
-        """Every batch in order: those that are there, and the others computed now."""
+        """Return every batch in order; compute those without a file."""
         signals.listen()
         made = self.load()
         for number in (number for number in range(total) if number not in made):
@@ -69,7 +69,7 @@ class Batches:
         return [made[number] for number in range(total)]
 
     def gathered(self, total: int, num_parts: int) -> list[Batch]:
-        """Every batch in order, from files alone; raises LostError naming the parts to repeat."""
+        """Return every batch in order from files; raises LostError that names parts to repeat."""
         made = self.load()
         absent = [number for number in range(total) if number not in made]
         if absent:
@@ -82,7 +82,7 @@ class Batches:
         return [made[number] for number in range(total)]
 
     def load(self) -> dict[int, Batch]:
-        """What is there and whole; what is damaged is removed."""
+        """Return the batches of all whole files; remove damaged files."""
         made: dict[int, Batch] = {}
         for file in sorted(set(saved(self.work).values())):
             found = read_tensors(file)
@@ -99,19 +99,19 @@ class Batches:
         return made
 
     def _passed(self, done: int, total: int) -> bool:
-        """Between two batches: keep what there is when it is time to, or when told to stop."""
+        """Save between two batches when the period is over or after a stop signal."""
         signals.show_life()
-        is_told = signals.is_told_to_stop() and done < total
-        is_due = is_told or time.monotonic() - self._clock[0] >= self._period_s
+        must_stop = signals.stop_requested() and done < total
+        is_due = must_stop or time.monotonic() - self._clock[0] >= self._period_s
         if is_due:
             self._save()
         failpoint("batches.passed")
-        if is_told:
+        if must_stop:
             raise StoppedError(f"told to stop: {done} of {total} batches are kept in {self.folder}")
         return is_due
 
     def _save(self) -> None:
-        """A file for each run of consecutive batches; the time spent goes with the first."""
+        """Write a file for each run of consecutive batches; the first carries the time spent."""
         now = (time.monotonic(), time.process_time())
         spent = {"wall_s": now[0] - self._clock[0], "cpu_s": now[1] - self._clock[1]}
         self.folder.mkdir(exist_ok=True)

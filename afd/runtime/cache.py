@@ -1,7 +1,7 @@
-"""What can be made again at a price, kept in the store's .cache under all that it depends on.
+"""Cache of computed tensors in the store, keyed by everything that they depend on.
 
-Like an artifact it is found by its identity, unlike one it may be deleted at any time. An entry's
-name carries the sha256 of its bytes: a damaged one is made again.
+An entry is found by its identity like an artifact, but it may be deleted at any time. Its name
+carries the sha256 of its bytes: a damaged entry is computed again.
 """
 
 import hashlib
@@ -20,24 +20,24 @@ from afd.store import Store, write_atomic
 LARGEST_ENTRY = 2**30  # bytes: 10 clips of 480p
 
 
-def kept(
+def cached(
     store: Store,
     room: str,
     identity: Mapping[str, Any],
     make: Callable[[], Mapping[str, Tensor]],
     num_entries: int,
 ) -> dict[str, Tensor]:
-    """The tensors of `identity` out of a room of the cache, which holds `num_entries` of them.
+    """Return the tensors of `identity` from the folder `room` of at most `num_entries` entries.
 
-    What is missing or damaged is made, and kept there unless it is too large.
+    A missing or damaged entry is made, and saved unless it is larger than LARGEST_ENTRY.
     """
     folder = store.root / ".cache" / room
     name = fingerprint(identity)[:32]
     for file in folder.glob(f"{name}-*.safetensors"):
-        with suppress(FileNotFoundError):  # tidied away by somebody just now
+        with suppress(FileNotFoundError):  # deleted by another process just now
             data = file.read_bytes()
             if file.stem.endswith(f"-{_digest(data)}"):
-                os.utime(file)  # who tidies goes by age
+                os.utime(file)  # the oldest entries are deleted first
                 return load(data)
     made = dict(make())
     if sum(tensor.nbytes for tensor in made.values()) > LARGEST_ENTRY:
@@ -51,7 +51,7 @@ def kept(
 
 
 def _tidy(folder: Path, num_entries: int) -> None:
-    """Only what was read last stays; two processes may tidy at once."""
+    """Keep the entries read last; two processes may delete at once."""
     with suppress(FileNotFoundError):
         files = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
         for old in files[:-num_entries]:

@@ -1,6 +1,6 @@
-"""One stage in a forked child of the worker: started, computed, and how it ended.
+"""Forked child of the worker: one stage and its outcome.
 
-A child that cannot say how it ended (it was killed, the disk was full) is told by its exit code.
+A child that left no outcome file (killed, disk full) is diagnosed by its exit code.
 """
 
 import ctypes
@@ -18,18 +18,18 @@ from afd import signals
 from afd.runtime import stage_log
 from afd.runtime.mailbox import Mailbox
 from afd.runtime.outcome import EXIT_CODE, Outcome, Status, explain, status_of
-from afd.runtime.parts import Asked
+from afd.runtime.parts import StageTask
 from afd.store import write_atomic
 
 PR_SET_PDEATHSIG = 1
 GRACE_S = 30.0  # what SLURM leaves between SIGTERM and SIGKILL by default (KillWait)
-Compute: TypeAlias = Callable[[Asked], object]
-"""Computes what one mailbox entry asks for, inside the child."""
+Compute: TypeAlias = Callable[[StageTask], object]
+"""Function that computes one task of the mailbox inside the child."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know: circumstance only."""
+    """Settings of a worker; none of them changes a result."""
 
     mailbox: Path
     store: Path
@@ -37,13 +37,13 @@ class Job:
     num_threads: int
     num_children: int
     hang_s: float | None = None  # a child that shows no progress for so long is ended
-    limit_s: float | None = None  # how long this process may live; SLURM 22.05 does not tell it
-    grace_s: float = GRACE_S  # for children to keep what they have, when this process must end
+    limit_s: float | None = None  # lifetime of this process; SLURM 22.05 does not report it
+    grace_s: float = GRACE_S  # for children to save, when this process must end
 
 
 @dataclass(frozen=True)
 class Child:
-    """A stage being computed."""
+    """Stage that is being computed."""
 
     name: str
     started: float
@@ -52,7 +52,7 @@ class Child:
 
 
 def start(job: Job, box: Mailbox, name: str, compute: Compute) -> tuple[int, Child]:
-    """Fork a child for one request."""
+    """Fork a child for one request; return its pid and record."""
     request_file = box.take(name)
     outcome_file = request_file.with_suffix(".out")
     outcome_file.unlink(missing_ok=True)
@@ -65,7 +65,7 @@ def start(job: Job, box: Mailbox, name: str, compute: Compute) -> tuple[int, Chi
 
 
 def _run(job: Job, request_file: Path, child: Child, compute: Compute, parent: int) -> NoReturn:
-    """The child: one stage, its outcome, and out, whatever happens."""
+    """Compute one stage in the child, write its outcome and exit."""
     code = 1
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -91,7 +91,7 @@ def _run(job: Job, request_file: Path, child: Child, compute: Compute, parent: i
             log=str(child.log),
         )
         write_atomic(child.outcome, outcome.model_dump_json().encode())
-    except OSError as error:  # the code alone says it where no outcome can be written
+    except OSError as error:  # the exit code alone, where no outcome can be written
         code = EXIT_CODE[status_of(error)]
     finally:
         os._exit(code)
@@ -99,7 +99,7 @@ def _run(job: Job, request_file: Path, child: Child, compute: Compute, parent: i
 
 def _outcome_of(job: Job, request_file: Path, name: str, compute: Compute) -> tuple[Status, str]:
     try:
-        compute(Asked.model_validate_json(request_file.read_bytes()))
+        compute(StageTask.model_validate_json(request_file.read_bytes()))
     except Exception as error:  # noqa: BLE001 (the process's border: every error becomes an outcome)
         status, message = status_of(error), explain(error, name, job.store)
         if status == "failed":
@@ -110,7 +110,7 @@ def _outcome_of(job: Job, request_file: Path, name: str, compute: Compute) -> tu
 
 
 def reap(job: Job, children: dict[int, Child], ended: dict[str, Outcome]) -> None:
-    """Collect children that ended, one way or another."""
+    """Move every ended child from `children` to `ended` with its outcome."""
     for pid in list(children):
         reaped, wait_status = os.waitpid(pid, os.WNOHANG)
         if not reaped:

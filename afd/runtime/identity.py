@@ -1,6 +1,6 @@
-"""What of params is identity: values that change a result, and the content of every path.
+"""Identity part of params: values that change a result, and the content of every path.
 
-Where files lie, how a teacher is reached, how memory is spent: circumstance. Imports no torch.
+Paths, access to a teacher and use of memory change no result and are left out. Imports no torch.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ CIRCUMSTANCE = {  # section -> fields that change no result
 
 
 def content_sha256(path: str) -> str:
-    """The identity of a prompts file; raises RefusedError when it cannot be read."""
+    """Return the sha256 of a prompts file; raises RefusedError when it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -42,7 +42,7 @@ def content_sha256(path: str) -> str:
 
 
 def semantic(params: dict[str, Any]) -> dict[str, Any]:
-    """`params` (as dumped) without circumstance: paths, how a teacher is reached, memory."""
+    """Return dumped `params` without the values that change no result."""
     if "teacher" in params:
         params = params | {"teacher": semantic_teacher(params["teacher"])}
     if "evaluators" in params:
@@ -58,7 +58,7 @@ def semantic(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def contents(params: Params) -> dict[str, str | None]:
-    """The sha256 of what lies at every path of a campaign's params, by dotted field.
+    """Return the sha256 of the content at every path of a campaign's params, by dotted field.
 
     None where no path is set; a field whose path cannot be read now is left out.
     """
@@ -74,13 +74,13 @@ def contents(params: Params) -> dict[str, str | None]:
         paths[f"evaluate.evaluators.{evaluator.name}.weights"] = evaluator.weights, ()
     found: dict[str, str | None] = {}
     for field, (path, parts) in paths.items():
-        with suppress(OSError):  # the stage that needs it says what to do
+        with suppress(OSError):  # the stage that needs it reports the cure
             found[field] = None if path is None else weights_sha256(path, parts)
     return found
 
 
 def content(params: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """The sha256 of what lies at every path of WEIGHTS in these params, by dotted field.
+    """Return the sha256 of the content at every path of WEIGHTS in params, by dotted field.
 
     Raises RefusedError naming a field whose path does not exist.
     """
@@ -94,7 +94,7 @@ def content(params: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def content_of(field: str, path: str, parts: tuple[str, ...] = ()) -> str:
-    """The sha256 of what lies at `path`; raises RefusedError naming the field."""
+    """Return the sha256 of the content at `path`; raises RefusedError naming the field."""
     try:
         return weights_sha256(path, parts)
     except OSError as error:

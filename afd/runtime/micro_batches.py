@@ -1,4 +1,4 @@
-"""What of a batch is in memory at once; the gradient is that of the whole batch either way."""
+"""Micro-batches: slices of a batch whose summed gradient is that of the whole batch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from torch import Generator, Tensor
 
 from afd.config import MemoryParams
 
-Told = dict[str, Tensor]
-LossOfRows = Callable[[Tensor, Generator, slice], tuple[Tensor, Told]]
-"""(rows of the lesson that make up the batch, draw, which of them to compute) -> loss, metrics."""
+Metrics = dict[str, Tensor]
+LossOfRows = Callable[[Tensor, Generator, slice], tuple[Tensor, Metrics]]
+"""(rows of the batch, draw, slice of them to compute) -> loss, metrics."""
 
 
 class TooLargeError(ValueError):
-    """A batch that does not fit into memory, and the knobs that make it."""
+    """Batch that does not fit into memory; the message names the params that make it fit."""
 
 
 @dataclass
 class MicroBatch:
-    """How many rows are in memory at once; halved once where params allow it."""
+    """Number of rows in memory at once; halved once where params allow it."""
 
     size: int | None  # None: all rows of this rank
     may_halve: bool
@@ -29,7 +29,7 @@ class MicroBatch:
         return cls(memory.micro_batch, memory.may_halve)
 
     def halve(self, num_rows: int, error: BaseException) -> None:
-        """Take half as many rows from now on; raises TooLargeError with the knobs."""
+        """Halve the size; raises TooLargeError that names the params to change."""
         size = min(self.size or num_rows, num_rows)
         if not self.may_halve or size == 1:
             raise TooLargeError(
@@ -43,7 +43,7 @@ class MicroBatch:
 
 
 def slices(rows: slice, size: int | None) -> Iterator[slice]:
-    """`rows` in pieces of at most `size`."""
+    """Yield `rows` in slices of at most `size`."""
     step = size or rows.stop - rows.start
     for start in range(rows.start, rows.stop, step):
         yield slice(start, min(start + step, rows.stop))
@@ -56,14 +56,14 @@ def backward(
     mine: slice,
     micro_batch: MicroBatch,
     zero_grad: Callable[[], None],
-) -> Told:
-    """Leave the gradients of this rank's rows; gives the means over them, the loss as `total`.
+) -> Metrics:
+    """Add the gradients of this rank's rows; return the means over them, the loss as `total`.
 
-    Every slice draws for the whole batch, so slicing changes the order of sums and nothing else.
+    Every slice draws for the whole batch, so slicing changes only the order of sums.
     """
     state = draw.get_state()
     while True:
-        means: Told = {}
+        means: Metrics = {}
         try:
             for rows in slices(mine, micro_batch.size):
                 draw.set_state(state)

@@ -1,7 +1,7 @@
-"""How a stage ended, as data: what crosses process borders instead of exceptions and pickles.
+"""Outcome of a stage as data, which crosses process borders in place of exceptions.
 
-`python -m afd.stages` returns the code, the worker writes the Outcome to a file; both carry one
-block of text: what happened, what is kept, the command to go on.
+`python -m afd.stages` returns the exit code, the worker writes the Outcome to a file; both carry
+one block of text: the event, the files that are kept, the command to go on.
 """
 
 import errno
@@ -28,11 +28,11 @@ EXIT_CODE: dict[Status, int] = {
 
 
 class RefusedError(ValueError):
-    """The stage was handed something it will not work with: which input, the rule, the cure."""
+    """Input that a stage refuses: the field, the rule, the cure."""
 
 
 class StoppedError(RuntimeError):
-    """Told to stop, the stage has kept what it had: the next attempt goes on from there."""
+    """Stop on request: the stage has saved its state and the next attempt goes on from there."""
 
 
 FAMILIES: tuple[tuple[type[Exception], Status], ...] = (
@@ -44,7 +44,7 @@ FAMILIES: tuple[tuple[type[Exception], Status], ...] = (
 
 
 class Outcome(Frozen):
-    """How one attempt at a stage ended; whether the artifact exists only the store knows."""
+    """End of one attempt at a stage; only the store shows if the artifact exists."""
 
     status: Status
     message: str  # empty when done
@@ -54,7 +54,7 @@ class Outcome(Frozen):
 
 
 def status_of(error: BaseException) -> Status:
-    """Which outcome an exception means."""
+    """Return the status that an exception stands for."""
     for family, status in FAMILIES:
         if isinstance(error, family):
             return status
@@ -65,8 +65,8 @@ def status_of(error: BaseException) -> Status:
     return "refused" if is_ours and isinstance(error, ValueError) else "failed"
 
 
-def explain(error: BaseException, stage: str, kept: Path) -> str:
-    """One block for a person: what happened, what is kept, how to go on."""
+def explain(error: BaseException, stage: str, store: Path) -> str:
+    """Return one block of text: the event, the files that are kept, the way to go on."""
     match status_of(error):
         case "busy":
             return f"{stage}: {error}\n  wait for it, or stop it; then run the same command again"
@@ -78,7 +78,8 @@ def explain(error: BaseException, stage: str, kept: Path) -> str:
             return f"{stage}: {error}\n  run the same command again to go on from there"
         case "refused":
             return (
-                f"{stage}: {error}\n  nothing was computed; everything finished is kept in {kept}\n"
+                f"{stage}: {error}\n"
+                f"  nothing was computed; everything finished is kept in {store}\n"
                 "  correct the input and run the same command again"
             )
         case _:
@@ -86,11 +87,11 @@ def explain(error: BaseException, stage: str, kept: Path) -> str:
             place = f" ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
             return (
                 f"{stage}: {type(error).__name__}: {error}{place}\n"
-                f"  every finished artifact and the stage's last checkpoint are kept in {kept}\n"
+                f"  every finished artifact and the stage's last checkpoint are kept in {store}\n"
                 "  run the same command again to go on from there"
             )
 
 
 def invalid(error: ValidationError) -> str:
-    """All problems of a request file, one line each."""
+    """Return all problems of a request file in one line."""
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

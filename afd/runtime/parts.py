@@ -1,8 +1,8 @@
-"""Which stages may be computed in parts by several processes, and which parts are still missing.
+"""Parts of a splittable stage: their batches, and the parts that are still missing.
 
-A stage that can be split falls into batches, whose size is identity; a part is a run of consecutive
-batches, and how many parts there are is circumstance. So any number of parts leaves the same bytes
-on CPU. What launchers ask is answered from file names: nothing here imports torch.
+A splittable stage consists of batches, whose size is part of its identity; a part is a run of
+consecutive batches. Any number of parts leaves the same bytes on CPU. File names alone show the
+missing parts: nothing here imports torch.
 
     <work>/batches/<first>-<last>-<sha256[:16]>.safetensors   finished batches, whole or absent
     <work>/parts/<index>-of-<num_parts>.lock                  held while that part is computed
@@ -43,7 +43,7 @@ class Part(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """From "I/N"; raises ValueError."""
+        """Parse "I/N"; raises ValueError."""
         index, _, num_parts = text.partition("/")
         return cls(index=int(index), num_parts=int(num_parts))
 
@@ -52,7 +52,7 @@ class Part(Frozen):
 
 
 class Gather(Frozen):
-    """Put together what `num_parts` parts have left."""
+    """Task that builds the artifact from the batches of `num_parts` parts."""
 
     kind: Literal["gather"] = "gather"
     num_parts: int
@@ -61,22 +61,22 @@ class Gather(Frozen):
 Piece = Annotated[Part | Gather, Field(discriminator="kind")]
 
 
-class Asked(Frozen):
-    """What one process is asked for: a whole stage, or a piece of it."""
+class StageTask(Frozen):
+    """Task of one process: a whole stage, or a piece of it."""
 
     request: StageRequest
     piece: Piece | None = None
 
 
 def max_parts(request: StageRequest) -> int:
-    """Into how many parts a stage can be split at most; 1: it cannot be split."""
+    """Return the largest number of parts; 1 for a stage that cannot be split."""
     return max(1, num_batches(request.stage, request.params, request.inputs))
 
 
 def missing(store: Store, request: StageRequest, num_parts: int) -> list[int]:
-    """The parts that are not whole yet, from 0; none once the artifact exists.
+    """Return the indices of unfinished parts; none once the artifact exists.
 
-    Whole by its files' names: their bytes are checked when they are gathered.
+    File names decide here; bytes are checked when batches are gathered.
     """
     if store.have(request.output):
         return []
@@ -86,7 +86,7 @@ def missing(store: Store, request: StageRequest, num_parts: int) -> list[int]:
 
 
 def batches_of(request: StageRequest, part: Part) -> range:
-    """The batches of one part; raises RefusedError for more parts than there are batches."""
+    """Return the batches of one part; raises RefusedError for more parts than batches."""
     total = max_parts(request)
     if part.num_parts > total:
         raise RefusedError(
@@ -97,7 +97,7 @@ def batches_of(request: StageRequest, part: Part) -> range:
 
 
 def num_batches(stage: StageName, params: dict[str, Any], roles: Collection[str]) -> int:
-    """How many batches a stage falls into; 0 for one that is computed in one piece."""
+    """Return the number of batches of a stage; 0 for a stage that has none."""
     match stage:
         case "rollout":
             own = params["rollout"]
@@ -113,14 +113,14 @@ def num_batches(stage: StageName, params: dict[str, Any], roles: Collection[str]
 
 
 def evaluation_batch(params: Mapping[str, Any]) -> int:
-    """Clips that evaluate samples and measures at once; identity, by the size of a clip."""
+    """Return the clips that evaluate samples and measures at once; part of its identity."""
     rows, columns = rows_and_columns(params["frame_size"])
     pixels = rows * columns * int(params["num_frames"])
     return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // pixels))
 
 
 def saved(work: Path) -> dict[int, Path]:
-    """Batch -> the file that holds it, as the names say."""
+    """Return the file of each saved batch, by the files' names."""
     found: dict[int, Path] = {}
     for file in sorted((work / "batches").glob("*.safetensors")):
         if named := _NAME.fullmatch(file.name):
@@ -129,7 +129,7 @@ def saved(work: Path) -> dict[int, Path]:
 
 
 def show_progress(work: Path, done: int, total: int) -> None:
-    """Leave how far a stage is for people to look at; nothing depends on it."""
+    """Write a stage's progress for people; nothing depends on it."""
     temporary = work / f".progress.{uuid.uuid4().hex}.tmp"
     with contextlib.suppress(OSError):  # a full disk is met elsewhere
         temporary.write_text(json.dumps({"done": done, "total": total}))

@@ -1,11 +1,11 @@
-"""fit and update as several processes that compute one result: ranks of torch.distributed.
+"""Ranks of torch.distributed: several processes that compute one fit or one update.
 
-Each rank draws what one process would draw and takes its rows of every batch; gradients are summed,
-each weighted by its share of the rows, so the result is that of one process up to the order of
-sums: 2 and 3 ranks on tiny params differ by 7e-7 of a tensor's largest number after 5 steps of fit,
-by 2e-4 after 4 of update (3e-6 absolute where learning has moved 1e-3: Adam divides by the root of
-second moments, near nothing for pixels that hardly count). Rank 0 alone decides (is there something
-to do, where to go on), writes and publishes.
+Each rank draws what one process would draw and computes its rows of every batch. Gradients are
+summed, each weighted by its share of the rows, so the result is that of one process up to the order
+of sums: 2 and 3 ranks on tiny params differ by 7e-7 of a tensor's largest number after 5 steps of
+fit, by 2e-4 after 4 of update (3e-6 absolute where learning has moved 1e-3: Adam divides by the
+root of second moments, near zero for pixels of little weight). Rank 0 alone checks the store,
+chooses the checkpoint, writes and publishes.
 
 The launcher sets AFD_RANK, AFD_WORLD_SIZE and AFD_RENDEZVOUS (host:port of rank 0). A rank that
 dies closes its connections: the others leave within seconds, as lost.
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT = timedelta(minutes=5)  # ranks start together, but imports from a cold disk take time
 TIMEOUT = timedelta(minutes=30)  # the longest wait for rank 0: measuring, saving, publishing
-BEGIN = -1  # rank 0 to the others: compute along; any other number is the code to leave with
+BEGIN = -1  # rank 0 to the others: compute along; any other number is the exit code
 SHARED_STAGES = ("fit", "update")
 FLOAT_BYTES = 4  # gradients of fewer bytes (bfloat16) are added up in float32
 BUCKET_NUMEL = 1 << 24  # 64 MB of float32: gradients are copied once, a bucket at a time
-Kept = tuple[int, Mapping[str, "Tensor"], dict[str, Any]]  # a checkpoint: step, tensors, meta
+Checkpoint = tuple[int, Mapping[str, "Tensor"], dict[str, Any]]  # a checkpoint: step, tensors, meta
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
+        """True for rank 0, which writes and publishes."""
         return self.index == 0
 
     def rows(self, num_rows: int) -> slice:
-        """This rank's rows of a batch, consecutive; raises RefusedError when there are too few."""
+        """Return this rank's consecutive rows of a batch; raises RefusedError for too few rows."""
         if num_rows < self.count:
             raise RefusedError(
                 f"a batch of {num_rows} cannot be shared by {self.count} ranks; give the stage "
@@ -55,15 +56,15 @@ class Ranks:
         return slice(num_rows * self.index // self.count, num_rows * (self.index + 1) // self.count)
 
     def share(self, num_rows: int) -> float:
-        """What a mean over this rank's rows weighs in the mean over the batch."""
+        """Return the weight of a mean over this rank's rows in the mean over the batch."""
         mine = self.rows(num_rows)
         return (mine.stop - mine.start) / num_rows
 
     def refuse_unequal(self, num_rows: int, field: str) -> None:
-        """Raise RefusedError unless all ranks have as many rows: then they make the same passes.
+        """Raise RefusedError unless all ranks have the same number of rows.
 
-        A sharded network is gathered in every pass, so a rank that made one less would leave the
-        others waiting.
+        A sharded network is gathered in every pass: with one pass less on some rank the others
+        would wait for ever.
         """
         if num_rows % self.count:
             raise RefusedError(
@@ -73,14 +74,14 @@ class Ranks:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """A passage that may wait for other ranks inside of a network, where it is sharded.
+        """Guard computation that may wait for other ranks inside a sharded network.
 
         Raises LostError when one of them is gone.
         """
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or isinstance(error, LostError) or not _tells_of_a_loss(error):
+            if self.count == 1 or isinstance(error, LostError) or not _is_lost_peer(error):
                 raise
             raise _lost(self, error) from error
 
@@ -100,7 +101,7 @@ class Ranks:
                 start += gradient.numel()
 
     def mean(self, metrics: Mapping[str, "Tensor"], num_rows: int) -> dict[str, float]:
-        """Means over this rank's rows -> means over the batch; NaN of one is NaN of all."""
+        """Return means over the batch from means over this rank's rows; one NaN makes all NaN."""
         if self.count == 1:
             return {name: float(value) for name, value in metrics.items()}
         import torch
@@ -111,7 +112,7 @@ class Ranks:
         return {name: float(value) for name, value in zip(metrics, own, strict=True)}
 
     def any(self, is_so: bool) -> bool:
-        """Whether it is so on some rank."""
+        """Return True when `is_so` on some rank."""
         if self.count == 1:
             return is_so
         import torch
@@ -120,48 +121,52 @@ class Ranks:
         self._add(votes)
         return bool(votes.item())
 
-    def agreed(self, tensor: "Tensor") -> "Tensor":
-        """Rank 0's tensor on every rank: what each computes alone may differ in its last bits, and
-        an order that follows from it would then not be the same everywhere."""
-        return tensor if self.count == 1 else self._first(tensor)
+    def from_first(self, tensor: "Tensor") -> "Tensor":
+        """Return rank 0's tensor on every rank.
 
-    def say(self, number: int) -> None:
-        """Rank 0 tells all others a number; they `hear` it."""
+        Own results may differ in their last bits, and so would an order that follows from them.
+        """
+        return tensor if self.count == 1 else self._broadcast_tensor(tensor)
+
+    def broadcast(self, number: int) -> None:
+        """Send a number from rank 0 to all others, which `receive` it."""
         if self.count > 1:
-            self._told(number)
+            self._broadcast_int(number)
 
-    def hear(self) -> int:
-        """The number that rank 0 says, waited for."""
-        return self._told(0)
+    def receive(self) -> int:
+        """Wait for the number that rank 0 broadcasts, and return it."""
+        return self._broadcast_int(0)
 
-    def shared(self, kept: Kept | None) -> Kept | None:
-        """Rank 0's checkpoint on every rank, whatever the others see of its disk."""
+    def broadcast_checkpoint(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
+        """Return rank 0's checkpoint on every rank; the others need not reach its disk."""
         if self.count == 1:
-            return kept
+            return checkpoint
         import torch
 
         header = b"null"
-        if self.is_first and kept is not None:
-            step, tensors, meta = kept
+        if self.is_first and checkpoint is not None:
+            step, tensors, meta = checkpoint
             shapes = {n: [str(t.dtype).split(".")[1], list(t.shape)] for n, t in tensors.items()}
             header = json.dumps([step, meta, shapes]).encode()
-        told = torch.zeros(self._told(len(header)), dtype=torch.uint8)
+        encoded = torch.zeros(self._broadcast_int(len(header)), dtype=torch.uint8)
         if self.is_first:
-            told = torch.frombuffer(bytearray(header), dtype=torch.uint8)
-        found = json.loads(self._first(told).numpy().tobytes())
+            encoded = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+        found = json.loads(self._broadcast_tensor(encoded).numpy().tobytes())
         if found is None:
             return None
         step, meta, shapes = found
         tensors = {
-            name: self._first(_empty(*shape) if kept is None else kept[1][name])
+            name: self._broadcast_tensor(
+                _empty(*shape) if checkpoint is None else checkpoint[1][name]
+            )
             for name, shape in shapes.items()
         }
         return step, tensors, meta
 
-    def _told(self, number: int) -> int:
+    def _broadcast_int(self, number: int) -> int:
         import torch
 
-        return int(self._first(torch.tensor([number])).item())
+        return int(self._broadcast_tensor(torch.tensor([number])).item())
 
     def _add(self, tensor: "Tensor") -> None:
         import torch.distributed as dist
@@ -169,7 +174,7 @@ class Ranks:
         with _together(self):
             dist.all_reduce(tensor)
 
-    def _first(self, tensor: "Tensor") -> "Tensor":
+    def _broadcast_tensor(self, tensor: "Tensor") -> "Tensor":
         import torch.distributed as dist
 
         tensor = tensor.contiguous()
@@ -183,18 +188,18 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """This process among its ranks, as the environment says; alone without it.
+    """Join the ranks that the environment names; without it, ALONE.
 
-    Raises RefusedError for an environment that says half, LostError when they do not meet.
+    Raises RefusedError for an incomplete environment, LostError when the ranks do not meet.
     """
     names = ("AFD_RANK", "AFD_WORLD_SIZE", "AFD_RENDEZVOUS")
-    said = [os.environ.get(name) for name in names]
-    if not any(said) or said[1] == "1":
+    values = [os.environ.get(name) for name in names]
+    if not any(values) or values[1] == "1":
         yield ALONE
         return
-    rank, size, rendezvous = said
+    rank, size, rendezvous = values
     if not (rank and size and rendezvous and rank.isdecimal() and size.isdecimal()):
-        raise RefusedError(f"set all of {', '.join(names)} or none of them; they are {said}")
+        raise RefusedError(f"set all of {', '.join(names)} or none of them; they are {values}")
     import torch.distributed as dist
     from torch import cuda
 
@@ -220,7 +225,7 @@ def joined() -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def _together(ranks: Ranks) -> Iterator[None]:
-    """Whatever goes wrong between processes means that one of them is gone."""
+    """Turn every error of communication into LostError: a process is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -234,15 +239,15 @@ def _lost(ranks: Ranks, error: RuntimeError) -> LostError:
     )
 
 
-def _tells_of_a_loss(error: RuntimeError) -> bool:
-    """Gloo raises plain RuntimeErrors that name its source file, NCCL has a class of its own."""
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Return True for errors of Gloo (plain RuntimeErrors naming its file) and of NCCL."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _buckets(gradients: Sequence["Tensor"]) -> Iterator[list["Tensor"]]:
-    """Neighbours of one type and place, up to BUCKET_NUMEL numbers together."""
+    """Yield neighbours of one dtype and device, up to BUCKET_NUMEL numbers together."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         is_full = bucket and (

@@ -25,7 +25,7 @@ OUTPUT: dict[StageName, ArtifactKind] = {
 
 
 class StageRequest(Frozen):
-    """One stage to run. All of it is identity, but for the path of a prompts file."""
+    """One stage to run, with its params and inputs."""
 
     stage: StageName
     params: dict[str, Any]
@@ -33,13 +33,13 @@ class StageRequest(Frozen):
 
     @property
     def makes_student(self) -> bool:
-        """Whether what it makes is a student, not another network of its family."""
+        """True when the artifact is a student, not another network of its family."""
         others = self.stage == "critic" or "start" in self.inputs
         return OUTPUT[self.stage] == "student_weights" and not others
 
     @property
     def output(self) -> ArtifactRef:
-        """The artifact this request makes."""
+        """Reference of the artifact that this request makes."""
         identity = {
             "stage": self.stage,
             "revision": REVISION[self.stage],
@@ -50,5 +50,5 @@ class StageRequest(Frozen):
 
 
 def needs_network(request: StageRequest) -> bool:
-    """Whether a stage talks to a vendor: it runs where there is a network, on no compute node."""
+    """Return True for a stage that calls a vendor and so cannot run on a compute node."""
     return request.stage == "harvest" and request.params["teacher"]["kind"] == "remote"

@@ -1,7 +1,7 @@
-"""Log of one stage: a line at its start, some as it goes on, one at its end.
+"""Log of one stage: start, progress and end.
 
-Written through `logging` ("afd.stages") to the stderr of the stage's own process, which whoever
-started it keeps as a file; silent inside a larger program, which may set a handler of its own.
+The logger "afd.stages" writes to the stderr of the stage's own process, which its launcher saves as
+a file; inside a larger program it is silent until that program sets a handler.
 """
 
 import logging
@@ -24,7 +24,7 @@ FORMAT, DATE_FORMAT = "%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"
 
 
 def write_to_stderr() -> None:
-    """Have this process, which computes one stage, write its lines."""
+    """Send the log of this process, which computes one stage, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
     log.handlers = [handler]
@@ -33,7 +33,7 @@ def write_to_stderr() -> None:
 
 
 def log_start(request: StageRequest, num_threads: int, num_ranks: int, part: str = "") -> None:
-    """Host, device, threads and inputs."""
+    """Log host, device, threads and inputs."""
     if not log.isEnabledFor(logging.INFO):
         return
     where = f"{socket.gethostname()}, pid {os.getpid()}, {_device(request)}"
@@ -45,7 +45,7 @@ def log_start(request: StageRequest, num_threads: int, num_ranks: int, part: str
 
 
 def log_end(artifact: Artifact, wall_s: float) -> None:
-    """Seconds, what it made, and the artifact's summary."""
+    """Log the seconds, the artifact and its summary."""
     made = artifact.manifest
     num_bytes = sum(entry.num_bytes for entry in made.files.values())
     log.info(
@@ -58,7 +58,7 @@ def log_end(artifact: Artifact, wall_s: float) -> None:
 
 
 class StepLog:
-    """Lines about the progress of one stage, their number bounded."""
+    """Progress lines of one stage, bounded in number."""
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
@@ -68,11 +68,11 @@ class StepLog:
         self._metrics: Mapping[str, float | int] = {}
 
     def measured(self, metrics: Mapping[str, float | int]) -> None:
-        """Values for the next line."""
+        """Set the values of the next line."""
         self._metrics = metrics
 
     def reached(self, done: int, total: int) -> None:
-        """A line where a twentieth more is done, or enough time has gone by."""
+        """Log a line after each twentieth of the work, or when enough time has passed."""
         if self._first is None:
             self._first = self._logged = done - 1
         now = time.monotonic()

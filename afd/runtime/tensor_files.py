@@ -1,7 +1,7 @@
-"""Files of tensors that are there whole or not at all: checkpoints, and batches of a split stage.
+"""Atomic safetensors files: checkpoints, and batches of a splittable stage.
 
-A file's name ends in the sha256 of its bytes, so damage is seen before anything is loaded; a note
-(JSON) travels in its metadata. Nothing is pickled.
+A file's name ends in the sha256 of its bytes, so damage is found before anything is loaded; its
+metadata holds a JSON note. Nothing is pickled.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, "Tensor"], note: str) -> Path:
-    """`<name>-<sha256[:16]>.safetensors` with a note: there whole, or not at all."""
+    """Write `<name>-<sha256[:16]>.safetensors` with a note, atomically; return its path."""
     from safetensors.torch import save_file
 
     temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"  # two hosts may share a folder
@@ -41,7 +41,7 @@ def write_tensors(folder: Path, name: str, tensors: Mapping[str, "Tensor"], note
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]] | None:
-    """A file of `write_tensors` as (note, tensors); None when it is gone or not what it says."""
+    """Read a file of `write_tensors` as (note, tensors); None for a missing or damaged file."""
     from safetensors import safe_open
 
     try:

@@ -1,7 +1,7 @@
-"""Weights that params name: the files that must lie on this disk, and the repository of each.
+"""Weight files that params name, and the repository that publishes each.
 
-Nothing is ever downloaded here. What is missing is named before any service starts, all of it at
-once, each with the command that fetches it. Imports no torch.
+Nothing is downloaded here. All missing files are named at once before any service starts, each with
+the command that fetches it. Imports no torch.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from afd.runtime.outcome import RefusedError
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the Hugging Face hub; `file` where one file of it is what params name."""
+    """Repository of the Hugging Face hub; `file` where params name one file of it."""
 
     name: str
     file: str = ""
 
     def fetch(self, path: str) -> str:
-        """The command that puts the weights at `path`."""
+        """Return the command that puts the weights at `path`."""
         if not self.file:
             return f"hf download {self.name} --local-dir {path}"
         folder = Path(path).parent
@@ -48,7 +48,7 @@ _EVALUATORS = {
 def refuse_missing_weights(params: Params) -> None:
     """Raise RefusedError naming every file of weights that is not here or cannot be read.
 
-    Looks at names and permissions only: hashing 20 GB takes half a minute, and a stage does it.
+    Only names and permissions are checked: hashing 20 GB takes half a minute, and a stage does it.
     """
     problems: list[str] = []
     for field, (path, parts) in paths_of(params).items():
@@ -66,7 +66,7 @@ def refuse_missing_weights(params: Params) -> None:
 
 
 def paths_of(params: Params) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The path of every weights field that is set, and the entries of a folder that count."""
+    """Return path and counted folder entries of every weights field that is set."""
     values = params.model_dump(mode="json")
     found: dict[str, tuple[str, tuple[str, ...]]] = {
         f"{section}.{field}": (str(values[section][field]), parts)
@@ -80,7 +80,7 @@ def paths_of(params: Params) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def repository_of(params: Params, field: str) -> Repository | None:
-    """The repository that publishes what a field names; None where nobody is known to."""
+    """Return the repository that publishes a field's weights, or None."""
     student, family = params.student, params.student.family
     match field:
         case "student.checkpoint":
@@ -98,6 +98,6 @@ def repository_of(params: Params, field: str) -> Repository | None:
 
 
 def _cure(params: Params, field: str, path: str) -> str:
-    """The line below a problem: where the weights are published, as a command."""
+    """Return the line below a problem: the command that fetches the weights."""
     repository = repository_of(params, field)
     return "" if repository is None else f"\n    {repository.fetch(path)}"

@@ -1,1 +1,1 @@
-"""Stages: each reads artifacts, computes, and leaves exactly one. They never call each other."""
+"""The nine stages: each reads artifacts, computes, and writes exactly one artifact."""

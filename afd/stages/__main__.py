@@ -1,4 +1,4 @@
-"""THE door: `python -m afd.stages NAME --request FILE --store DIR [--threads N]`.
+"""Command line of one stage: `python -m afd.stages NAME --request FILE --store DIR [--threads N]`.
 
 With `--part I/N` it computes one part of a stage that can be split, with `--gather N` it puts the
 parts together and publishes. With AFD_RANK and its like set it is one of several processes that
@@ -26,12 +26,12 @@ from afd.runtime.outcome import EXIT_CODE, RefusedError, explain, invalid, statu
 from afd.runtime.parts import Gather, Part
 from afd.runtime.ranks import BEGIN, Ranks, joined
 from afd.runtime.request import StageName, StageRequest
-from afd.stages.door import Asked, answer, follow, limit_threads
+from afd.stages.execute import StageTask, follow, limit_threads, run_task
 from afd.store import Store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one stage, or a part of it, and say how it ended."""
+    """Run one stage, or a part of it; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m afd.stages", description=__doc__)
     parser.add_argument("name", choices=get_args(StageName))
     parser.add_argument("--request", type=Path, required=True, help="what to compute, as JSON")
@@ -45,34 +45,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     limit_threads(chosen.threads)
     signals.limit_silence(chosen.hang_s)
     try:
-        asked = read_asked(chosen)
+        task = read_task(chosen)
         with joined() as ranks:
-            return together(ranks, asked, Store(chosen.store), chosen.threads)
+            return run_ranks(ranks, task, Store(chosen.store), chosen.threads)
     except Exception as error:  # noqa: BLE001 (the process's border: every error becomes an exit code)
-        return told(error, chosen.name, chosen.store)
+        return report_error(error, chosen.name, chosen.store)
 
 
-def together(ranks: Ranks, asked: Asked, store: Store, num_threads: int) -> int:
-    """The exit code: rank 0 computes and publishes, the others compute along and leave with it."""
+def run_ranks(ranks: Ranks, task: StageTask, store: Store, num_threads: int) -> int:
+    """Run a task on all ranks; return rank 0's exit code. Rank 0 alone publishes."""
     if not ranks.is_first:
-        heard = ranks.hear()
-        if heard == BEGIN:
-            follow(asked.request, store, num_threads, ranks)
-            heard = ranks.hear()
-        return heard
+        number = ranks.receive()
+        if number == BEGIN:
+            follow(task.request, store, num_threads, ranks)
+            number = ranks.receive()
+        return number
     code = 0
     try:
-        if made := answer(asked, store, num_threads, ranks=ranks):
+        if made := run_task(task, store, num_threads, ranks=ranks):
             sys.stdout.write(f"{made.path}\n")
-    except Exception as error:  # noqa: BLE001 (the other ranks must hear of it)
-        code = told(error, asked.request.stage, store.root)
+    except Exception as error:  # noqa: BLE001 (the other ranks get its code)
+        code = report_error(error, task.request.stage, store.root)
     with contextlib.suppress(LostError):
-        ranks.say(code)
+        ranks.broadcast(code)
     return code
 
 
-def told(error: Exception, stage: str, store: Path) -> int:
-    """Say what went wrong; gives the exit code."""
+def report_error(error: Exception, stage: str, store: Path) -> int:
+    """Write the error to stderr; return its exit code."""
     status = status_of(error)
     if status == "failed":
         traceback.print_exception(error)
@@ -80,25 +80,25 @@ def told(error: Exception, stage: str, store: Path) -> int:
     return EXIT_CODE[status]
 
 
-def read_asked(chosen: argparse.Namespace) -> Asked:
-    """What the command line asks for; raises RefusedError."""
+def read_task(chosen: argparse.Namespace) -> StageTask:
+    """Return the task of the command line; raises RefusedError."""
     request = read_request(chosen.request)
     if request.stage != chosen.name:
         raise RefusedError(f"{chosen.request} asks for {request.stage}, not {chosen.name}")
     try:
         if chosen.part is not None:
-            return Asked(request=request, piece=Part.parse(chosen.part))
+            return StageTask(request=request, piece=Part.parse(chosen.part))
         if chosen.gather is not None:
-            return Asked(request=request, piece=Gather(num_parts=chosen.gather))
+            return StageTask(request=request, piece=Gather(num_parts=chosen.gather))
     except ValueError:
         raise RefusedError(
             f"--part {chosen.part}: must be I/N with I from 0 to N-1, as in --part 0/4"
         ) from None
-    return Asked(request=request)
+    return StageTask(request=request)
 
 
 def read_request(path: Path) -> StageRequest:
-    """The request in a file; raises RefusedError naming the file and every bad field."""
+    """Read a request file; raises RefusedError naming the file and every bad field."""
     try:
         return StageRequest.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Stage `critic`: a network of the student's family that knows what the student makes.
+"""Stage `critic`: a network of the student's family, fitted to the student's rollouts.
 
-Distribution matching (afd/losses/distribution_matching.py) holds it against the white-box teacher.
-It is kept fitted by flow matching on each round's rollouts, each block given the rollout's own
-past, and starts as the student before any round. Draws are keyed by (seed, round, step).
+Distribution matching (afd/losses/distribution_matching.py) compares it with the white-box teacher.
+Flow matching on each round's rollouts fits it, each block given the rollout's own past; it starts
+as the student before any round. Draws are keyed by (seed, round, step).
 """
 
 from typing import Any, cast
@@ -20,7 +20,7 @@ from afd.runtime.outcome import RefusedError
 from afd.runtime.training_loop import resumed_at, steps
 from afd.runtime.training_state import Training, optimiser_tensors, restore_optimiser
 from afd.runtime.workspace import Workspace
-from afd.stages import lessons
+from afd.stages import update_data
 from afd.store import Store
 from afd.students.averaging import average_into, frozen_copy
 from afd.students.checkpoint import load_student, save_student
@@ -31,7 +31,7 @@ EMA_DECAY = 0.9  # the student's own: rounds are short
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves the files of afd.students.checkpoint and its optimiser; raises RefusedError."""
+    """Write the files of afd.students.checkpoint and its optimiser; raises RefusedError."""
     own = CriticParams.model_validate(params["critic"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
     loaded = load_student(inputs["critic"].path, "student")
@@ -48,18 +48,18 @@ def run(
     before = inputs["critic"].path / "optimiser.safetensors"
     if before.exists():  # not after the warm start
         restore_optimiser("optimiser", critic, optimiser, load_file(before))
-    lesson = lessons.from_samples(inputs, loaded)
+    data = update_data.from_samples(inputs, loaded)
     training = Training("student", {"student": critic, "average": average}, optimiser)
     span = range(own.num_steps + (own.warmup_steps if round_index == 0 else 0))
     loss = torch.tensor(float("nan"))
     for step in steps(work, training, span, "critic.step", {}):
         draw = seeds.generator(seed, "critic", round_index, step)
-        rows = torch.randint(len(lesson.clean), (own.batch_size,), generator=draw)
-        clean, text = lesson.clean[rows], lesson.text[rows]
+        rows = torch.randint(len(data.clean), (own.batch_size,), generator=draw)
+        clean, text = data.clean[rows], data.text[rows]
         noise = torch.randn(clean.shape, generator=draw)
         t = draw_times(
             "uniform", len(clean), critic.geometry.num_blocks, draw,
-            steps=lesson.steps, shift=lesson.shift,
+            steps=data.steps, shift=data.shift,
         )  # fmt: skip
         velocity = critic.velocity(path.noisy(clean, noise, t), t, text, clean)
         loss, _ = sft_loss(velocity, clean=clean, noise=noise, t=t, scaling="adaptive_clean")

@@ -1,8 +1,8 @@
-"""Stage `evaluate`: what the student's clips are worth, on held-out prompts it never trained on.
+"""Stage `evaluate`: metrics of the student's clips on held-out prompts.
 
-Everybody answers the same prompts with the same noise. With teacher clips among the inputs this is
-the final judgement, with intervals paired by prompt; without them the cheaper look after a round.
-Sampling and measuring are what costs: they fall into batches (runtime/parts.py).
+All sides get the same prompts and the same noise. With teacher clips among the inputs this is the
+final evaluation, with intervals paired by prompt; without them the cheaper one after a round.
+Sampling and measuring take the time and run in batches (runtime/parts.py).
 """
 
 import math
@@ -25,13 +25,13 @@ from afd.prompts import Prompt
 from afd.runtime.batches import Batch
 from afd.runtime.parts import num_batches
 from afd.runtime.workspace import Workspace
-from afd.stages import outside
-from afd.stages.measuring import (
+from afd.stages import evaluate_external
+from afd.stages.evaluate_batches import (
     LOOK_SEED,
-    Film,
+    Cell,
     SideName,
     batches,
-    films_of,
+    cells_of,
     metric_names,
     of_pocket_world,
     prompts_of,
@@ -46,48 +46,50 @@ NUM_FRECHET_RESAMPLES = 999  # each costs two eigendecompositions: 1 s in all
 
 
 class Side(NamedTuple):
-    """What was measured on one of those who are judged."""
+    """Measurements of one side."""
 
-    shown: list[npt.NDArray[np.uint8]]  # clips of the prompts to show, of the first noise seed
-    table: pd.DataFrame  # a row a prompt and noise seed
+    filmstrip_clips: list[npt.NDArray[np.uint8]]  # of the filmstrip prompts, first noise seed
+    table: pd.DataFrame  # a row for each prompt and noise seed
     num_failed: int
-    features: list[npt.NDArray[np.float64]]  # a noise seed each
+    features: list[npt.NDArray[np.float64]]  # an array for each noise seed
 
 
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves summary.json, per_prompt.parquet, card.json, filmstrips/, sheet.png, samples.mp4."""
+    """Write summary.json, per_prompt.parquet, card.json, filmstrips/, sheet.png, samples.mp4."""
     chosen, seed = prompts_of(params, inputs), int(params["seed"])
     made = work.batches(num_batches("evaluate", params, inputs), batches(params, inputs, store))
-    films = films_of(params, inputs)
-    by_film = dict(zip(films, in_films(made, len(films)), strict=True))
-    present = dict(films)
+    cells = cells_of(params, inputs)
+    by_cell = dict(zip(cells, batches_by_cell(made, len(cells)), strict=True))
+    present = dict(cells)
     sides: dict[SideName, Side] = {
-        name: side_of(name, by_film, chosen) for name in ORDER if name in present
+        name: side_of(name, by_cell, chosen) for name in ORDER if name in present
     }
-    own_look = joined(by_film[Film("own_look", LOOK_SEED)], "features")
-    evaluators = outside.asked_of(params)
-    told: dict[str, Any] = {}
+    own_look = joined(by_cell[Cell("own_look", LOOK_SEED)], "features")
+    evaluators = evaluate_external.evaluators_of(params)
+    external: dict[str, Any] = {}
     if evaluators:
         give_back()
-        shown_to_all = {film: made for film, made in by_film.items() if film.side in sides}
-        columns, told = outside.measure(evaluators, shown_to_all, chosen, params["fps"], work.path)
+        cells_of_sides = {cell: made for cell, made in by_cell.items() if cell.side in sides}
+        columns, external = evaluate_external.measure(
+            evaluators, cells_of_sides, chosen, params["fps"], work.path
+        )
         sides = {
             name: side._replace(table=joined_with(side.table, name, columns))
             for name, side in sides.items()
         }
-    names = [*metric_names(params, chosen), *outside.names(evaluators)]
+    names = [*metric_names(params, chosen), *evaluate_external.names(evaluators)]
     measured = {name: compare(name, sides, params, seed) for name in names}
-    for name, said in outside.about(told).items():
-        measured[name] |= said
+    for name, values in evaluate_external.about_metrics(external).items():
+        measured[name] |= values
     measured[FRECHET] = compare_look(sides, own_look, seed, params["confidence"])
     adjusted = holm({name: row.pop("p_value") for name, row in measured.items()})
     for name, row in measured.items():
         row["p_holm"] = adjusted[name]
 
-    shown = [chosen[index] for index in spread(chosen, int(params["num_filmstrips"]))]
-    leave_pictures(work, sides, shown, params["fps"])
+    filmstrip_prompts = [chosen[index] for index in spread(chosen, int(params["num_filmstrips"]))]
+    leave_pictures(work, sides, filmstrip_prompts, params["fps"])
     summary = {
         "metrics": measured,
         "num_prompts": len(chosen),
@@ -95,10 +97,10 @@ def run(
         "num_failed": {name: side.num_failed for name, side in sides.items()},
         "confidence": params["confidence"],
         "frechet_margin": params["frechet_margin"],
-        "filmstrip_prompts": [prompt.text for prompt in shown],
-    } | ({"outside": told} if told else {})
+        "filmstrip_prompts": [prompt.text for prompt in filmstrip_prompts],
+    } | ({"outside": external} if external else {})
     if params.get("horizon"):
-        summary |= {"drift": drift_of(by_film), "horizon": params["horizon"]}
+        summary |= {"drift": drift_of(by_cell), "horizon": params["horizon"]}
     write_json(work.out / "summary.json", summary)
     write_json(work.out / "card.json", card(params, chosen, inputs))
     tables = [side.table.assign(side=name) for name, side in sides.items()]
@@ -107,22 +109,22 @@ def run(
     return means | {"num_prompts": len(chosen), "num_failed": sides["student"].num_failed}
 
 
-def in_films(made: Sequence[Batch], num_films: int) -> list[Sequence[Batch]]:
-    """The batches of each film."""
-    size = len(made) // num_films
+def batches_by_cell(made: Sequence[Batch], num_cells: int) -> list[Sequence[Batch]]:
+    """Return the batches of each cell."""
+    size = len(made) // num_cells
     return [made[start : start + size] for start in range(0, len(made), size)]
 
 
-def joined(film: Sequence[Batch], name: str) -> npt.NDArray[Any]:
-    """One measured quantity of a film, a row a prompt."""
-    return torch.cat([batch[name] for batch in film]).numpy()
+def joined(cell: Sequence[Batch], name: str) -> npt.NDArray[Any]:
+    """Return one quantity of a cell, a row for each prompt."""
+    return torch.cat([batch[name] for batch in cell]).numpy()
 
 
-def side_of(name: SideName, by_film: dict[Film, Sequence[Batch]], prompts: list[Prompt]) -> Side:
-    """Every metric of every clip; a failed clip keeps its row, without values."""
-    films = {film.noise_seed: made for film, made in by_film.items() if film.side == name}
+def side_of(name: SideName, by_cell: dict[Cell, Sequence[Batch]], prompts: list[Prompt]) -> Side:
+    """Return every metric of every clip of a side; a failed clip has a row without values."""
+    cells = {cell.noise_seed: made for cell, made in by_cell.items() if cell.side == name}
     tables: list[pd.DataFrame] = []
-    for noise_seed, made in films.items():
+    for noise_seed, made in cells.items():
         measured = [n for n in (*metrics.NAMES, *general.NAMES) if f"metric/{n}" in made[0]]
         table = pd.DataFrame({name: joined(made, f"metric/{name}") for name in measured})
         table.insert(0, "prompt_id", [prompt.id for prompt in prompts])
@@ -130,44 +132,44 @@ def side_of(name: SideName, by_film: dict[Film, Sequence[Batch]], prompts: list[
         table.insert(2, "noise_seed", noise_seed)
         tables.append(table.assign(failed=joined(made, "failed")))
     table = pd.concat(tables, ignore_index=True)
-    first = next(iter(films.values()))
+    first = next(iter(cells.values()))
     return Side(
-        shown=list(joined(first, "shown")),
+        filmstrip_clips=list(joined(first, "shown")),
         table=table,
         num_failed=int(np.count_nonzero(table["failed"])),
-        features=[joined(made, "features") for made in films.values()],
+        features=[joined(made, "features") for made in cells.values()],
     )
 
 
-def drift_of(by_film: dict[Film, Sequence[Batch]]) -> dict[str, dict[str, list[float | None]]]:
-    """Of student and base each metric block by block, a mean over prompts and noise seeds."""
-    told: dict[str, dict[str, list[float | None]]] = {}
+def drift_of(by_cell: dict[Cell, Sequence[Batch]]) -> dict[str, dict[str, list[float | None]]]:
+    """Return student's and base's metrics by block, means over prompts and noise seeds."""
+    by_side: dict[str, dict[str, list[float | None]]] = {}
     for side in ("student", "base"):
-        films = [made for film, made in by_film.items() if film.side == side]
-        measured = [name for name in drift.NAMES if f"drift/{name}" in films[0][0]]
-        for name in measured:  # in one order, whoever measured and whatever was read
-            values = np.concatenate([joined(made, f"drift/{name}") for made in films])
+        cells = [made for cell, made in by_cell.items() if cell.side == side]
+        measured = [name for name in drift.NAMES if f"drift/{name}" in cells[0][0]]
+        for name in measured:  # in one order, for every process and every cache
+            values = np.concatenate([joined(made, f"drift/{name}") for made in cells])
             known = np.isfinite(values).any(axis=0)
             means = np.nanmean(values[:, known], axis=0)
             rows: list[float | None] = [None] * values.shape[1]
             for place, mean in zip(np.flatnonzero(known), means, strict=True):
                 rows[place] = float(mean)
-            told.setdefault(side, {})[name] = rows
-    return told
+            by_side.setdefault(side, {})[name] = rows
+    return by_side
 
 
 def joined_with(
-    table: pd.DataFrame, side: SideName, columns: dict[Film, dict[str, npt.NDArray[np.float64]]]
+    table: pd.DataFrame, side: SideName, columns: dict[Cell, dict[str, npt.NDArray[np.float64]]]
 ) -> pd.DataFrame:
-    """A side's table and what evaluators outside said, a noise seed below the other."""
-    own = [pd.DataFrame(said) for film, said in columns.items() if film.side == side]
+    """Join a side's table and external columns, noise seeds one below the other."""
+    own = [pd.DataFrame(values) for cell, values in columns.items() if cell.side == side]
     return pd.concat([table, pd.concat(own, ignore_index=True)], axis=1)
 
 
 def compare(
     name: str, sides: dict[SideName, Side], params: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """One metric of everybody; student minus base paired by prompt, noise seeds averaged inside."""
+    """Compare the sides in one metric: student minus base by prompt, mean over noise seeds."""
     values = {
         side: by_prompt(of.table["prompt_id"].tolist(), of.table[name].to_numpy(float))
         for side, of in sides.items()
@@ -191,7 +193,7 @@ def compare(
 def compare_look(
     sides: dict[SideName, Side], own_look: npt.NDArray[np.float64], seed: int, confidence: float
 ) -> dict[str, Any]:
-    """Frechet distance of everybody's look to the base's own, at one n; interval over prompts."""
+    """Compare Frechet distances to the base's own look at one n; interval over prompts."""
     distances = {
         name: float(np.mean([_distance(part, own_look) for part in side.features]))
         for name, side in sides.items()
@@ -226,32 +228,32 @@ def _distance(features: npt.NDArray[np.float64], own_look: npt.NDArray[np.float6
 
 
 def leave_pictures(
-    work: Workspace, sides: dict[SideName, Side], shown: list[Prompt], fps: int
+    work: Workspace, sides: dict[SideName, Side], prompts: list[Prompt], fps: int
 ) -> None:
-    """A filmstrip a prompt, one film with everybody side by side, one sheet of the student."""
+    """Write a filmstrip for each prompt, a film of all sides, a sheet of the student."""
     beside: tuple[SideName, ...] = ("teacher", "base", "student")
     order: list[SideName] = [name for name in beside if name in sides]
     (work.out / "filmstrips").mkdir()
-    for number in range(len(shown)):
-        clips = [sides[name].shown[number] for name in order]
+    for number in range(len(prompts)):
+        clips = [sides[name].filmstrip_clips[number] for name in order]
         (work.out / "filmstrips" / f"{number}.png").write_bytes(filmstrips(clips, order))
-    films = [np.concatenate(sides[name].shown) for name in order]
+    films = [np.concatenate(sides[name].filmstrip_clips) for name in order]
     (work.out / "samples.mp4").write_bytes(side_by_side(films, fps))
-    labels = [prompt.text for prompt in shown]
-    (work.out / "sheet.png").write_bytes(filmstrips(sides["student"].shown, labels))
+    labels = [prompt.text for prompt in prompts]
+    (work.out / "sheet.png").write_bytes(filmstrips(sides["student"].filmstrip_clips, labels))
 
 
 def _content(clips: Artifact) -> str:
-    """Clips by what they show: campaigns of other training seeds harvest them in another order."""
+    """Name clips by content: campaigns of other training seeds harvest them in another order."""
     table = read_table(clips.path)
-    shown = sorted(map(list, zip(table["prompt_id"], table["sha256"], strict=True)))
-    return fingerprint(shown)[:16]
+    entries = sorted(map(list, zip(table["prompt_id"], table["sha256"], strict=True)))
+    return fingerprint(entries)[:16]
 
 
 def card(
     params: dict[str, Any], prompts: list[Prompt], inputs: dict[str, Artifact]
 ) -> dict[str, Any]:
-    """What two evaluations must share to be comparable; nothing of who was evaluated."""
+    """Return the values that comparable evaluations share; no value of the student itself."""
     teacher, is_pocket = inputs.get("teacher_clips"), of_pocket_world(params, prompts)
     return {
         "prompts": fingerprint(sorted(prompt.id for prompt in prompts))[:16],
@@ -269,5 +271,7 @@ def card(
         "confidence": params["confidence"],
         "frechet_margin": params["frechet_margin"],
         **{name: params[name] for name in ("guidance", "horizon") if name in params},
-        **outside.card(outside.asked_of(params), params.get("evaluator_weights", {})),
+        **evaluate_external.card(
+            evaluate_external.evaluators_of(params), params.get("evaluator_weights", {})
+        ),
     }

@@ -1,7 +1,7 @@
-"""Stage `fit`: the discriminator learns to tell teacher from student on same-prompt pairs.
+"""Stage `fit`: the discriminator learns to separate teacher and student on same-prompt pairs.
 
 Warm-up in the first round, a few steps in every round, part of each batch from the last rounds'
-pairs. It is kept weak on purpose (few steps, noise, R1): an over-trained one ranks worse.
+pairs. It stays weak on purpose (few steps, noise, R1): an over-trained one ranks worse.
 """
 
 import math
@@ -20,33 +20,33 @@ from afd.config import FitParams
 from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.build import AnyDiscriminator, build
 from afd.discriminators.discriminator import Setting
-from afd.draws import RowDraws, normal
 from afd.evaluation import gauges
 from afd.losses.adversarial import binary_cross_entropy, bradley_terry, r1_penalty
 from afd.losses.gradient_penalty import r1_by_differences
+from afd.row_draws import RowDraws, normal
 from afd.runtime.micro_batches import slices
 from afd.runtime.ranks import Ranks
 from afd.runtime.training_loop import resumed_at, steps
 from afd.runtime.training_state import Training
 from afd.runtime.workspace import Workspace
-from afd.stages.panel import leak_accuracy
+from afd.stages.diagnostics import leak_accuracy
+from afd.stages.discriminator_inputs import in_chunks, load_rollouts, load_teacher_clips
 from afd.stages.requests import refuse_unpermitted
-from afd.stages.seen import in_parts, seen_rollouts, seen_teacher
 from afd.store import Store
 from afd.students.checkpoint import load_encoder
 from afd.video.canonical import CanonicalFormat, canonical_format
 
 
-class Drawn(NamedTuple):
-    """One batch of same-prompt pairs, a row each."""
+class PairBatch(NamedTuple):
+    """One batch of same-prompt pairs, a row for each."""
 
     teacher: Tensor  # [B, ...]
     student: Tensor  # [B, ...]
     text: Tensor  # [B, ...]
 
 
-class Pictures(NamedTuple):
-    """One round's clips as both sides come through one path (stages/seen.py), pair by pair."""
+class PairClips(NamedTuple):
+    """Clips of one round, processed alike (stages/discriminator_inputs.py), pair by pair."""
 
     teacher: Tensor  # uint8 [P, F, 3, H, W]
     student: Tensor  # uint8 [P, K, F, 3, H, W]
@@ -54,17 +54,17 @@ class Pictures(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """One round's material, prompt by prompt."""
+    """Encoded pairs of one round, prompt by prompt."""
 
-    teacher: Tensor  # [P, ...], as the discriminator sees clips: conv [F, 3, H, W]
+    teacher: Tensor  # [P, ...], preprocessed for the discriminator: conv [F, 3, H, W]
     student: Tensor  # [P, K, ...]
-    text: Tensor  # [P, ...], as it reads prompts
+    text: Tensor  # [P, ...], its prompt features
 
 
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves the discriminator with its optimiser; the summary is what it did before and after."""
+    """Write the discriminator with its optimiser; the summary has metrics before and after."""
     own = FitParams.model_validate(params["fit"])
     kind = discriminators.params_of(params["discriminator"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
@@ -102,13 +102,13 @@ def run(
         return {}
     discriminators.save(work.out, kind, setting, training.tensors())
     after = measure(model, now, seeds.generator(seed, "after", round_index))
-    if "anchor_rollouts" in inputs:  # the first round's pairs: they never change
-        asked = (inputs["anchor_clips"], inputs["anchor_rollouts"])
-        pairs = sighted(model, read_pairs(*asked, store, canonical_format(params)))
+    if "anchor_rollouts" in inputs:  # the first round's pairs, which never change
+        anchor = (inputs["anchor_clips"], inputs["anchor_rollouts"])
+        pairs = encode_pairs(model, read_pairs(*anchor, store, canonical_format(params)))
         anchored = measure(model, pairs, seeds.generator(seed, "anchor", round_index))
         after |= {"anchor_pair_accuracy": anchored["pair_accuracy"]}
     return {
-        # Before: on rollouts and clips it has never seen, so it is held-out by construction.
+        # Before: on rollouts and clips of no earlier step, held-out by construction.
         **{f"{name}_before": value for name, value in before.items()},
         **after,
         **leaked,
@@ -121,32 +121,32 @@ def run(
 
 
 def gradients_are_finite(model: AnyDiscriminator) -> bool:
-    """Whether a step by these gradients leaves weights that are numbers."""
+    """Return True when all gradients are finite."""
     return all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
 def refuse_divergence(
-    num_skipped: int, own: FitParams, step: int, pairs: Drawn, work: Workspace
+    num_skipped: int, own: FitParams, step: int, pairs: PairBatch, work: Workspace
 ) -> None:
-    """Keep the pairs of a step that is not finite for inspection; stop after too many."""
-    kept = work.path / f"not-finite-step-{step:05d}.safetensors"
+    """Save the pairs of a non-finite step; raise FloatingPointError after too many."""
+    file = work.path / f"not-finite-step-{step:05d}.safetensors"
     if work.ranks.is_first:
         held = {name: part.contiguous() for name, part in pairs._asdict().items()}
-        save_file(held, kept)
+        save_file(held, file)
     if num_skipped > own.max_skipped_steps:
         raise FloatingPointError(
             f"fit: {num_skipped} steps were NaN or infinite, more than fit.max_skipped_steps "
-            f"({own.max_skipped_steps}); the last batch is in {kept}; lower fit.learning_rate "
+            f"({own.max_skipped_steps}); the last batch is in {file}; lower fit.learning_rate "
             f"({own.learning_rate}) or raise fit.r1 ({own.r1})"
         )
 
 
 def accumulate(
-    model: AnyDiscriminator, pairs: Drawn, own: FitParams, draw: Generator, ranks: Ranks
+    model: AnyDiscriminator, pairs: PairBatch, own: FitParams, draw: Generator, ranks: Ranks
 ) -> dict[str, float]:
-    """Leave the gradients of the whole batch's loss, whoever computes which rows of it.
+    """Compute the gradients of the whole batch's loss over all ranks and slices.
 
-    Gives the metrics of the batch, and its loss as `total`.
+    Return the metrics of the batch, and its loss as `total`.
     """
     num_pairs = len(pairs.text)
     mine = ranks.rows(num_pairs)
@@ -163,18 +163,18 @@ def accumulate(
 
 def fit_loss(
     model: AnyDiscriminator,
-    pairs: Drawn,
+    pairs: PairBatch,
     own: FitParams,
     draw: Generator,
     rows: slice = slice(None),
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The discriminator's whole loss on rows `rows` of a batch of same-prompt pairs."""
+    """Return the discriminator's loss and metrics on rows `rows` of a batch of pairs."""
     num_pairs = len(pairs.text)
     taken = torch.arange(num_pairs)[rows]
     draws = RowDraws.at(draw)
     teacher, student, text = (part[rows] for part in pairs)
     both = torch.cat([teacher, student]).requires_grad_(model.penalty_step is None)
-    draws.take(torch.cat([taken, num_pairs + taken]), 2 * num_pairs)
+    draws.select(torch.cat([taken, num_pairs + taken]), 2 * num_pairs)
     scores = model(both, torch.cat([text, text]), draws)
     teacher_scores, student_scores = scores.chunk(2)
     if own.loss == "bradley_terry":
@@ -185,7 +185,7 @@ def fit_loss(
         # Matching-aware (Reed et al., arXiv:1605.05396): a teacher clip must score higher under its
         # own prompt than under another's. Look gives nothing away here, so motion and content are
         # learned: rank correlation with the true fall .38 -> .51 after 23 steps (lab notes).
-        draws.take(taken, num_pairs)
+        draws.select(taken, num_pairs)
         wrong = model(teacher, pairs.text.roll(1, dims=0)[rows], draws)
         matched, seen = bradley_terry(model(teacher, text, draws), wrong)
         loss = loss + own.mismatch * matched
@@ -194,9 +194,9 @@ def fit_loss(
         if model.penalty_step is None:
             penalty = r1_penalty(scores, both)
         else:
-            draws.take(torch.cat([taken, num_pairs + taken]), 2 * num_pairs)
+            draws.select(torch.cat([taken, num_pairs + taken]), 2 * num_pairs)
             penalty = r1_by_differences(
-                lambda seen: model(seen, torch.cat([text, text]), draws.again()),
+                lambda seen: model(seen, torch.cat([text, text]), draws.copy()),
                 both,
                 normal(both.shape, draws),
                 model.penalty_step,
@@ -209,10 +209,10 @@ def fit_loss(
 def read_rounds(
     inputs: dict[str, Artifact], store: Store, model: AnyDiscriminator, canon: CanonicalFormat
 ) -> tuple[list[Pairs], dict[str, float]]:
-    """This round's pairs as `model` sees them, then the replayed ones, the newest first.
+    """Return encoded pairs of this round, then of replayed rounds, the newest first.
 
-    And this round's gauge of leaks, taken while its pictures are at hand. Raises ValueError when
-    teacher clips and rollouts of a round are about other prompts.
+    Return this round's leak gauge too, measured while its clips are in memory. Raises ValueError
+    when teacher clips and rollouts of a round have other prompts.
     """
     rounds: list[Pairs] = []
     leaked: dict[str, float] = {}
@@ -221,20 +221,20 @@ def read_rounds(
         pictures = read_pairs(clips, inputs[role], store, canon)
         if not rounds:
             leaked = leak_accuracy(pictures.teacher, pictures.student[:, 0])
-        rounds.append(sighted(model, pictures))
+        rounds.append(encode_pairs(model, pictures))
     return rounds, leaked
 
 
 def read_pairs(
     clips: Artifact, rollouts: Artifact, store: Store, canon: CanonicalFormat
-) -> Pictures:
-    """One round's pairs; raises ValueError as `read_rounds`.
+) -> PairClips:
+    """Read the pairs of one round; raises ValueError as `read_rounds`.
 
     Raises RefusedError, NotPermittedError for clips whose terms do not allow training.
     """
     refuse_unpermitted(clips.manifest.params["teacher"]["training_permitted"])
     refuse_clips(store, clips)
-    teacher, table = seen_teacher(clips, rollouts, store, canon)
+    teacher, table = load_teacher_clips(clips, rollouts, store, canon)
     who = pd.read_parquet(rollouts.file("rollouts.parquet"))
     prompts = who.groupby("group")["prompt"].first().tolist()
     try:
@@ -244,29 +244,29 @@ def read_pairs(
             f"teacher clips {clips.manifest.fingerprint[:16]} and rollouts "
             f"{rollouts.manifest.fingerprint[:16]} are about different prompts"
         ) from None
-    student = seen_rollouts(rollouts, store, canon).unflatten(0, (len(prompts), -1))
+    student = load_rollouts(rollouts, store, canon).unflatten(0, (len(prompts), -1))
     if len(paired) < len(prompts):  # groups without a pair do not enter
         student, prompts = student[paired], [prompts[place] for place in paired]
-    return Pictures(teacher, student, prompts)
+    return PairClips(teacher, student, prompts)
 
 
-def sighted(model: AnyDiscriminator, pictures: Pictures) -> Pairs:
-    """The pairs as `model` sees and reads them."""
+def encode_pairs(model: AnyDiscriminator, pictures: PairClips) -> Pairs:
+    """Return the pairs with clips and prompts encoded for `model`."""
     teacher, student, prompts = pictures
     return Pairs(
-        sight(model, teacher),
-        sight(model, student.flatten(0, 1)).unflatten(0, student.shape[:2]),
+        encode_clips(model, teacher),
+        encode_clips(model, student.flatten(0, 1)).unflatten(0, student.shape[:2]),
         model.read(prompts),
     )
 
 
-def sight(model: AnyDiscriminator, clips: Tensor) -> Tensor:
-    """Clips uint8 [N, F, 3, H, W] as `model` sees them."""
-    return torch.cat([model.see(part) for part in in_parts(clips)])
+def encode_clips(model: AnyDiscriminator, clips: Tensor) -> Tensor:
+    """Return clips uint8 [N, F, 3, H, W] encoded for `model`."""
+    return torch.cat([model.see(part) for part in in_chunks(clips)])
 
 
-def draw_pairs(rounds: list[Pairs], own: FitParams, draw: Generator) -> Drawn:
-    """Same-prompt pairs [B, ...]: `replay_share` of them from earlier rounds, if there are."""
+def draw_pairs(rounds: list[Pairs], own: FitParams, draw: Generator) -> PairBatch:
+    """Draw same-prompt pairs [B, ...], `replay_share` of them from earlier rounds, if any."""
     num_replayed = round(own.batch_size * own.replay_share) if len(rounds) > 1 else 0
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     sources = torch.zeros(own.batch_size, dtype=torch.long)
@@ -278,14 +278,14 @@ def draw_pairs(rounds: list[Pairs], own: FitParams, draw: Generator) -> Drawn:
         prompt = torch.randint(len(pairs.teacher), (count,), generator=draw)
         member = torch.randint(pairs.student.shape[1], (count,), generator=draw)
         parts.append((pairs.teacher[prompt], pairs.student[prompt, member], pairs.text[prompt]))
-    return Drawn(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return PairBatch(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
 def measure(model: Any, pairs: Pairs, draw: Generator) -> dict[str, float]:
-    """Pair accuracy and margin on one rollout a prompt, and the spread inside groups of four.
+    """Return pair accuracy and margin on one rollout per prompt, and the spread in groups of 4.
 
-    Accuracy near 1 is normal here and no alarm; a spread that vanishes is (pocket-world notes).
+    An accuracy near 1 is normal; a vanishing spread is an alarm (pocket-world notes).
     """
     few = min(4, pairs.student.shape[1])
     teacher = model.score(pairs.teacher, pairs.text, draw)

@@ -1,7 +1,7 @@
-"""Stage `harvest`: the teacher's videos for the prompts of a round, each paid once and kept.
+"""Stage `harvest`: the teacher's clips for the prompts of a round, each paid once.
 
-A video is named by the hash of what was asked: teacher, prompt, sample number, sizes. Asked again,
-by another round, campaign, seed or clone, it is read from the store; only what is missing is paid.
+A clip is named by the hash of its request: teacher, prompt, sample number, sizes. Another round,
+campaign, seed or clone with the same request reads it from the store; only missing clips are paid.
 """
 
 import sys
@@ -51,30 +51,30 @@ _TERMS = ("training_permitted", "terms")
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves one shard: clips.tar and clips.parquet, a row a prompt in the round's order.
+    """Write one shard: clips.tar and clips.parquet, a row for each prompt in the round's order.
 
-    A prompt that the teacher refused has no row; `place` says which of the round's each row is.
+    A prompt that the teacher refused has no row; `place` is a row's place in the round.
     """
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
     teacher = TypeAdapter[Teacher](Teacher).validate_python(params["teacher"])
     if isinstance(teacher, SimulatorTeacher | DiffusersTeacher):
-        return _filmed(teacher, params, inputs, store, work)
-    return _answered(teacher, params, prompts, store, work)
+        return _from_local_teacher(teacher, params, inputs, store, work)
+    return _from_library(teacher, params, prompts, store, work)
 
 
-def _answered(
+def _from_library(
     teacher: RemoteTeacher | FolderTeacher,
     params: dict[str, Any],
     prompts: list[Prompt],
     store: Store,
     work: Workspace,
 ) -> dict[str, float | int | str | None]:
-    """Out of the store; what is not there is ordered from the vendor, or imported."""
-    clip_requests = round_requests(params, teacher, prompts)
+    """Read clips from the store; order or import the missing ones."""
+    requests = round_requests(params, teacher, prompts)
 
     news = ""
 
-    def tell(live: HarvestProgress) -> None:
+    def show(live: HarvestProgress) -> None:
         nonlocal news
         show_life()  # a vendor may take hours
         work.progress(live.num_done, live.num_wanted)
@@ -83,7 +83,7 @@ def _answered(
             sys.stderr.write(f"{news}\n")
 
     try:
-        gathered = gather(teacher, store, clip_requests, tell)
+        gathered = gather(teacher, store, requests, show)
     except HarvestPausedError as error:
         if error.reason == "interrupted":
             raise StoppedError(str(error)) from None
@@ -91,44 +91,44 @@ def _answered(
     rows = (
         gathered.answers[request.request_id].row()
         | {"prompt_id": request.prompt_id, "prompt": request.prompt, "place": place}
-        for place, request in enumerate(clip_requests)
+        for place, request in enumerate(requests)
         if request.request_id in gathered.answers
     )
     write_shard(work.out, rows)
-    write_json(work.out / OUTCOMES, _by_category(clip_requests, gathered))
-    num_clips = sum(request.request_id in gathered.answers for request in clip_requests)
+    write_json(work.out / OUTCOMES, _by_category(requests, gathered))
+    num_clips = sum(request.request_id in gathered.answers for request in requests)
     without = {f"num_{state}": number for state, number in gathered.without_clip.items()}
     return {
         "num_clips": num_clips,
         "num_paid": gathered.num_new,
         "num_reused": num_clips - gathered.num_new,
-        "num_without_clip": len(clip_requests) - num_clips,
+        "num_without_clip": len(requests) - num_clips,
         "cost_usd": gathered.cost_usd,
         **without,
     }
 
 
-def _by_category(
-    clip_requests: Sequence[ClipRequest], gathered: Gathered
-) -> dict[str, dict[str, int]]:
-    """Category of the prompt -> how many of its wants have a clip, and how the others ended."""
-    told: dict[str, Counter[str]] = {}
-    for request in clip_requests:
+def _by_category(requests: Sequence[ClipRequest], gathered: Gathered) -> dict[str, dict[str, int]]:
+    """Return prompt category -> number of requests with a clip, and by state of the others."""
+    by_category: dict[str, Counter[str]] = {}
+    for request in requests:
         state = (
             "clip" if request.request_id in gathered.answers else gathered.ends[request.request_id]
         )
-        told.setdefault(request.category or NO_CATEGORY, Counter())[state] += 1
-    return {category: dict(sorted(counts.items())) for category, counts in sorted(told.items())}
+        by_category.setdefault(request.category or NO_CATEGORY, Counter())[state] += 1
+    return {
+        category: dict(sorted(counts.items())) for category, counts in sorted(by_category.items())
+    }
 
 
-def _filmed(
+def _from_local_teacher(
     own: SimulatorTeacher | DiffusersTeacher,
     params: dict[str, Any],
     inputs: dict[str, Artifact],
     store: Store,
     work: Workspace,
 ) -> dict[str, float | int | str | None]:
-    """A teacher that films here: what is missing, now, or gathered from its parts."""
+    """Make the missing clips of a local teacher now, or gather them from the parts."""
     chosen = chosen_prompts(params, inputs)
     compute = batches(params, inputs, store)
     made: list[Batch] = []
@@ -137,13 +137,13 @@ def _filmed(
     for number in range(len(made), len(chosen)):
         made.append(compute(number))
         work.progress(number + 1, len(chosen))
-    asked = sampled(params, inputs, own)
+    numbered = sampled(params, inputs, own)
     answered = [place for place, batch in enumerate(made) if len(batch["clip"])]
     if not answered:
         raise PromptRefused(f"the teacher refused all {len(made)} prompts; the log says why")
     rows: list[dict[str, Any]] = []
     for place in answered:
-        prompt, sample = asked[place]
+        prompt, sample = numbered[place]
         row = {
             "prompt_id": prompt.id,
             "prompt": prompt.text,
@@ -153,25 +153,23 @@ def _filmed(
         rows.append(row if len(answered) == len(made) else row | {"place": place})
     write_shard(work.out, rows)
     num_paid = sum(int(batch["is_new"]) for batch in made)
-    told: dict[str, float | int | str | None] = {
+    summary: dict[str, float | int | str | None] = {
         "num_clips": len(rows), "num_paid": num_paid, "num_reused": len(rows) - num_paid,
     }  # fmt: skip
-    return told if len(rows) == len(made) else told | {"num_refused": len(made) - len(rows)}
+    return summary if len(rows) == len(made) else summary | {"num_refused": len(made) - len(rows)}
 
 
 def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -> Compute:
-    """Batch n: the n-th prompt's clip, kept in the store the moment it is there."""
+    """Return the function of batch n: the n-th prompt's clip, saved in the store at once."""
     own = TypeAdapter[Teacher](Teacher).validate_python(params["teacher"])
     if not isinstance(own, SimulatorTeacher | DiffusersTeacher):
         raise TypeError(f"teacher.kind {own.kind} films elsewhere")
-    asked = sampled(params, inputs, own)
+    numbered = sampled(params, inputs, own)
     teacher = cache(lambda: build(own, params["num_frames"], params["fps"]))
-    shards = cache(
-        lambda: shards_by_key(store, "seed")
-    )  # looked for when the first clip is missing
+    shards = cache(lambda: shards_by_key(store, "seed"))  # read when the first clip is missing
 
     def compute(number: int) -> Batch:
-        prompt, sample = asked[number]
+        prompt, sample = numbered[number]
         key = request_key(params, prompt, sample)
         is_new = False
         there = find_clip(store, key)
@@ -197,7 +195,7 @@ def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -
 
 
 def chosen_prompts(params: dict[str, Any], inputs: dict[str, Artifact]) -> list[Prompt]:
-    """The round's prompts, in its order."""
+    """Return the round's prompts in order."""
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
     return prompts_of_round(
         prompts,
@@ -213,7 +211,7 @@ def sampled(
     inputs: dict[str, Artifact],
     own: SimulatorTeacher | DiffusersTeacher,
 ) -> list[tuple[Prompt, int]]:
-    """Each prompt with the number of its clip: the n-th time it comes up it shows its n-th."""
+    """Return each prompt with its sample number: its n-th occurrence has its n-th clip."""
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
     size = sum(prompt.split == params["split"] for prompt in prompts)
     before = int(params["round_index"]) * int(params["num_prompts"])
@@ -224,30 +222,29 @@ def sampled(
 
 
 def request_key(params: dict[str, Any], prompt: Prompt, sample: int) -> str:
-    """The identity of one paid video: what was asked of whom, and nothing of who asks.
+    """Return the identity of one paid clip: the request without the campaign.
 
-    Terms (training_permitted), how many clips a campaign wants and what else learns from them do
-    not change the video.
+    Terms (training_permitted), clips_per_prompt and white_box do not change the clip.
     """
     terms = {"training_permitted", "clips_per_prompt", "white_box"}
-    asked = {"num_frames": params["num_frames"], "fps": params["fps"]}
+    sizes = {"num_frames": params["num_frames"], "fps": params["fps"]}
     if params["teacher"]["kind"] == "diffusers":  # its own sizes, its weights by content
         terms |= {"terms", "laws", "pipeline"}
-        asked = {"weights": params["content"]["teacher.pipeline"]}
+        sizes = {"weights": params["content"]["teacher.pipeline"]}
     teacher = {k: v for k, v in params["teacher"].items() if k not in terms}
-    return fingerprint({"teacher": teacher, **asked, "prompt": prompt.text, "sample": sample})
+    return fingerprint({"teacher": teacher, **sizes, "prompt": prompt.text, "sample": sample})
 
 
 def seed_of(key: str) -> int:
-    """The teacher's seed for this request: the request decides it."""
+    """Return the teacher's seed of a request key."""
     return seeds.derive(0, "teacher", key)
 
 
 def about(
     own: SimulatorTeacher | DiffusersTeacher, prompt: Prompt, sample: int, key: str
 ) -> dict[str, Any]:
-    """What stands beside the clip in the vault, as beside every other one."""
-    told = own.model_dump(mode="json", exclude_none=True)
+    """Return the note of a clip in the library."""
+    values = own.model_dump(mode="json", exclude_none=True)
     return {
         "key": key,
         "prompt": prompt.text,
@@ -255,16 +252,16 @@ def about(
         "category": prompt.category,
         "provider": own.kind,
         "model": getattr(own, "pipeline", own.kind),
-        "parameters": {name: value for name, value in told.items() if name not in _TERMS},
+        "parameters": {name: value for name, value in values.items() if name not in _TERMS},
         "sample": sample,
         "seed": seed_of(key),
         "cost_usd": 0.0,
-        **{name: told[name] for name in _TERMS if name in told},
+        **{name: values[name] for name in _TERMS if name in values},
     }
 
 
 def pay(teacher: Films, prompt: Prompt, key: str) -> bytes:
-    """Ask the teacher, and believe nothing that does not decode."""
+    """Return the teacher's clip; raises when it does not decode."""
     clip = teacher.film(prompt.text, seed_of(key))
     decode(clip)
     return clip

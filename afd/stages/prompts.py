@@ -1,4 +1,4 @@
-"""Stage `prompts`: the sentences of a campaign, split into train and held-out."""
+"""Stage `prompts`: the prompts of a campaign, split into train and held-out."""
 
 import hashlib
 from pathlib import Path
@@ -16,10 +16,10 @@ PROMPTS = "prompts.jsonl"
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves prompts.jsonl.
+    """Write prompts.jsonl.
 
     Raises PromptsError with every problem of a file at once, RefusedError when the file has changed
-    since it was named by its content.
+    since the request was made.
     """
     chosen = params["prompts"]
     sizes = (chosen["num_held_out"], chosen["num_tuning"], chosen["num_train"])

@@ -1,6 +1,6 @@
-"""Stage `report`: what a campaign showed, as one page that opens anywhere, and its plots.
+"""Stage `report`: results of a campaign as one self-contained page, and its plots.
 
-Reads the final evaluation's files and the manifests of what each round made; computes nothing.
+Reads the final evaluation's files and the manifests of each round's artifacts; computes nothing.
 """
 
 import json
@@ -21,7 +21,7 @@ from afd.store import Store
 
 PAGE = "report.html"
 CURVES_PLOT, HEALTH_PLOT = "learning_curves.png", "discriminator_health.png"
-HEALTH: Mapping[str, tuple[str, ...]] = {  # role -> what its summary says about the game
+HEALTH: Mapping[str, tuple[str, ...]] = {  # role -> gauges of the adversarial game in its summary
     "discriminator": (
         "pair_accuracy_before",
         "pair_accuracy",
@@ -56,7 +56,7 @@ _ROUND_ROLE = re.compile(r"(?P<role>[a-z_]+)_(?P<index>\d{3,})")
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves report.html and two PNG plots. Raises KeyError where an input lacks a file."""
+    """Write report.html and two PNG plots. Raises KeyError where an input lacks a file."""
     evaluation = inputs["evaluation"]
     rounds = by_round(inputs)
     measured = json.loads(evaluation.file("summary.json").read_bytes())
@@ -74,7 +74,7 @@ def run(
         rows=rows,
         targets=targets.judge(measured),
         curves=curves,
-        health=[(curve, says) for curve, says in health],
+        health=[(curve, description) for curve, description in health],
         courses=courses(params, rounds),
         filmstrips=filmstrips(evaluation, measured),
         film=evaluation.file("samples.mp4").read_bytes()
@@ -100,7 +100,7 @@ def run(
 
 
 def by_round(inputs: Mapping[str, Artifact]) -> list[dict[str, Artifact]]:
-    """Role -> artifact for each round in order, from inputs named `<role>_<round>`."""
+    """Return role -> artifact for each round in order, from inputs named `<role>_<round>`."""
     found: dict[int, dict[str, Artifact]] = defaultdict(dict)
     for name, artifact in inputs.items():
         if matched := _ROUND_ROLE.fullmatch(name):
@@ -109,7 +109,7 @@ def by_round(inputs: Mapping[str, Artifact]) -> list[dict[str, Artifact]]:
 
 
 def metric_curves(rows: list[Row], rounds: list[dict[str, Artifact]]) -> list[Curve]:
-    """Every number that the evaluations of the rounds share, the table's metrics first."""
+    """Return a curve for each number of the rounds' evaluations, the table's metrics first."""
     levels = {
         row.name: {
             "teacher": None if readings.meaning(row.name).of_look else row.teacher,
@@ -127,7 +127,7 @@ def metric_curves(rows: list[Row], rounds: list[dict[str, Artifact]]) -> list[Cu
 
 
 def health_curves(rounds: list[dict[str, Artifact]]) -> list[tuple[Curve, str]]:
-    """What fit and update said about the game, with what it means."""
+    """Return the gauges of fit and update as curves, with their descriptions."""
     curves: list[tuple[Curve, str]] = []
     for role, names in HEALTH.items():
         series = _series(rounds, role) | _means_of_steps(rounds, role)
@@ -140,14 +140,14 @@ def health_curves(rounds: list[dict[str, Artifact]]) -> list[tuple[Curve, str]]:
 
 
 def courses(params: Mapping[str, Any], rounds: list[dict[str, Artifact]]) -> list[Course]:
-    """What alarms said and did after each round: they come out as they did in the campaign."""
+    """Return the alarms of each round and their actions, derived as in the campaign."""
     limits = AlarmsParams.model_validate(params.get("alarms", {}))
     summaries = [{role: made.manifest.summary for role, made in one.items()} for one in rounds]
     return course_of([gauges(one) for one in summaries], limits)
 
 
 def filmstrips(evaluation: Artifact, measured: Mapping[str, Any]) -> list[Filmstrip]:
-    """The pictures in filmstrips/, in order, with their prompts where the evaluation tells them."""
+    """Return the images of filmstrips/ in order, with their prompts where the summary has them."""
     prompts = measured.get("filmstrip_prompts", [])
     names = [n for n in evaluation.manifest.files if re.fullmatch(r"filmstrips/\d+\.png", n)]
     ordered = sorted(names, key=lambda name: int(name.split("/")[1].removesuffix(".png")))
@@ -158,27 +158,27 @@ def filmstrips(evaluation: Artifact, measured: Mapping[str, Any]) -> list[Filmst
 
 
 def refusals(rounds: list[dict[str, Artifact]]) -> list[tuple[str, int, int, int, int]]:
-    """Category of the prompts, how many were wanted, got a clip, were refused as input, as output.
+    """Return category, numbers of prompts, clips, refused inputs and refused outputs.
 
-    Over all rounds, the most refused first; nothing where no prompt was refused.
+    Over all rounds, the most refused first; empty where no prompt was refused.
     """
-    told: dict[str, Counter[str]] = defaultdict(Counter)
+    counts_of: dict[str, Counter[str]] = defaultdict(Counter)
     for made in rounds:
         clips = made.get("teacher_clips")
         if clips is not None and OUTCOMES in clips.manifest.files:
             for category, counts in json.loads(clips.file(OUTCOMES).read_bytes()).items():
-                told[category].update(counts)
-    if not any(counts["refused_input"] + counts["refused_output"] for counts in told.values()):
+                counts_of[category].update(counts)
+    if not any(counts["refused_input"] + counts["refused_output"] for counts in counts_of.values()):
         return []
     rows = [
         (name, counts.total(), counts["clip"], counts["refused_input"], counts["refused_output"])
-        for name, counts in told.items()
+        for name, counts in counts_of.items()
     ]
     return sorted(rows, key=lambda row: (-(row[3] + row[4]) / row[1], row[0]))
 
 
 def spent(inputs: Mapping[str, Artifact], store: Store) -> list[tuple[str, int, float, float]]:
-    """Stage, how often, wall and CPU seconds, over everything that led to the inputs."""
+    """Return stage, count, wall and CPU seconds over all artifacts behind the inputs."""
     seen: dict[str, Artifact] = {}
     waiting = list(inputs.values())
     while waiting:
@@ -198,7 +198,7 @@ def spent(inputs: Mapping[str, Artifact], store: Store) -> list[tuple[str, int, 
 
 
 def provenance(evaluation: Artifact, inputs: Mapping[str, Artifact]) -> list[tuple[str, str]]:
-    """Which code and which artifacts stand behind the page."""
+    """Return the code, artifacts and packages behind the page."""
     makers = [artifact.manifest.made_by for artifact in inputs.values()]
     revisions = sorted({m.revision + (" + changes" if m.is_dirty else "") for m in makers})
     rows = [("code", ", ".join(revisions)), ("evaluation", evaluation.ref.fingerprint)]
@@ -210,7 +210,7 @@ def provenance(evaluation: Artifact, inputs: Mapping[str, Artifact]) -> list[tup
 
 
 def _series(rounds: list[dict[str, Artifact]], role: str) -> dict[str, list[tuple[int, float]]]:
-    """Name -> [(round, value)] of the finite numbers in the summaries of `role`."""
+    """Return name -> [(round, value)] of the numbers in the summaries of `role`."""
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for index, made in enumerate(rounds):
         summary = made[role].manifest.summary if role in made else {}
@@ -223,8 +223,8 @@ def _series(rounds: list[dict[str, Artifact]], role: str) -> dict[str, list[tupl
 def _means_of_steps(
     rounds: list[dict[str, Artifact]], role: str
 ) -> dict[str, list[tuple[int, float]]]:
-    """Name -> [(round, mean over its steps)] of what only metrics.jsonl tells."""
-    told: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    """Return name -> [(round, mean over its steps)] of gauges that only metrics.jsonl has."""
+    counts_of: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for index, made in enumerate(rounds):
         if role not in made or STEPS not in made[role].manifest.files:
             continue
@@ -233,8 +233,8 @@ def _means_of_steps(
             for name, value in row.items():
                 values[name.rpartition("/")[2]].append(float(value))
         for name in OF_STEPS & values.keys():
-            told[name].append((index, sum(values[name]) / len(values[name])))
-    return dict(told)
+            counts_of[name].append((index, sum(values[name]) / len(values[name])))
+    return dict(counts_of)
 
 
 def _curve(name: str, points: list[tuple[int, float]], levels: dict[str, float]) -> Curve:

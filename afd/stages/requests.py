@@ -29,7 +29,7 @@ POCKET_LAWS = {  # of params/pocket.yaml
 
 
 def prompts(params: Params) -> StageRequest:
-    """The sentences, split into train and held-out; a file is its content, wherever it lies.
+    """Request the prompts, split into train and held-out; a file enters by its content.
 
     Raises RefusedError when the file cannot be read.
     """
@@ -50,7 +50,7 @@ def refuse_unpermitted(permitted: str) -> None:
 
 
 def harvest_round(params: Params, prompt_set: ArtifactRef, round_index: int) -> StageRequest:
-    """Teacher clips for the prompts of one round."""
+    """Request teacher clips for the prompts of one round."""
     return _request(
         "harvest",
         params,
@@ -63,7 +63,7 @@ def harvest_round(params: Params, prompt_set: ArtifactRef, round_index: int) -> 
 
 
 def harvest_held_out(params: Params, prompt_set: ArtifactRef) -> StageRequest:
-    """Teacher clips for the held-out prompts: to compare with, never to train on."""
+    """Request teacher clips for the held-out prompts: for comparison, never for training."""
     return _request(
         "harvest",
         params,
@@ -76,13 +76,13 @@ def harvest_held_out(params: Params, prompt_set: ArtifactRef) -> StageRequest:
 
 
 def warmstart(params: Params, prompt_set: ArtifactRef) -> StageRequest:
-    """The student before any round: right look, wrong physics."""
+    """Request the student before any round: right look, wrong physics."""
     sections = ("student", "warmstart", "num_frames", "frame_size")
     return _request("warmstart", params, sections, {"prompt_set": prompt_set})
 
 
 def white_box(params: Params, prompt_set: ArtifactRef, student: ArtifactRef) -> StageRequest:
-    """The teacher that shows its velocity: `student` trained on, with the teacher's own films."""
+    """Request the white-box teacher: `student` trained further on the teacher's own clips."""
     teacher = params.teacher
     if not isinstance(teacher, SimulatorTeacher) or teacher.white_box is None:
         raise RefusedError("teacher.white_box is null: this teacher shows finished videos only")
@@ -101,7 +101,7 @@ def white_box(params: Params, prompt_set: ArtifactRef, student: ArtifactRef) -> 
 def critic(
     params: Params, rollouts: ArtifactRef, previous: ArtifactRef, round_index: int
 ) -> StageRequest:
-    """A network of the student's family, refitted to the student's own rollouts."""
+    """Request a network of the student's family, refitted to the student's rollouts."""
     own = params.update.critic
     if own is None:
         raise RefusedError("update.critic is null: only distribution matching has one")
@@ -118,7 +118,7 @@ def critic(
 def rollout(
     params: Params, prompt_set: ArtifactRef, student: ArtifactRef, round_index: int
 ) -> StageRequest:
-    """A group of rollouts for every prompt of the round, by exactly this student."""
+    """Request a group of rollouts for every prompt of the round, by exactly this student."""
     return _request(
         "rollout",
         params,
@@ -136,7 +136,7 @@ def fit(
     round_index: int,
     anchor: tuple[ArtifactRef, ArtifactRef] | None = None,
 ) -> StageRequest:
-    """The discriminator, refitted on this round's pairs and a replay of the last rounds.
+    """Request the discriminator, refitted on this round's pairs and replayed rounds.
 
     Both lists run from the oldest replayed round to this one; `anchor` are the first round's clips
     and rollouts, on which every later discriminator is measured. Raises RefusedError without the
@@ -163,11 +163,11 @@ def update(
     round_index: int,
     matched: Mapping[str, ArtifactRef] | None = None,
 ) -> StageRequest:
-    """The student after one round; refuses rollouts that another student made.
+    """Request the student after one round; the stage refuses another student's rollouts.
 
-    Of the teacher clips (from the oldest replayed round to this one) the supervised arm learns from
-    all, the generator arm looks at this round's, AFD sees none. Distribution matching has `matched`
-    in place of a discriminator: the white_box and the critic.
+    Of the teacher clips (from the oldest replayed round to this one) the supervised objective gets
+    all, the generator objective this round's, AFD none. Distribution matching gets `matched` in
+    place of a discriminator: the white_box and the critic.
     """
     inputs = {"student": student, "reference": reference, **(matched or {})}
     if rollouts is not None:
@@ -196,7 +196,7 @@ def update(
 def evaluate_round(
     params: Params, prompt_set: ArtifactRef, student: ArtifactRef, reference: ArtifactRef
 ) -> StageRequest:
-    """The cheaper look after each round."""
+    """Request the cheaper evaluation after each round."""
     return _evaluate(
         params,
         {"prompt_set": prompt_set, "student": student, "reference": reference},
@@ -212,7 +212,7 @@ def evaluate_final(
     reference: ArtifactRef,
     teacher_clips: ArtifactRef,
 ) -> StageRequest:
-    """Base, student and teacher on every held-out prompt, with paired intervals."""
+    """Request base, student and teacher on every held-out prompt, with paired intervals."""
     return _evaluate(
         params,
         {
@@ -229,7 +229,7 @@ def evaluate_final(
 def evaluate_horizon(
     params: Params, prompt_set: ArtifactRef, student: ArtifactRef, reference: ArtifactRef
 ) -> StageRequest:
-    """Base and student on clips longer than any that was trained on; no teacher films so long.
+    """Request base and student on clips longer than those of training; no teacher has such clips.
 
     Every prompt, with the noise seeds of a round.
     """
@@ -252,7 +252,7 @@ def report(
     evaluation: ArtifactRef,
     rounds: list[dict[str, ArtifactRef]],
 ) -> StageRequest:
-    """One self-contained page about a campaign: `rounds` holds each round's artifacts by role."""
+    """Request the page of a campaign; `rounds` holds each round's artifacts by role."""
     inputs = {"evaluation": evaluation}
     for index, made in enumerate(rounds):
         inputs |= {f"{role}_{index:03d}": ref for role, ref in made.items()}
@@ -269,13 +269,13 @@ def _evaluate(
 ) -> StageRequest:
     keep = params.evaluate
     is_final = "teacher_clips" in inputs
-    asked = [e for e in keep.evaluators if is_final or e.when == "every_round"]
-    outside: dict[str, Any] = {}  # absent where not asked for: such evaluations stay what they are
-    if asked:
-        outside["evaluators"] = [evaluator.model_dump(mode="json") for evaluator in asked]
+    evaluators = [e for e in keep.evaluators if is_final or e.when == "every_round"]
+    outside: dict[str, Any] = {}  # absent without evaluators: such identities stay as they are
+    if evaluators:
+        outside["evaluators"] = [evaluator.model_dump(mode="json") for evaluator in evaluators]
         outside["evaluator_weights"] = {
             e.name: content_of(f"evaluate.evaluators.{e.name}.weights", e.weights)
-            for e in asked
+            for e in evaluators
             if e.weights is not None
         }
     if keep.guidance is not None:
@@ -299,7 +299,7 @@ def _evaluate(
 
 
 def _laws(params: Params) -> dict[str, Any]:
-    """What physics is judged by: the teacher's laws, or the pocket world's where it tells none."""
+    """Return the laws for physics metrics: the teacher's, or the pocket world's without any."""
     known = params.teacher.laws or LawsParams.model_validate(POCKET_LAWS)
     return known.model_dump(mode="json")
 
@@ -311,6 +311,6 @@ def _request(
     inputs: dict[str, ArtifactRef],
     **values: Any,
 ) -> StageRequest:
-    """The seed, the named sections of params and the stage's own values."""
+    """Build a request from the seed, the named sections of params and the stage's values."""
     chosen = params.model_dump(mode="json", include=set(sections) | {"seed"}) | values
     return StageRequest(stage=stage, params=chosen | content(chosen), inputs=inputs)

@@ -1,8 +1,8 @@
-"""Stage `rollout`: the current student answers the round's prompts, a group for each.
+"""Stage `rollout`: a group of rollouts of the current student for each prompt of the round.
 
 Every rollout's noise comes from its own seed, so the clips do not depend on batching or shards.
-The student that made them is a field of the artifact: update refuses any other. Batches may be
-computed by several processes (runtime/parts.py).
+The artifact names the student that made them: update refuses any other. Several processes may
+compute the batches (runtime/parts.py).
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from afd.students.strict import CheckpointError
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves latents [prompts * group, C, T, h, w] and the table of who is who, in one order."""
+    """Write latents [prompts * group, C, T, h, w] and their table, in one order."""
     own, rows = RolloutParams.model_validate(params["rollout"]), rows_of(params, inputs)
     total = num_batches("rollout", params, inputs)
     made = work.batches(total, batches(params, inputs, store))
@@ -57,7 +57,7 @@ def run(
 
 
 def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -> Compute:
-    """Batch n: the latents of `batch_size` consecutive rows."""
+    """Return the function that computes batch n: latents of `batch_size` consecutive rows."""
     own, rows = RolloutParams.model_validate(params["rollout"]), rows_of(params, inputs)
     loaded = load_student(inputs["student"].path, own.behaviour)
     student, steps = loaded.student, loaded.steps
@@ -74,7 +74,7 @@ def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -
 
 
 def rows_of(params: dict[str, Any], inputs: dict[str, Artifact]) -> list[dict[str, Any]]:
-    """Who is rolled out: a row a rollout, groups together, each with the seed of its noise."""
+    """Return a row for each rollout, group by group, with the seed of its noise."""
     own = RolloutParams.model_validate(params["rollout"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))

@@ -1,9 +1,9 @@
 """Stage `update`: score -> advantage -> weight -> flow matching on the student's own rollouts.
 
-The lesson is made in afd.stages.lessons, the loss of each arm stands in afd.stages.objectives.
+afd.stages.update_data prepares the data, afd.stages.objectives holds the loss of each objective.
 
-On-policy is a field, not a hope: rollouts made by another student than the one handed in are
-refused, both named. Draws are keyed by (seed, round, step), so a killed update goes on bit for bit.
+Rollouts by another student than the given one are refused, both named. Draws are keyed by (seed,
+round, step), so a killed update goes on bit for bit.
 """
 
 import math
@@ -23,10 +23,10 @@ from afd.runtime.ranks import ALONE, Ranks
 from afd.runtime.training_loop import resumed_at, steps
 from afd.runtime.training_state import Training, optimiser_tensors, restore_optimiser
 from afd.runtime.workspace import Workspace
-from afd.stages import lessons, objectives
-from afd.stages.lessons import OffPolicyError
+from afd.stages import objectives, update_data
 from afd.stages.objectives import Loss
 from afd.stages.requests import refuse_unpermitted
+from afd.stages.update_data import OffPolicyError
 from afd.store import Store
 from afd.students.averaging import average_into
 from afd.students.checkpoint import Loaded
@@ -40,7 +40,7 @@ PLENTY = MemoryParams()
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves the updated student, its average and its optimiser."""
+    """Write the updated student, its average and its optimiser."""
     own = UpdateParams.model_validate(params["update"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
     loaded, players = gather(params, inputs, own.memory, work.ranks)
@@ -51,11 +51,11 @@ def run(
     before = inputs["student"].path / "optimiser.safetensors"
     if before.exists():  # not after the warm start, whose schedule was another one
         restore_optimiser("optimiser", weights, optimiser, load_file(before))
-    lesson = taught(
+    data = load_update_data(
         own, inputs, store, canonical_format(params), loaded, players, seed, round_index, work.ranks
     )
-    refuse_uneven(own, len(lesson.clean), work.ranks)
-    loss = objectives.build(own, players, lesson)
+    refuse_uneven(own, len(data.clean), work.ranks)
+    loss = objectives.build(own, players, data)
 
     training = Training("student", {"student": weights, "average": players.average}, optimiser)
     start = round_index * own.num_steps  # steps are counted over the campaign
@@ -67,29 +67,29 @@ def run(
         optimiser.param_groups[0]["lr"] = learning_rate(
             own, step / own.num_steps, int(params["num_rounds"])
         )
-        batch = batch_of(len(lesson.clean), own.batch_size, step - start, seed, round_index)
+        batch = batch_of(len(data.clean), own.batch_size, step - start, seed, round_index)
         draw = seeds.generator(seed, "update", round_index, step - start)
         optimiser.zero_grad(set_to_none=True)
-        told = accumulate(loss, batch, draw, work.ranks, weights, micro_batch)
+        computed = accumulate(loss, batch, draw, work.ranks, weights, micro_batch)
         norm = torch.nn.utils.clip_grad_norm_(weights.parameters(), own.gradient_clip)
-        if math.isfinite(told.pop("total")) and torch.isfinite(norm):
+        if math.isfinite(computed.pop("total")) and torch.isfinite(norm):
             optimiser.step()
             average_into(players.average, weights, own.ema_decay)
         else:
             tally["num_skipped"] += 1
-            skipped = lesson.table.iloc[batch.tolist()]
+            skipped = data.table.iloc[batch.tolist()]
             refuse_divergence(tally["num_skipped"], own, step, skipped, work)
-        metrics = told | {"gradient_norm": float(norm)}
+        metrics = computed | {"gradient_norm": float(norm)}
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         work.record(step, {f"update/{name}": value for name, value in metrics.items()})
     if not work.ranks.is_first:
         return {}
     players.save(work.out)
-    lesson.scored.to_parquet(work.out / "scores.parquet", index=False)
+    data.scored.to_parquet(work.out / "scores.parquet", index=False)
     moments = optimiser_tensors("optimiser", weights, optimiser)
     save_file(moments, work.out / "optimiser.safetensors")
     return {
-        **lesson.gauges,
+        **data.gauges,
         **metrics,
         **tally,
         "resumed_from_step": resumed_at(work, span),
@@ -97,7 +97,7 @@ def run(
     }
 
 
-def taught(
+def load_update_data(
     own: UpdateParams,
     inputs: dict[str, Artifact],
     store: Store,
@@ -107,19 +107,19 @@ def taught(
     seed: int,
     round_index: int,
     ranks: Ranks = ALONE,
-) -> lessons.Lesson:
-    """What the objective learns from; raises where a teacher's clips may not be trained on."""
-    shown = [made for role, made in inputs.items() if role.startswith("teacher_clips")]
-    for clips in shown:  # of the supervised and the generator arm
+) -> update_data.UpdateData:
+    """Return the data of the objective; raises where the terms forbid training on its clips."""
+    clips_of_teacher = [made for role, made in inputs.items() if role.startswith("teacher_clips")]
+    for clips in clips_of_teacher:  # of the supervised and the generator arm
         refuse_unpermitted(clips.manifest.params["teacher"]["training_permitted"])
         refuse_clips(store, clips)
     match own.objective:
         case "supervised":
-            return lessons.from_clips(shown, loaded, canon)
+            return update_data.from_clips(clips_of_teacher, loaded, canon)
         case "distribution_matching":
-            return lessons.from_samples(inputs, loaded, players.behaviour)
+            return update_data.from_samples(inputs, loaded, players.behaviour)
         case "forward_process" | "reverse_chain" | "generator":
-            return lessons.from_rollouts(
+            return update_data.from_rollouts(
                 inputs, store, canon, loaded, players.behaviour, own, seed, round_index, ranks
             )
 
@@ -130,7 +130,7 @@ def gather(
     memory: MemoryParams = PLENTY,
     ranks: Ranks = ALONE,
 ) -> tuple[Loaded, Players]:
-    """The players, each from its artifact; raises OffPolicyError for rollouts of somebody else."""
+    """Load the models; raises OffPolicyError for another student's rollouts."""
     behaved = inputs["reference" if params["refresh"] == "never" else "student"]
     if "rollouts" in inputs:
         refuse_off_policy(inputs["rollouts"], behaved)
@@ -156,9 +156,9 @@ def accumulate(
     weights: nn.Module,
     micro_batch: MicroBatch | None = None,
 ) -> dict[str, float]:
-    """Leave the gradients of the whole batch's loss, whoever computes which rows of it.
+    """Compute the gradients of the whole batch's loss over all ranks and slices.
 
-    Gives the metrics of the batch, and its loss as `total`.
+    Return the metrics of the batch, and its loss as `total`.
     """
     mine = ranks.rows(len(batch))
     means = backward(
@@ -180,7 +180,7 @@ def refuse_off_policy(rollouts: Artifact, behaviour: Artifact) -> None:
 
 
 def refuse_other_weights(rollouts: Artifact, in_memory: str) -> None:
-    """Raise OffPolicyError unless v_old is, to the last bit, what rolled out.
+    """Raise OffPolicyError unless the behaviour weights are, to the bit, those of the rollouts.
 
     A copy of the student that was never synchronised has the right name and the wrong weights.
     """
@@ -198,19 +198,19 @@ def refuse_other_weights(rollouts: Artifact, in_memory: str) -> None:
 
 
 def learning_rate(own: UpdateParams, rounds_done: float, num_rounds: int) -> float:
-    """A cosine from learning_rate.high at the first round to .low at the last."""
+    """Return a cosine from learning_rate.high at the first round to .low at the last."""
     low, high = own.learning_rate.low, own.learning_rate.high
     return low + (high - low) * 0.5 * (1 + math.cos(math.pi * rounds_done / num_rounds))
 
 
 def refuse_uneven(own: UpdateParams, num_rows: int, ranks: Ranks) -> None:
-    """Raise RefusedError when ranks that share out a network would make unlike passes."""
+    """Raise RefusedError when ranks of a sharded network would make unequal passes."""
     if own.memory.shard_blocks:
         ranks.refuse_unequal(min(own.batch_size, num_rows), "update.memory.shard_blocks")
 
 
 def batch_of(num_rows: int, batch_size: int, step: int, seed: int, round_index: int) -> Tensor:
-    """Rows of this step: each pass over the rollouts in its own seeded order, no leftovers."""
+    """Return the rows of a step: each pass in its own seeded order, without a remainder."""
     size = min(batch_size, num_rows)
     turn, place = divmod(step, num_rows // size)
     order = torch.randperm(num_rows, generator=seeds.generator(seed, "order", round_index, turn))
@@ -220,12 +220,12 @@ def batch_of(num_rows: int, batch_size: int, step: int, seed: int, round_index: 
 def refuse_divergence(
     num_skipped: int, own: UpdateParams, step: int, batch: pd.DataFrame, work: Workspace
 ) -> None:
-    """Keep the batch of a non-finite loss for inspection; stop once there were too many."""
-    kept = work.path / f"not-finite-step-{step:05d}.parquet"
-    batch.to_parquet(kept)
+    """Save the batch of a non-finite loss; raise FloatingPointError after too many."""
+    file = work.path / f"not-finite-step-{step:05d}.parquet"
+    batch.to_parquet(file)
     if num_skipped > own.max_skipped_steps:
         raise FloatingPointError(
             f"update: {num_skipped} losses were NaN or infinite, more than "
-            f"update.max_skipped_steps ({own.max_skipped_steps}); the last batch is in {kept}; "
+            f"update.max_skipped_steps ({own.max_skipped_steps}); the last batch is in {file}; "
             "lower update.learning_rate or raise update.prior"
         )

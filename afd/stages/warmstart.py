@@ -1,9 +1,9 @@
 """Stage `warmstart`: the student before any round.
 
 A published student is its own checkpoint with a new LoRA (`adopt`). A fresh one is trained by flow
-matching on a corpus it may see (`train`).
+matching on a rendered corpus (`train`).
 
-The corpus has the right look and the wrong physics: nothing of the teacher enters here. Every
+The corpus has the right look and the wrong physics: no data of the teacher enters here. Every
 draw is keyed by (seed, step), so a killed run goes on bit for bit.
 """
 
@@ -38,7 +38,7 @@ from afd.world.sentences import parse
 def run(
     params: dict[str, Any], inputs: dict[str, Artifact], store: Store, work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Leaves the files of afd.students.checkpoint."""
+    """Write the files of afd.students.checkpoint."""
     student = params_of(params["student"])
     if isinstance(student, CausalWanParams):
         return train(student, params, inputs, work)
@@ -48,9 +48,9 @@ def run(
 def adopt(
     student: PublishedStudent, params: dict[str, Any], inputs: dict[str, Artifact], work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """Bring a published student in: weights strictly, every prompt encoded once, a new LoRA.
+    """Load a published student strictly, encode every prompt once, add a new LoRA.
 
-    Raises CheckpointError or TextError for whatever does not fit.
+    Raises CheckpointError or TextError for files that do not fit.
     """
     from afd.students import published
 
@@ -73,7 +73,7 @@ def adopt(
 def train(
     wan: CausalWanParams, params: dict[str, Any], inputs: dict[str, Artifact], work: Workspace
 ) -> dict[str, float | int | str | None]:
-    """A fresh student, or with `start` among the inputs that one trained on, in its latents.
+    """Train a fresh student, or train the input `start` further in its own latents.
 
     Raises FloatingPointError on a NaN loss.
     """
@@ -130,7 +130,7 @@ def train(
 
 
 def learning_rate(step: int, own: WarmstartParams) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Return the rate of a linear warm-up followed by a cosine to zero."""
     if step < own.warmup_steps:
         return own.learning_rate * (step + 1) / own.warmup_steps
     done = (step - own.warmup_steps) / max(1, own.num_steps - own.warmup_steps)
@@ -140,7 +140,7 @@ def learning_rate(step: int, own: WarmstartParams) -> float:
 def _corpus(
     prompts: list[Prompt], own: WarmstartParams, seed: int, num_frames: int
 ) -> tuple[Tensor, list[str]]:
-    """Clips [N, F, 3, H, W] of train prompts under the corpus's own laws, and their sentences."""
+    """Render clips [N, F, 3, H, W] of train prompts under the corpus's laws, with sentences."""
     sentences = [parse(prompt.text) for prompt in prompts if prompt.split in ("train", "spare")]
     clips, chosen = film_corpus(
         sentences,
@@ -163,7 +163,7 @@ def _loss(
     seed: int,
     step: int,
 ) -> Tensor:
-    """Flow matching on one batch, teacher forcing on the clips' own clean blocks."""
+    """Return the flow-matching loss of one batch, teacher forcing on the clips' clean blocks."""
     draw = seeds.generator(seed, "warmstart", step)
     chosen = torch.randint(len(latents), (own.batch_size,), generator=draw)
     clean = latents[chosen]

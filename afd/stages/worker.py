@@ -1,9 +1,9 @@
-"""A preloaded parent that forks one child per stage request, so that many small stages are cheap.
+"""Preloaded worker that forks one child for each stage request.
 
-Importing torch and diffusers costs seconds, forking costs milliseconds (docs/granularity.md). The
+Importing torch and diffusers takes seconds, forking takes milliseconds (docs/granularity.md). The
 parent imports everything once, stays single-threaded and never computes: a child forked from a
-process that ever ran two compute threads would hang in its first parallel region. A child is one
-`door.execute`, so an artifact, a manifest, a log and a place to resume from remain one per stage.
+process that ever ran two compute threads would hang in its first parallel region. A child executes
+one task, so artifact, manifest, log and checkpoints remain one for each stage.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ import psutil
 from afd import signals
 from afd.attempts import CANCELLED
 from afd.runtime.child import Child, Job, given_up, reap, start
-from afd.runtime.mailbox import Attention, Heartbeat, Mailbox, code_digest
+from afd.runtime.mailbox import Heartbeat, Mailbox, OwnerWatch, code_digest
 from afd.runtime.outcome import Outcome
-from afd.runtime.parts import Asked
+from afd.runtime.parts import StageTask
 from afd.runtime.request import StageName
-from afd.stages.door import answer, describe_maker, limit_threads, stage_function
+from afd.stages.execute import describe_maker, limit_threads, run_task, stage_function
 from afd.store import Store
 
 POLL_S = 0.01  # 100 directory scans a second: below 1 % of a core
@@ -33,20 +33,19 @@ BEAT_S = 1.0
 
 
 def serve(job: Job) -> None:
-    """Compute requests until told to stop, until the time is nearly over, or until nobody owns the
-    mailbox and nothing is left."""
+    """Compute requests until a stop, the time limit, or an empty mailbox without owner."""
     limit_threads(job.num_threads)
     ending = _Ending(job)
     code = code_digest()  # before the imports: a file edited meanwhile makes it stale, not wrong
     box = Mailbox(job.mailbox).create()
-    os.environ[CANCELLED] = str(box.stop_file.resolve())  # what is told to stop publishes nothing
+    os.environ[CANCELLED] = str(box.stop_file.resolve())  # a stopped worker publishes nothing
     pulse = _Pulse(box, code)
-    attention = Attention(box)
+    watch = OwnerWatch(box)
     preload(lambda: pulse.beat("loading"))
     store, made_by = Store(job.store), describe_maker()
 
-    def compute(asked: Asked) -> None:
-        answer(asked, store, job.num_threads, made_by)
+    def compute(task: StageTask) -> None:
+        run_task(task, store, job.num_threads, made_by)
 
     box.take_back()
     job.logs.mkdir(parents=True, exist_ok=True)
@@ -54,7 +53,7 @@ def serve(job: Job) -> None:
     ended: dict[str, Outcome] = {}
     while not (box.is_stopped() or ending.is_due() or pulse.is_overtaken):
         reap(job, children, ended)
-        _tell(box, ended)
+        _write_outcomes(box, ended)
         cancelled = box.cancelled()
         for child_pid, child in children.items():
             if child.name in cancelled:
@@ -68,34 +67,33 @@ def serve(job: Job) -> None:
             pid, child = start(job, box, name, compute)
             children[pid] = child
         pulse.beat("serving", tuple(child.name for child in children.values()))
-        if not waiting and not children and not attention.is_paid():
+        if not waiting and not children and not watch.is_alive():
             break
         time.sleep(POLL_S)
     _end(job, children, ended, at_once=not ending.is_due())
     if not pulse.is_overtaken:
-        _tell(box, ended)
+        _write_outcomes(box, ended)
 
 
 class _Ending:
-    """When this process must end by itself: a signal came, or its time is nearly over."""
+    """End of this process: by a signal, or before its time limit."""
 
     def __init__(self, job: Job) -> None:
         limit_s = math.inf if job.limit_s is None else max(0.0, job.limit_s - job.grace_s)
         self._at = time.monotonic() + limit_s
-        self._is_told = False
+        self._is_signalled = False
         for number in signals.STOPPING:
-            signal.signal(number, self._tell)
+            signal.signal(number, self._on_signal)
 
     def is_due(self) -> bool:
-        return self._is_told or time.monotonic() > self._at
+        return self._is_signalled or time.monotonic() > self._at
 
-    def _tell(self, *_: object) -> None:
-        self._is_told = True
+    def _on_signal(self, *_: object) -> None:
+        self._is_signalled = True
 
 
 def _end(job: Job, children: dict[int, Child], ended: dict[str, Outcome], *, at_once: bool) -> None:
-    """End the children: those that can keep what they have do so first, unless they were given up
-    (they go on from their last checkpoint then)."""
+    """End the children, at once by SIGKILL, else by SIGTERM so that they save first."""
     for pid in children:
         os.kill(pid, signal.SIGKILL if at_once else signal.SIGTERM)
     deadline = time.monotonic() + job.grace_s
@@ -108,8 +106,10 @@ def _end(job: Job, children: dict[int, Child], ended: dict[str, Outcome], *, at_
 
 
 def preload(beat: Callable[[], None] = lambda: None) -> None:
-    """Import every stage once, with a beat before each: from a cold disk all take minutes. Refuse
-    to serve if that left more than one thread."""
+    """Import every stage once, with a beat before each: a cold disk takes minutes.
+
+    Raises RuntimeError if the imports left more than one thread.
+    """
     gc.disable()  # nothing to collect while importing: a quarter of the time
     for stage in get_args(StageName):
         beat()
@@ -125,7 +125,7 @@ def preload(beat: Callable[[], None] = lambda: None) -> None:
 
 
 class _Pulse:
-    """The heartbeat, written when it changes and else about once a second.
+    """Heartbeat of a worker, written at each change and about once a second.
 
     Of two workers on one mailbox (a job requeued while its old step goes on) the later one stays.
     """
@@ -133,7 +133,7 @@ class _Pulse:
     def __init__(self, box: Mailbox, code: str) -> None:
         self._box = box
         before = box.heartbeat()
-        self._told = Heartbeat(
+        self._heartbeat = Heartbeat(
             pid=os.getpid(),
             host=socket.gethostname(),
             term=1 if before is None else before.term + 1,
@@ -141,24 +141,24 @@ class _Pulse:
             state="loading",
             running=(),
         )
-        self._told_at = -math.inf
+        self._written_at = -math.inf
         self.is_overtaken = False
 
     def beat(self, state: Literal["loading", "serving"], running: tuple[str, ...] = ()) -> None:
-        told = self._told.model_copy(update={"state": state, "running": running})
-        if told == self._told and time.monotonic() - self._told_at < BEAT_S:
+        heartbeat = self._heartbeat.model_copy(update={"state": state, "running": running})
+        if heartbeat == self._heartbeat and time.monotonic() - self._written_at < BEAT_S:
             return
         with contextlib.suppress(OSError):  # a full disk must not end what others wait for
             last = self._box.heartbeat()
-            self.is_overtaken = last is not None and last.term > told.term
+            self.is_overtaken = last is not None and last.term > heartbeat.term
             if not self.is_overtaken:
-                self._box.beat(told.model_copy(update={"beat": told.beat + 1}))
-        self._told = told.model_copy(update={"beat": told.beat + 1})
-        self._told_at = time.monotonic()
+                self._box.beat(heartbeat.model_copy(update={"beat": heartbeat.beat + 1}))
+        self._heartbeat = heartbeat.model_copy(update={"beat": heartbeat.beat + 1})
+        self._written_at = time.monotonic()
 
 
-def _tell(box: Mailbox, ended: dict[str, Outcome]) -> None:
-    """Write outcomes; what a full disk does not take stays in `ended` and is written later."""
+def _write_outcomes(box: Mailbox, ended: dict[str, Outcome]) -> None:
+    """Write outcomes; those that a full disk refuses stay in `ended` and are written later."""
     with contextlib.suppress(OSError):
         for name in list(ended):
             box.finish(name, ended[name])

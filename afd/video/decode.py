@@ -22,7 +22,7 @@ import numpy.typing as npt
 from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from afd.consistency import MAX_FRAMES, MAX_PIXELS, MAX_SECONDS, MAX_SIDE
+from afd.config.rules import MAX_FRAMES, MAX_PIXELS, MAX_SECONDS, MAX_SIDE
 from afd.video.encode import SCALER
 from afd.video.mp4_boxes import ClipError, Outline, outline
 

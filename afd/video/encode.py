@@ -1,7 +1,7 @@
 """Frames to mp4 bytes: H.264, yuv420p, BT.709 in fact and by tag, equal bytes for equal frames.
 
-Tagging BT.709 is not converting to it (libswscale's default is BT.601: red becomes 255,23,0 for
-whoever believes the tag), so matrix and range are passed explicitly.
+A tag converts no colours (libswscale's default is BT.601: a player that trusts the tag turns red
+into 255,23,0), so matrix and range are passed explicitly.
 
 Deterministic: one thread, since the bytes of x264 change with the number of threads, and neither
 B-frames nor macroblock-tree rate control: with both, bytes were once seen to change from run to run
@@ -84,7 +84,7 @@ def encode_yuv(
 def through_h264(
     frames: Sequence[av.VideoFrame], fps: int, crf: int = CRF, *, qp: int | None = None
 ) -> Iterator[av.VideoFrame]:
-    """What a decoder shows of `encode_yuv` of the same, to the bit, without a container.
+    """Yield the decoded frames of `encode_yuv`, to the bit, without a container.
 
     Half the time: 4 ms for 16 frames of 64x64.
     """
@@ -127,7 +127,7 @@ def as_yuv(
 
 
 def _numbered(frames: Sequence[av.VideoFrame], fps: int) -> Iterator[av.VideoFrame]:
-    """In their new order, and without the frame types of whoever encoded them before.
+    """Yield frames with new times and without the frame types of an earlier encoder.
 
     x264 obeys those types: a vendor's group of pictures would come back in the canonical clip.
     """

@@ -29,7 +29,7 @@ from afd.harvest.states import WITHOUT_CLIP
 from afd.prompts import read_jsonl
 from afd.runtime.outcome import RefusedError
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 from afd.teachers.keys import read_key
 from afd.teachers.remote import UnauthorisedError

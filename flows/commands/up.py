@@ -22,8 +22,8 @@ from pydantic import ValidationError
 
 from afd.attempts import flock
 from afd.config import Frozen
-from afd.runtime.mailbox import Owner
-from afd.store import told, write_atomic
+from afd.processes import ProcessId
+from afd.store import disk_errors, write_atomic
 from flows.command_text import command, short_path
 from flows.paths import CampaignPaths
 from flows.prefect_runs.reach import answers, trouble
@@ -45,7 +45,7 @@ MARK = "# Written by `afd up`, removed by `afd down`: plain `prefect` commands f
 class Up(Frozen):
     """What `afd up` started."""
 
-    serving: Owner
+    serving: ProcessId
     api: str
     is_own: bool  # the server belongs to this folder, not to the user
     store: str = ""  # where the deployments keep artifacts; "": an earlier version wrote this
@@ -173,7 +173,7 @@ def _serve(paths: CampaignPaths, api: str, own: OwnPrefect | None) -> Up:
             pass_fds=() if own is None else (own.users,),  # its lock keeps the server
         )
     store = str(paths.store.resolve())
-    up = Up(serving=Owner.of(process.pid), api=api, is_own=own is not None, store=store)
+    up = Up(serving=ProcessId.of(process.pid), api=api, is_own=own is not None, store=store)
     write_atomic(folder / STATE, up.model_dump_json().encode())
     deadline = time.monotonic() + READY_PATIENCE_S
     while not ready.exists():
@@ -189,7 +189,7 @@ def _serve(paths: CampaignPaths, api: str, own: OwnPrefect | None) -> Up:
     return up
 
 
-def _end(process: Owner) -> None:
+def _end(process: ProcessId) -> None:
     """Orderly, then by force, with the runs it started: exactly that process, or nothing."""
     if not process.is_here or not process.is_alive():
         return  # its number is another process's here
@@ -217,7 +217,7 @@ def _tell_prefect(api: str) -> None:
 def _alone(paths: CampaignPaths) -> Iterator[Path]:
     """Two `afd up` at once: the second waits and finds what the first has started."""
     folder = _folder(paths)
-    with told(paths.runs):
+    with disk_errors(paths.runs):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "up.lock").open("a+b") as lock:
             flock(lock, fcntl.LOCK_EX)

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from afd.config import Frozen, Listed
-from afd.runtime.mailbox import Owner
+from afd.processes import ProcessId
 from afd.store import write_atomic
 
 WORKER: Literal["worker"] = "worker"
@@ -45,7 +45,7 @@ class Job(Frozen):
     job_id: str  # a pid, or the number that sbatch gave; "" until it has answered
     kind: Kind
     token: str = ""  # in the job's comment: finds a job whose number never reached the disk
-    process: Owner | None = None  # local
+    process: ProcessId | None = None  # local
     parts: Listed[tuple[int, ...]] = ()  # array task k computes parts[k]
     num_parts: int = 0  # of the stage; 0: it is computed whole
     seen: dict[str, Seen] = Field(default_factory=dict[str, Seen])  # by task

@@ -11,9 +11,8 @@ from typing import Any
 
 from afd.config import Cluster
 from afd.config.cluster import Resourced, Resources, SlurmParams
-from afd.runtime.mailbox import Owner
 from afd.runtime.outcome import RefusedError
-from afd.stages.door import limit_threads
+from afd.stages.execute import limit_threads
 from flows.jobs.records import Job
 from flows.jobs.scheduler import SLURM, SchedulerError
 from flows.jobs.site import Site
@@ -46,7 +45,7 @@ def submit_local(site: Site, name: str, act: Callable[[Any], object], *args: obj
         timeout_min=site.cluster.timeout_min, name=name[:32], stderr_to_stdout=True
     )
     job_id = executor.submit(act, *args).job_id
-    return Job(job_id=job_id, kind="local", process=Owner.of(int(job_id)))
+    return Job(job_id=job_id, kind="local", process=ProcessId.of(int(job_id)))
 
 
 def refuse_odd_paths(site: Site) -> None:

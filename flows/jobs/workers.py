@@ -82,7 +82,7 @@ class WorkerJob:
         """Return the first outcome that is not `done`, else `done` when all are."""
         started = time.monotonic()
         box = worker.box
-        names = [box.ask(request, piece) for piece in pieces]
+        names = [box.submit(request, piece) for piece in pieces]
         failpoint("flow.request_written")
         left = set(names)
 

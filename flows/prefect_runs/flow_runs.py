@@ -20,7 +20,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from afd.config import Frozen
-from afd.runtime.mailbox import Owner
+from afd.processes import ProcessId
 from afd.store import write_atomic
 from flows.paths import CampaignPaths
 from flows.prefect_runs.reach import is_of_its_host, may_have_key, trouble
@@ -47,7 +47,7 @@ class FlowRun(Frozen):
 
     id: str  # of a call: its tag
     api: str  # the server that shows it, or OWN
-    process: Owner
+    process: ProcessId
     ended: Ended | None = None  # None: its process runs, or was killed
 
 
@@ -60,7 +60,7 @@ def called(folder: Path) -> Iterator[None]:
     """
     from prefect import tags
 
-    process = Owner.me()
+    process = ProcessId.current()
     tag = f"{process.host}-{process.pid}-{process.created:.0f}"
     file = folder / "flow_runs" / "called" / tag
     _write(file, FlowRun(id=tag, api=_api(folder), process=process))
@@ -79,7 +79,7 @@ def remembered(folder: Path) -> Iterator[None]:
     if flow_run.id is None:
         yield
         return
-    entry = FlowRun(id=str(flow_run.id), api=_api(folder), process=Owner.me())
+    entry = FlowRun(id=str(flow_run.id), api=_api(folder), process=ProcessId.current())
     file = folder / "flow_runs" / f"{entry.id}.json"
     _write(file, entry)
     ended: Ended = "cancelled"  # Ctrl-C, SIGTERM, a cancel from the UI
@@ -106,7 +106,7 @@ def reconcile(folder: Path, verdict: Ended) -> int:
     but this one is dead that ran it, here or on another host. Where a run's server cannot be asked,
     such as one that answers on another host alone, the run stays remembered for the next time.
     """
-    mine, num_wrong = Owner.me(), 0
+    mine, num_wrong = ProcessId.current(), 0
     of_server: dict[str, dict[Path, FlowRun]] = {}
     for file, entry in _remembered(folder).items():
         is_dead = entry.ended is not None or not entry.process.is_same(mine)

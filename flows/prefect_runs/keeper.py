@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from afd.runtime.mailbox import Owner
+from afd.processes import ProcessId
 from afd.store import write_atomic
 
 KNOWN = "server.json"  # the port and the keeper, for whoever wants to use the server
@@ -40,7 +40,7 @@ def keep(home: Path, port: int) -> int:
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: _die_with(keeper),  # noqa: PLW1509 (the keeper has one thread)
     )
-    write_atomic(home / SERVER, Owner.of(server.pid).model_dump_json().encode())
+    write_atomic(home / SERVER, ProcessId.of(server.pid).model_dump_json().encode())
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     started, beaten = time.monotonic(), -BEAT_S
     with (home / "users").open("a+b") as users:
@@ -48,7 +48,7 @@ def keep(home: Path, port: int) -> int:
             if time.monotonic() - beaten >= BEAT_S:
                 beaten = time.monotonic()
                 with contextlib.suppress(OSError):  # a full disk must not end the server
-                    write_atomic(home / BEAT, Owner.me().model_dump_json().encode())
+                    write_atomic(home / BEAT, ProcessId.current().model_dump_json().encode())
             time.sleep(POLL_S)
             if time.monotonic() - started < GRACE_S:
                 continue
@@ -67,11 +67,11 @@ def keep(home: Path, port: int) -> int:
     return server.wait()
 
 
-def known(home: Path) -> tuple[int, Owner] | None:
+def known(home: Path) -> tuple[int, ProcessId] | None:
     """Return the port of the server that was started last, and its keeper; both may be gone."""
     try:
         entry = json.loads((home / KNOWN).read_bytes())
-        return int(entry["port"]), Owner.model_validate(entry["keeper"])
+        return int(entry["port"]), ProcessId.model_validate(entry["keeper"])
     except (FileNotFoundError, ValueError, KeyError):
         return None
 
@@ -92,7 +92,7 @@ def other_host(home: Path) -> str | None:
 def end_left_server(home: Path) -> None:
     """Kill the server of a keeper that is gone; nobody but its keeper ends it."""
     try:
-        left = Owner.model_validate_json((home / SERVER).read_bytes())
+        left = ProcessId.model_validate_json((home / SERVER).read_bytes())
     except (FileNotFoundError, ValueError):
         return
     if left.is_here and left.is_alive():
@@ -114,7 +114,7 @@ def _is_overtaken(home: Path) -> bool:
         last = known(home)
     except OSError:
         return False  # a hiccup of a shared disk must not end the server
-    return last is not None and not last[1].is_same(Owner.me())
+    return last is not None and not last[1].is_same(ProcessId.current())
 
 
 def _command(port: int) -> list[str]:

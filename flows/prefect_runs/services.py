@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from afd.attempts import flock
-from afd.runtime.mailbox import Owner
+from afd.processes import ProcessId
 from afd.store import write_atomic
 from flows.errors import UserError
 from flows.paths import CampaignPaths
@@ -124,14 +124,14 @@ class OwnPrefect:
         write_atomic(file, str(port).encode())
         return port
 
-    def _start_keeper(self, port: int) -> Owner:
+    def _start_keeper(self, port: int) -> ProcessId:
         environment = server_environment(self._home)
         command = [sys.executable, "-m", "flows.prefect_runs.keeper", str(self._home), str(port)]
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        return Owner.of(process.pid)
+        return ProcessId.of(process.pid)
 
     def wait(self) -> None:
         """Wait until it answers; raises ServiceError with the end of its log."""

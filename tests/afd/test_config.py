@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from afd.config import Cluster, Params
-from afd.consistency import LONGEST_SENTENCE
+from afd.config.rules import LONGEST_SENTENCE
 from afd.params import ParamsError, load_params, validate
 from afd.world.sentences import all_sentences
 

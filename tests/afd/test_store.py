@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
 from afd.attempts import BusyError, LostError
-from afd.store import Store, StoreError, told, write_json
+from afd.store import Store, StoreError, disk_errors, write_json
 
 REF = ArtifactRef(kind="rollouts", fingerprint="ab" * 32)
 FILES = {"a.bin": b"first", "sub/b.bin": b"second"}
@@ -206,7 +206,7 @@ def test_where_the_disk_knows_no_locks_the_number_decides(
 def test_a_full_disk_is_named_also_when_safetensors_meets_it(tmp_path: Path) -> None:
     told_by_safetensors = "Error while serializing: I/O error: No space left (os error 28)"
     full = r"the disk is full; free some space.*run the same"
-    with pytest.raises(StoreError, match=full), told(tmp_path):
+    with pytest.raises(StoreError, match=full), disk_errors(tmp_path):
         raise SafetensorError(told_by_safetensors)
-    with pytest.raises(SafetensorError, match="not about the disk"), told(tmp_path):
+    with pytest.raises(SafetensorError, match="not about the disk"), disk_errors(tmp_path):
         raise SafetensorError("not about the disk")

@@ -23,7 +23,7 @@ from afd.evaluation.outside import Answer
 from afd.params import load_params
 from afd.runtime.request import StageRequest
 from afd.seeds import numpy_generator
-from afd.stages import outside, requests
+from afd.stages import evaluate_external, requests
 from afd.store import Store, write_json
 from afd.video.contact_sheets import side_by_side
 from afd.video.encode import encode
@@ -220,8 +220,10 @@ def _evaluation(
     }
     summary: dict[str, Any] = {"metrics": metrics, "num_prompts": 8, "noise_seeds": [11, 12]}
     summary |= {"frechet_margin": 3.0, "filmstrip_prompts": list(SENTENCES)}
-    if asked := outside.asked_of(request.params):
-        summary["outside"] = {one.name: outside.describe(one, _answer(one), 24) for one in asked}
+    if asked := evaluate_external.evaluators_of(request.params):
+        summary["outside"] = {
+            one.name: evaluate_external.describe(one, _answer(one), 24) for one in asked
+        }
     (out / "summary.json").write_text(json.dumps(summary))
     pd.DataFrame({"prompt": SENTENCES, "gravity": draw.normal(size=3)}).to_parquet(
         out / "per_prompt.parquet"

@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import Any, NoReturn, get_args
 
-from afd.stages.door import limit_threads
+from afd.stages.execute import limit_threads
 
 
 def preload() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from flows import dvc_tracking
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 from flows.mlflow_runs.runs import CampaignRuns

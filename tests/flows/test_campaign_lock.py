@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from afd.runtime.mailbox import Owner
+from afd.processes import ProcessId
 from afd.store import write_atomic
 from flows import campaign_lock as holding
 from flows.campaign_lock import (
@@ -62,7 +62,7 @@ def holder(folder: Path, *, elsewhere: bool = False) -> "Iterator[subprocess.Pop
 
 def left_elsewhere(folder: Path, beat: int = 1) -> None:
     """The last beat of a holder on another host."""
-    there = Owner.me().model_copy(update={"host": "elsewhere"})
+    there = ProcessId.current().model_copy(update={"host": "elsewhere"})
     last = LockHolder(process=there, since="yesterday", token="theirs", beat=beat)
     write_atomic(folder / holding.HOLDER, last.model_dump_json().encode())
 

@@ -11,7 +11,8 @@ import pytest
 
 from afd.config import Cluster
 from afd.params import load_params
-from afd.runtime.mailbox import Owner, request_id
+from afd.processes import ProcessId
+from afd.runtime.mailbox import request_id
 from afd.runtime.outcome import Outcome, Status
 from afd.runtime.request import StageRequest
 from afd.store import Store
@@ -103,7 +104,7 @@ def test_a_live_job_of_the_same_artifact_is_waited_for(site: Site) -> None:
         stage=asked.stage,
         fingerprint=asked.output.fingerprint,
         folder=str(site.folder),
-        jobs=(Job(job_id=str(job.pid), kind="local", process=Owner.of(job.pid)),),
+        jobs=(Job(job_id=str(job.pid), kind="local", process=ProcessId.of(job.pid)),),
         attempts=1,
         submitted_at="",
     )

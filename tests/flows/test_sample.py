@@ -22,7 +22,7 @@ from afd.sampling.errors import SamplingError
 from afd.sampling.student import SampledStudent, of_round
 from afd.sampling.teacher import TeacherClips
 from afd.sampling.video import Video, Videos
-from afd.stages.measuring import sample as sample_of_evaluation
+from afd.stages.evaluate_batches import sample as sample_of_evaluation
 from afd.store import Store, StoreError
 from afd.students.checkpoint import load_student
 from flows.commands.sample import Sampling, write_videos

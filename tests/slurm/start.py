@@ -12,7 +12,7 @@ from afd.config import Params
 from afd.params import load_params
 from afd.runtime.request import StageRequest
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 
 PARAMS = Path(__file__).parents[2] / "params" / "tiny.yaml"

@@ -19,7 +19,7 @@ from afd.runtime.outcome import Outcome
 from afd.runtime.request import StageRequest
 from afd.runtime.workspace import reached
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 from flows.dispatch import build, compute
 from flows.jobs import slurm as slurm_jobs

@@ -35,7 +35,7 @@ from afd.harvest.inspect_clip import ClipInspector
 from afd.harvest.ledger import Ledger
 from afd.harvest.provenance import InspectionResult
 from afd.prompts import Prompt, prompt_id
-from afd.store import Store, told
+from afd.store import Store
 
 AT_ONCE = 64  # clips in inspection
 

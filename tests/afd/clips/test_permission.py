@@ -25,7 +25,7 @@ from afd.params import load_params
 from afd.prompts import Prompt, prompt_id
 from afd.runtime.outcome import status_of
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 from afd.teachers.build import build
 from flows.inputs import chosen_params

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from afd.attempts import Attempt
-from afd.runtime.workspace import METRICS, NUM_KEPT, Workspace
+from afd.runtime.workspace import METRICS, NUM_CHECKPOINTS, Workspace
 from afd.store import StoreError
 
 STEPS = 6
@@ -90,7 +90,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_metrics(
         work.record(step, {"fit/loss": 1.0 / step})
         work.checkpoint(step, {"state": torch.full((100,), float(step))}, {})
     saved = sorted(work.checkpoints.iterdir())
-    assert len(saved) == NUM_KEPT
+    assert len(saved) == NUM_CHECKPOINTS
     damaged = bytearray(saved[-1].read_bytes())
     damaged[-5] ^= 1  # safetensors alone would load this
     saved[-1].write_bytes(damaged)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from afd import signals
 from afd.stages import worker
 from afd.stages.__main__ import main
-from afd.stages.door import limit_threads
+from afd.stages.execute import limit_threads
 
 
 def run(asked: dict[str, Any]) -> NoReturn:

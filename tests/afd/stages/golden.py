@@ -24,7 +24,7 @@ from afd.config import Params
 from afd.params import load_params
 from afd.runtime.request import StageRequest
 from afd.stages import requests
-from afd.stages.door import execute, limit_threads
+from afd.stages.execute import execute, limit_threads
 from afd.store import Store
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"

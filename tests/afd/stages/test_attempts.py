@@ -18,7 +18,7 @@ from afd.runtime.outcome import EXIT_CODE
 from afd.runtime.request import StageRequest
 from afd.runtime.workspace import reached
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 from tests.afd.stages.conftest import PATIENCE_S, Forge, Run, hashes, with_inputs
 

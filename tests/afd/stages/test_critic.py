@@ -5,7 +5,7 @@ from pathlib import Path
 from afd.config import Params
 from afd.params import load_params
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 from tests.afd.stages.conftest import Forge, hashes, with_inputs
 

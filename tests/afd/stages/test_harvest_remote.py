@@ -14,7 +14,7 @@ from afd.params import load_params
 from afd.runtime.outcome import RefusedError, status_of
 from afd.runtime.request import StageRequest, needs_network
 from afd.stages import report, requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 from tests.afd.harvest.ordering import KEY, KEY_VARIABLE, teacher_at
 from tests.harvest_server.script import Fate, Script

@@ -13,7 +13,7 @@ from afd.discriminators.conv import ConvDiscriminator
 from afd.params import load_params
 from afd.runtime.request import StageRequest
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 from tests.afd.discriminators import tiny_qwen, tiny_wan
 

@@ -15,7 +15,7 @@ from afd.runtime.parts import Part, max_parts, missing, saved
 from afd.runtime.request import StageRequest
 from afd.stages import requests
 from afd.stages.__main__ import main
-from afd.stages.door import compute_part, execute
+from afd.stages.execute import compute_part, execute
 from afd.store import Store
 from tests.afd.stages.conftest import Forge, hashes, with_inputs
 

@@ -22,8 +22,8 @@ from afd.runtime.outcome import EXIT_CODE, RefusedError, status_of
 from afd.runtime.request import StageRequest
 from afd.stages import requests, update
 from afd.stages.__main__ import main
-from afd.stages.door import execute
-from afd.stages.lessons import OffPolicyError
+from afd.stages.execute import execute
+from afd.stages.update_data import OffPolicyError
 from afd.store import Store
 from afd.students import export
 from afd.students.causal_wan import CausalWan

@@ -21,8 +21,8 @@ from afd.params import load_params
 from afd.runtime.outcome import EXIT_CODE
 from afd.runtime.ranks import ALONE, Ranks
 from afd.runtime.request import StageRequest
-from afd.stages import fit, lessons, objectives, requests, update
-from afd.stages.door import execute
+from afd.stages import fit, objectives, requests, update, update_data
+from afd.stages.execute import execute
 from afd.store import Store
 from afd.video.canonical import canonical_format
 from tests.afd.stages.conftest import Forge, Run, hashes, with_inputs
@@ -106,19 +106,19 @@ def update_gradients(campaign: Campaign, ranks: Ranks) -> list[Tensor]:
     inputs = {role: store.load(ref) for role, ref in asked.inputs.items()}
     own = campaign.params.update
     loaded, players = update.gather(asked.params, inputs)
-    lesson = lessons.from_rollouts(
+    data = update_data.from_rollouts(
         inputs, store, canonical_format(asked.params), loaded, players.behaviour, own, 1, 0
     )
-    lesson = replace(
-        lesson,
-        clean=lesson.clean.double(),
-        text=lesson.text.double(),
-        weight=lesson.weight.double(),
+    data = replace(
+        data,
+        clean=data.clean.double(),
+        text=data.text.double(),
+        weight=data.weight.double(),
     )
     for player in (players.student, players.average, players.behaviour, players.reference):
         player.double()
-    batch, draw = torch.arange(len(lesson.clean)), seeds.generator(1, "batch")
-    loss = objectives.build(own, players, lesson)
+    batch, draw = torch.arange(len(data.clean)), seeds.generator(1, "batch")
+    loss = objectives.build(own, players, data)
     update.accumulate(loss, batch, draw, ranks, players.weights)
     return [p.grad for p in players.weights.parameters() if p.grad is not None]
 

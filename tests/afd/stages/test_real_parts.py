@@ -17,7 +17,7 @@ from afd.config import Params
 from afd.params import load_params
 from afd.runtime.request import StageRequest
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 from tests.afd.discriminators import tiny_qwen
 from tests.afd.stages.conftest import Forge, with_inputs

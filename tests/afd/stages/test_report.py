@@ -13,7 +13,7 @@ from afd.artifacts import Artifact
 from afd.attempts import Attempt
 from afd.runtime.workspace import Workspace
 from afd.stages import report, requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from tests.flows import campaign_on_disk
 from tests.flows.campaign_on_disk import METRICS, CampaignOnDisk, make_campaign, small_params
 

@@ -31,13 +31,13 @@ from afd.runtime.batches import Batch
 from afd.runtime.outcome import RefusedError, status_of
 from afd.runtime.parts import num_batches
 from afd.runtime.request import StageRequest
-from afd.stages import lessons, measuring, objectives, requests
-from afd.stages.door import execute
+from afd.stages import evaluate_batches, objectives, requests, update_data
+from afd.stages.discriminator_inputs import load_rollouts, load_teacher_clips
 from afd.stages.evaluate import card
+from afd.stages.execute import execute
 from afd.stages.fit import read_rounds
-from afd.stages.lessons import OffPolicyError, from_rollouts, traced
-from afd.stages.seen import seen_rollouts, seen_teacher
 from afd.stages.update import gather, refuse_off_policy
+from afd.stages.update_data import OffPolicyError, from_rollouts, traced
 from afd.store import Store, StoreError
 from afd.students.checkpoint import CheckpointError, Loaded, load_codec, load_student
 from afd.students.players import Players
@@ -137,19 +137,19 @@ def players_and_lesson(played: Played) -> tuple[Any, Players, Any]:
     loaded, players = gather({"refresh": "every_round", "behaviour": "student"}, made)
     own = played.params.update
     canon = canonical_format(played.updated.manifest.params)
-    lesson = from_rollouts(made, played.store, canon, loaded, players.behaviour, own, 1, 0)
-    return loaded, players, lesson
+    data = from_rollouts(made, played.store, canon, loaded, players.behaviour, own, 1, 0)
+    return loaded, players, data
 
 
 def test_training_runs_on_the_very_times_of_the_rollout(played: Played) -> None:
-    loaded, players, lesson = players_and_lesson(played)
+    loaded, players, data = players_and_lesson(played)
     wan = loaded.params
     rolled, trained = Recording(players.student), Recording(players.student)
-    shape = (len(lesson.clean), wan.num_steps, *players.student.geometry.shape(1)[1:])
-    rollout(rolled, lesson.text, torch.randn(shape), step_list(wan.num_steps, wan.shift))
+    shape = (len(data.clean), wan.num_steps, *players.student.geometry.shape(1)[1:])
+    rollout(rolled, data.text, torch.randn(shape), step_list(wan.num_steps, wan.shift))
     for draw in range(20):
-        loss = objectives.build(played.params.update, replace(players, student=trained), lesson)
-        rows = torch.arange(len(lesson.clean))
+        loss = objectives.build(played.params.update, replace(players, student=trained), data)
+        rows = torch.arange(len(data.clean))
         loss(rows, torch.Generator().manual_seed(draw), slice(None))
     assert trained.seen == rolled.seen
     assert len(rolled.seen) == wan.num_steps
@@ -161,9 +161,9 @@ def test_update_moves_the_student_and_nobody_else(played: Played) -> None:
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
-    _, players, lesson = players_and_lesson(played)
-    rows = torch.arange(len(lesson.clean))
-    objective = objectives.build(played.params.update, players, lesson)
+    _, players, data = players_and_lesson(played)
+    rows = torch.arange(len(data.clean))
+    objective = objectives.build(played.params.update, players, data)
     objective(rows, torch.Generator().manual_seed(0), slice(None))[0].backward()
     assert all(p.grad is not None for p in players.student.parameters())
     for frozen in (players.behaviour, players.reference):
@@ -218,18 +218,20 @@ def test_a_critic_knows_the_rollouts_better_than_the_student_it_starts_from(
 ) -> None:
     params = load_params(Params, TINY, (), MATCHING)
     made = played.make(requests.critic(params, played.rollouts.ref, played.student.ref, 0))
-    lesson = lessons.from_samples({"rollouts": played.rollouts}, load_student(made.path, "average"))
+    data = update_data.from_samples(
+        {"rollouts": played.rollouts}, load_student(made.path, "average")
+    )
     draw = torch.Generator().manual_seed(0)
-    noise = torch.randn(lesson.clean.shape, generator=draw)
-    t = torch.full((len(lesson.clean), 4), 0.7)
-    noisy = path.noisy(lesson.clean, noise, t)
+    noise = torch.randn(data.clean.shape, generator=draw)
+    t = torch.full((len(data.clean), 4), 0.7)
+    noisy = path.noisy(data.clean, noise, t)
 
     def loss(folder: Path) -> float:
         with torch.no_grad():
             velocity = load_student(folder, "average").student.velocity(
-                noisy, t, lesson.text, lesson.clean
+                noisy, t, data.text, data.clean
             )
-        return float(sft_loss(velocity, clean=lesson.clean, noise=noise, t=t)[0])
+        return float(sft_loss(velocity, clean=data.clean, noise=noise, t=t)[0])
 
     assert loss(made.path) < loss(played.student.path)
 
@@ -242,9 +244,9 @@ def test_slices_of_a_batch_add_up_to_the_batch_in_every_arm(played: Played) -> N
     for objective in ("forward_process", "reverse_chain", "generator"):
         own = played.params.update.model_copy(update={"objective": objective})
         canon = canonical_format(played.updated.manifest.params)
-        lesson = from_rollouts(made, played.store, canon, loaded, players.behaviour, own, 1, 0)
-        loss = objectives.build(own, players, lesson)
-        rows = torch.arange(len(lesson.clean))
+        data = from_rollouts(made, played.store, canon, loaded, players.behaviour, own, 1, 0)
+        loss = objectives.build(own, players, data)
+        rows = torch.arange(len(data.clean))
         whole, _ = loss(rows, torch.Generator().manual_seed(3), slice(None))
         half = len(rows) // 2
         parts = [
@@ -255,11 +257,11 @@ def test_slices_of_a_batch_add_up_to_the_batch_in_every_arm(played: Played) -> N
 
 
 def test_a_chain_that_ends_elsewhere_is_refused(played: Played) -> None:
-    _, players, lesson = players_and_lesson(played)
-    chain = traced(lesson, players.behaviour)
-    assert chain.shape == (len(lesson.clean), len(lesson.steps), *lesson.clean.shape[1:])
+    _, players, data = players_and_lesson(played)
+    chain = traced(data, players.behaviour)
+    assert chain.shape == (len(data.clean), len(data.steps), *data.clean.shape[1:])
     with pytest.raises(OffPolicyError, match="did not make them"):
-        traced(replace(lesson, clean=lesson.clean + 0.1), players.behaviour)
+        traced(replace(data, clean=data.clean + 0.1), players.behaviour)
 
 
 def test_rollouts_do_not_depend_on_batching(played: Played, tmp_path: Path) -> None:
@@ -439,14 +441,14 @@ def test_what_base_and_teacher_say_is_measured_once_and_read_to_the_bit(
 ) -> None:
     params, made_from = played.final.manifest.params, played.final.manifest.made_from
     inputs = {role: played.store.load(ref) for role, ref in made_from.items()}
-    films = [film.side for film in measuring.films_of(params, inputs)]
+    films = [film.side for film in evaluate_batches.cells_of(params, inputs)]
     asked: list[int] = []
-    sample = measuring.sample
-    monkeypatch.setattr(measuring, "sample", lambda *a: (asked.append(a[2]), sample(*a))[1])
+    sample = evaluate_batches.sample
+    monkeypatch.setattr(evaluate_batches, "sample", lambda *a: (asked.append(a[2]), sample(*a))[1])
 
     def looked(params: dict[str, Any]) -> tuple[list[int], list[Batch]]:
         asked.clear()
-        compute = measuring.batches(params, inputs, played.store)
+        compute = evaluate_batches.batches(params, inputs, played.store)
         made = [compute(n) for n in range(num_batches("evaluate", params, inputs))]
         return [*asked], made
 
@@ -458,7 +460,7 @@ def test_what_base_and_teacher_say_is_measured_once_and_read_to_the_bit(
     for one, other in zip(at_first, read, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7)) for name in one)
-    assert looked(params | {"noise_seeds": [5, 6]})[0] == [5, 6, 5, 6, measuring.LOOK_SEED]
+    assert looked(params | {"noise_seeds": [5, 6]})[0] == [5, 6, 5, 6, evaluate_batches.LOOK_SEED]
 
 
 def test_an_evaluation_holds_one_student_at_a_time(
@@ -476,9 +478,9 @@ def test_an_evaluation_holds_one_student_at_a_time(
         loaded.append(weakref.ref(made.student))
         return made
 
-    monkeypatch.setattr(measuring, "load_student", load)
-    answer = measuring.answers(params, inputs, measuring.prompts_of(params, inputs))
-    for each in measuring.films_of(params, inputs):
+    monkeypatch.setattr(evaluate_batches, "load_student", load)
+    answer = evaluate_batches.sampler(params, inputs, evaluate_batches.prompts_of(params, inputs))
+    for each in evaluate_batches.cells_of(params, inputs):
         answer(each, range(1))
     assert len(loaded) == 2
 
@@ -530,7 +532,7 @@ def test_both_sides_are_seen_through_one_path_and_read_again_from_the_cache(
     """Against the path taken clip by clip; a damaged entry is made again."""
     canon = canonical_format(played.judge.manifest.params)
     cache = played.store.root / ".cache" / "seen"
-    seen = seen_rollouts(played.rollouts, played.store, canon)
+    seen = load_rollouts(played.rollouts, played.store, canon)
     codec = load_codec(played.student.path)
     latents = load_file(played.rollouts.file("rollouts.safetensors"))["latents"]
     picture = (codec.decode(latents[3:4])[0] * 255).round().to(torch.uint8)
@@ -541,11 +543,11 @@ def test_both_sides_are_seen_through_one_path_and_read_again_from_the_cache(
     assert len(files) == 2  # fit made them, for teacher and rollouts; update only read
     for file, content in files.items():
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
-    assert torch.equal(seen_rollouts(played.rollouts, played.store, canon), seen)
-    teacher, table = seen_teacher(played.clips, played.rollouts, played.store, canon)
+    assert torch.equal(load_rollouts(played.rollouts, played.store, canon), seen)
+    teacher, table = load_teacher_clips(played.clips, played.rollouts, played.store, canon)
     assert teacher.shape == (4, 16, 3, 16, 16) and len(table) == 4
     assert {file: file.read_bytes() for file in cache.iterdir()} == files
 
     coarser = CanonicalFormat(canon.params.model_copy(update={"qp": 40}), *[16] * 3)
-    assert not torch.equal(seen_rollouts(played.rollouts, played.store, coarser), seen)
+    assert not torch.equal(load_rollouts(played.rollouts, played.store, coarser), seen)
     assert len(list(cache.iterdir())) == 3

@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from afd.processes import ProcessId
 from afd.runtime.child import Child, Job, reap
-from afd.runtime.mailbox import Attention, Mailbox, Owner, code_digest, request_id
+from afd.runtime.mailbox import Mailbox, OwnerWatch, code_digest, request_id
 from afd.runtime.outcome import EXIT_CODE, Outcome
 from afd.runtime.parts import Gather, Part
 from afd.runtime.request import StageRequest
@@ -30,7 +31,7 @@ WORKER = """
 import os, signal, sys, time
 from pathlib import Path
 from afd import signals
-from afd.stages import door, worker
+from afd.stages import execute, worker
 from afd.runtime.outcome import StoppedError
 
 def run(params, inputs, store, work):
@@ -55,7 +56,7 @@ def run(params, inputs, store, work):
             while True:
                 time.sleep(0.1)
 
-door.stage_function = worker.stage_function = lambda stage: run
+execute.stage_function = worker.stage_function = lambda stage: run
 if sys.argv[2] == "threaded":
     import threading
     threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
@@ -96,7 +97,7 @@ def worker(tmp_path: Path) -> "Iterator[subprocess.Popen[str]]":
 
 def outcome(root: Path, asked: StageRequest) -> Outcome:
     box = Mailbox(root / "box")
-    name = box.ask(asked)
+    name = box.submit(asked)
     until(lambda: box.outcome(name))
     found = box.outcome(name)
     assert found is not None
@@ -132,7 +133,7 @@ def test_children_are_forks_side_by_side_up_to_the_limit(
 ) -> None:
     box = Mailbox(tmp_path / "box")
     for number in range(3):
-        box.ask(request("hang", number))
+        box.submit(request("hang", number))
     until(lambda: (beat := box.heartbeat()) and len(beat.running) == 2)
     beat = box.heartbeat()
     assert beat is not None
@@ -145,7 +146,7 @@ def test_children_are_forks_side_by_side_up_to_the_limit(
 @pytest.mark.usefixtures("worker")
 def test_a_request_given_up_is_killed(tmp_path: Path) -> None:
     box = Mailbox(tmp_path / "box")
-    name = box.ask(request("hang"))
+    name = box.submit(request("hang"))
     until(lambda: (beat := box.heartbeat()) and beat.running)
     box.cancel(name)
     until(lambda: box.outcome(name))
@@ -156,7 +157,7 @@ def test_a_request_given_up_is_killed(tmp_path: Path) -> None:
 def test_a_request_given_up_before_it_started_never_runs(tmp_path: Path) -> None:
     box = Mailbox(tmp_path / "box")
     for number in range(3):
-        box.ask(request("hang", number))
+        box.submit(request("hang", number))
     until(lambda: (beat := box.heartbeat()) and len(beat.running) == 2)
     (waiting,) = box.waiting()
     box.cancel(waiting)
@@ -169,7 +170,7 @@ def test_a_request_given_up_before_it_started_never_runs(tmp_path: Path) -> None
 
 def test_children_die_with_a_killed_worker(tmp_path: Path, worker: "subprocess.Popen[str]") -> None:
     asked = request("hang")
-    Mailbox(tmp_path / "box").ask(asked)
+    Mailbox(tmp_path / "box").submit(asked)
     file = Store(tmp_path / "store").work_path(asked.output) / "pid"
     until(lambda: file.exists() and file.read_text())
     child = int(file.read_text())
@@ -180,7 +181,7 @@ def test_children_die_with_a_killed_worker(tmp_path: Path, worker: "subprocess.P
 
 def test_told_to_stop_it_leaves_no_child(tmp_path: Path, worker: "subprocess.Popen[str]") -> None:
     box = Mailbox(tmp_path / "box")
-    name = box.ask(request("hang"))
+    name = box.submit(request("hang"))
     until(lambda: (beat := box.heartbeat()) and beat.running)
     children = psutil.Process(worker.pid).children()
     worker.send_signal(signal.SIGTERM)
@@ -196,10 +197,10 @@ def test_without_an_owner_it_finishes_what_it_has_and_ends(
 ) -> None:
     box = Mailbox(tmp_path / "box")
     gone = subprocess.Popen(["sleep", "0.01"])
-    owner = Owner.of(gone.pid)
+    owner = ProcessId.of(gone.pid)
     gone.wait()
     (box.folder / "owner.json").write_text(owner.model_dump_json())
-    name = box.ask(request("finish"))
+    name = box.submit(request("finish"))
     assert worker.wait(PATIENCE_S) == 0
     # Either it was fast enough to end before the request came, or it finished it first.
     assert box.outcome(name) is not None or box.waiting() == [name]
@@ -218,7 +219,7 @@ def running(root: Path, **limits: float) -> "Iterator[subprocess.Popen[str]]":
 def asked_of(root: Path, request: StageRequest) -> tuple[Mailbox, str, int]:
     """A request put and begun; its id and the pid of the child."""
     box = Mailbox(root / "box")
-    name = box.ask(request)
+    name = box.submit(request)
     file = Store(root / "store").work_path(request.output) / "pid"
     until(lambda: file.exists() and file.read_text())
     return box, name, int(file.read_text())
@@ -266,7 +267,7 @@ def test_a_later_worker_takes_over_what_the_earlier_one_was_at(tmp_path: Path) -
             until(lambda: not psutil.pid_exists(child))
             if (found := box.outcome(name)) is not None:  # it met the earlier child's lock
                 assert found.status == "busy"
-                box.ask(request("step"))
+                box.submit(request("step"))
             until(lambda: (beat := box.heartbeat()) and beat.running == (name,))
             beat = box.heartbeat()
             assert beat is not None
@@ -277,7 +278,7 @@ def test_a_later_worker_takes_over_what_the_earlier_one_was_at(tmp_path: Path) -
 def test_a_worker_may_be_asked_for_pieces(tmp_path: Path) -> None:
     """Under names of their own; a stage that cannot be split refuses."""
     box, asked = Mailbox(tmp_path / "box"), request("finish")
-    names = [box.ask(asked, Part(index=i, num_parts=2)) for i in range(2)]
+    names = [box.submit(asked, Part(index=i, num_parts=2)) for i in range(2)]
     assert len(set(names)) == 2
     for name in names:
         until(lambda name=name: box.outcome(name))
@@ -285,31 +286,31 @@ def test_a_worker_may_be_asked_for_pieces(tmp_path: Path) -> None:
         assert found is not None
         assert found.status == "refused"
         assert "at most" in found.message
-    name = box.ask(asked, Gather(num_parts=2))
+    name = box.submit(asked, Gather(num_parts=2))
     until(lambda: box.outcome(name))
     assert Store(tmp_path / "store").have(asked.output)
 
 
 def test_an_owner_on_another_host_must_be_heard(tmp_path: Path) -> None:
     box = Mailbox(tmp_path).create()
-    attention = Attention(box, silence_s=0.2)
-    assert not attention.is_paid()
-    there = Owner.me().model_copy(update={"host": "elsewhere", "pid": 1})
+    watch = OwnerWatch(box, silence_s=0.2)
+    assert not watch.is_alive()
+    there = ProcessId.current().model_copy(update={"host": "elsewhere", "pid": 1})
     for beat in (1, 2):
         (tmp_path / "owner.json").write_text(
             there.model_copy(update={"beat": beat}).model_dump_json()
         )
-        assert attention.is_paid()
+        assert watch.is_alive()
         time.sleep(0.3)
-        assert not attention.is_paid()
+        assert not watch.is_alive()
     box.own()
-    assert attention.is_paid()
+    assert watch.is_alive()
     time.sleep(0.3)
-    assert attention.is_paid()  # on this host it is seen to run
+    assert watch.is_alive()  # on this host it is seen to run
 
 
 def test_an_owner_of_the_same_number_is_not_the_owner() -> None:
-    me = Owner.me()
+    me = ProcessId.current()
     assert me.is_alive()
     assert not me.model_copy(update={"created": me.created - 100.0}).is_alive()
 
@@ -323,7 +324,7 @@ def test_it_refuses_to_fork_with_more_than_one_thread(tmp_path: Path) -> None:
 
 def test_the_same_artifact_is_asked_for_once(tmp_path: Path) -> None:
     box = Mailbox(tmp_path / "box").create()
-    assert box.ask(request("finish")) == box.ask(request("finish")) == box.waiting()[0]
+    assert box.submit(request("finish")) == box.submit(request("finish")) == box.waiting()[0]
     assert len(box.waiting()) == 1
     assert request_id(request("finish")) != request_id(request("raise"))
 

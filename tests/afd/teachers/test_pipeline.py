@@ -16,7 +16,7 @@ from afd.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.runtime.outcome import RefusedError
 from afd.runtime.parts import Part, max_parts, missing
 from afd.stages import requests
-from afd.stages.door import compute_part, execute
+from afd.stages.execute import compute_part, execute
 from afd.store import Store
 from afd.teachers.build import build
 from afd.teachers.pipeline import PipelineError

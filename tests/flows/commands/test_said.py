@@ -7,7 +7,7 @@ import pytest
 
 from afd.config import Cluster, Params
 from afd.params import load_params
-from afd.runtime.mailbox import Owner
+from afd.processes import ProcessId
 from flows.command_text import short_path, sibling_program
 from flows.commands import up
 from flows.commands.operate import say_status
@@ -72,7 +72,9 @@ def test_up_for_another_store_is_refused_with_the_one_it_serves(
     monkeypatch.setattr(up, "answers", lambda api: True)
     runs, mine = tmp_path / "runs", tmp_path / "mine"
     (runs / ".services").mkdir(parents=True)
-    serving = up.Up(serving=Owner.me(), api="http://here/api", is_own=True, store=str(mine))
+    serving = up.Up(
+        serving=ProcessId.current(), api="http://here/api", is_own=True, store=str(mine)
+    )
     (runs / ".services" / up.STATE).write_text(serving.model_dump_json())
     assert up.bring_up(CampaignPaths(runs, mine)) == (serving, True)
     with pytest.raises(ServiceError) as caught:

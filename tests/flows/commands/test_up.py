@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from afd.runtime.mailbox import Owner
+from afd.processes import ProcessId
 from afd.store import write_atomic, write_json
 from flows.commands.operate import say_status
 from flows.commands.up import STATE, Up, bring_up, standing, take_down
@@ -34,7 +34,7 @@ def bystander() -> "Iterator[subprocess.Popen[bytes]]":
 def left(paths: CampaignPaths, pid: int, *, is_own: bool = True) -> Path:
     """What `afd up` left that was typed on another host, where its process has the number `pid`;
     gives the folder of the server."""
-    there = Owner.of(pid).model_copy(update={"host": "elsewhere"})
+    there = ProcessId.of(pid).model_copy(update={"host": "elsewhere"})
     home = (paths.runs / ".services" / "prefect").resolve()
     home.mkdir(parents=True, exist_ok=True)
     up = Up(serving=there, api="http://127.0.0.1:9/api", is_own=is_own)
@@ -112,7 +112,7 @@ def test_a_server_is_started_where_another_hosts_is_gone_and_refused_where_it_is
     paths: CampaignPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bystander() as process:
-        monkeypatch.setattr(OwnPrefect, "_start_keeper", lambda *_: Owner.of(process.pid))
+        monkeypatch.setattr(OwnPrefect, "_start_keeper", lambda *_: ProcessId.of(process.pid))
         home = left(paths, process.pid)
         with beating(home), pytest.raises(ServiceError, match="runs on elsewhere"):
             OwnPrefect(paths).start()

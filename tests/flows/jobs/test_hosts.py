@@ -9,7 +9,8 @@ import pytest
 
 from afd.config import Cluster
 from afd.params import load_params
-from afd.runtime.mailbox import Mailbox, Owner, request_id
+from afd.processes import ProcessId
+from afd.runtime.mailbox import Mailbox, request_id
 from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import dispatch
@@ -41,7 +42,7 @@ def sleeper() -> "Iterator[subprocess.Popen[bytes]]":
     process.wait()
 
 
-def left(process: Owner, **changed: object) -> Job:
+def left(process: ProcessId, **changed: object) -> Job:
     """A job as another host wrote it down."""
     there = process.model_copy(update={"host": "elsewhere"})
     job = Job(job_id=str(process.pid), kind="local", process=there, token=TOKEN)
@@ -71,7 +72,7 @@ def test_a_stage_that_another_host_left_is_computed_here(
     ended: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    ledger = entry(site, left(Owner.of(sleeper.pid)), ended=ended)
+    ledger = entry(site, left(ProcessId.of(sleeper.pid)), ended=ended)
     assert compute(LocalJobs(site), site, REQUEST).status == "done"
     known = ledger.read(request_id(REQUEST))
     assert known is not None
@@ -85,7 +86,7 @@ def test_a_stage_that_another_host_left_is_computed_here(
 def test_an_ended_stage_is_computed_anew_though_its_process_lives_here(
     site: Site, sleeper: "subprocess.Popen[bytes]"
 ) -> None:
-    process = Owner.of(sleeper.pid)
+    process = ProcessId.of(sleeper.pid)
     entry(site, Job(job_id=str(sleeper.pid), kind="local", process=process), ended="refused")
     assert compute(LocalJobs(site), site, REQUEST).status == "done"
 
@@ -118,12 +119,12 @@ def test_what_was_given_up_from_another_host_stops_by_the_mark(
 def test_nothing_is_killed_for_a_job_of_another_host_and_the_host_is_named(
     sleeper: "subprocess.Popen[bytes]", capfd: pytest.CaptureFixture[str]
 ) -> None:
-    job = left(Owner.of(sleeper.pid))
+    job = left(ProcessId.of(sleeper.pid))
     assert scheduler.states([job])[job.job_id].state == "ELSEWHERE"
     scheduler.cancel([job])
     assert sleeper.poll() is None
     assert f"process {sleeper.pid} was started on elsewhere" in capfd.readouterr().err
-    scheduler.cancel([Job(job_id=job.job_id, kind="local", process=Owner.of(sleeper.pid))])
+    scheduler.cancel([Job(job_id=job.job_id, kind="local", process=ProcessId.of(sleeper.pid))])
     assert sleeper.poll() is not None
 
 
@@ -132,7 +133,7 @@ def test_a_worker_of_another_host_is_told_to_stop_and_not_adopted(
 ) -> None:
     folder = site.folder / "workers" / f"{site.cluster.num_children}x{site.cluster.num_threads}-a"
     box = Mailbox(folder).create()
-    job = left(Owner.of(sleeper.pid), token="")
+    job = left(ProcessId.of(sleeper.pid), token="")
     ledger = entry(site, job, name=WORKER, stage=WORKER, note=str(folder))
     assert reattach(site, ledger) is None
     assert box.is_stopped()
@@ -149,7 +150,7 @@ def test_a_worker_of_the_other_executor_is_ended_and_not_adopted(
     asked = programs(scancel="exit 0", sbatch="exit 1", squeue="exit 1")
     folder = site.folder / "workers" / "a"
     box = Mailbox(folder).create()
-    process = Owner.of(sleeper.pid)
+    process = ProcessId.of(sleeper.pid)
     job = Job(job_id=str(sleeper.pid), kind="local", process=process)
     if kind == "slurm":
         job = Job(job_id="77", kind="slurm", token=TOKEN)

@@ -10,7 +10,7 @@ from afd.config import Cluster, Params
 from afd.params import load_params
 from afd.runtime.outcome import Outcome
 from afd.runtime.request import StageRequest
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.stages.requests import prompts
 from afd.store import Store
 from flows.commands.doctor_cluster import slurm_findings

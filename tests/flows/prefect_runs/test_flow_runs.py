@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from afd.runtime.mailbox import Owner
+from afd.processes import ProcessId
 from flows.library_env import leave_loopback_out_of_proxies
 from flows.paths import CampaignPaths
 from flows.prefect_runs import flow_runs, keeper
@@ -39,7 +39,7 @@ EARLIER = {"created": 1.0}  # our number, not us: a container has few
 
 
 def remember(folder: Path, entry_id: str, api: str, where: str = "", **process: Any) -> Path:
-    entry = FlowRun(id=entry_id, api=api, process=Owner.me().model_copy(update=process))
+    entry = FlowRun(id=entry_id, api=api, process=ProcessId.current().model_copy(update=process))
     file = folder / "flow_runs" / where / (entry_id if where else f"{entry_id}.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(entry.model_dump_json())

@@ -1,6 +1,6 @@
-"""What an update learns from: rollouts with their scores, or teacher clips, ready for a loss.
+"""Update data: rollouts with their scores, or teacher clips, ready for a loss.
 
-Draws are keyed by (seed, round), so the same artifacts give the same lesson.
+Draws are keyed by (seed, round), so the same artifacts give the same data.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from afd.discriminators.discriminator import Discriminator
 from afd.evaluation import gauges
 from afd.flow.solver import trace
 from afd.runtime.ranks import ALONE, Ranks
-from afd.stages.panel import rank_correlation
-from afd.stages.seen import at_once, in_parts, seen_rollouts, seen_teacher
+from afd.stages.diagnostics import rank_correlation
+from afd.stages.discriminator_inputs import chunk_size, in_chunks, load_rollouts, load_teacher_clips
 from afd.store import Store
 from afd.students.checkpoint import Loaded, load_student
 from afd.students.codec import Codec
@@ -30,27 +30,27 @@ from afd.students.student import AnyStudent
 from afd.video.canonical import CanonicalFormat, conform
 
 TRACED_AT_ONCE = 128  # rollouts: the chains of 256 pocket ones take 50 MB
-NUM_LOOKED_AT = 16  # groups in which still and repeated rollouts are looked for
+NUM_LOOKED_AT = 16  # groups searched for static and duplicate rollouts
 SAME_CHAIN = 1e-3  # of the latents' spread; in another batch sums differ by 1e-6
 
 
 class OffPolicyError(ValueError):
-    """Rollouts and student do not belong together."""
+    """Rollouts that the given student did not make."""
 
 
-Matched = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+MatchedVelocities = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(noisy, t, text, context) -> velocities of the white-box teacher and of the critic."""
-Judged = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
+PairScores = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 """(latents made for some rows, the rows, draw) -> their scores, with gradient; the teacher's."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """Clips in latent space, a row each, and what is known about them."""
+class UpdateData:
+    """Clips in latent space with their scores, a row for each."""
 
     clean: Tensor  # [N, C, T, h, w]
     text: Tensor  # [N, L, text_dim]
-    table: pd.DataFrame  # who they are
+    table: pd.DataFrame  # prompt, group and seed of each row
     gauges: dict[str, float]
     scored: pd.DataFrame  # every rollout with its score and advantage; no rows for clips
     steps: tuple[float, ...]  # of the sampler
@@ -59,42 +59,42 @@ class Lesson:
     advantage: Tensor  # [N]
     weight: Tensor  # [N] in [0, 1]
     chain: Tensor  # [N, steps, C, T, h, w]: noisy inputs of each step; no rows where not needed
-    judged: Judged
-    matched: Matched
+    pair_scores: PairScores
+    matched: MatchedVelocities
 
 
-def from_clips(shards: Sequence[Artifact], loaded: Loaded, canon: CanonicalFormat) -> Lesson:
-    """Teacher clips as they are, under the student's own codec: the supervised arm."""
+def from_clips(shards: Sequence[Artifact], loaded: Loaded, canon: CanonicalFormat) -> UpdateData:
+    """Return teacher clips in the student's latents, for the supervised objective."""
     tables: list[pd.DataFrame] = []
     latents: list[Tensor] = []
     for shard in shards:
         clips, table = read_videos(shard.path, canon, conform)
-        latents += [loaded.codec.encode(part) for part in in_parts(clips)]
+        latents += [loaded.codec.encode(part) for part in in_chunks(clips)]
         tables.append(table)
     return _unscored(torch.cat(latents), pd.concat(tables, ignore_index=True), loaded)
 
 
 def from_samples(
     inputs: dict[str, Artifact], loaded: Loaded, behaviour: AnyStudent | None = None
-) -> Lesson:
-    """Every rollout, without scores: what a critic learns from, and distribution matching.
+) -> UpdateData:
+    """Return every rollout without scores, for a critic and for distribution matching.
 
-    With `behaviour`, who made them, their chains are there, and the velocities that are matched.
+    With `behaviour`, the student that made them, chains and matched velocities are added.
     """
     rollouts = inputs["rollouts"]
     table = pd.read_parquet(rollouts.file("rollouts.parquet"))
     clean = load_file(rollouts.file("rollouts.safetensors"))["latents"]
-    lesson = _unscored(clean, table, loaded)
+    data = _unscored(clean, table, loaded)
     if behaviour is None:
-        return lesson
+        return data
     matched = matched_by(inputs["white_box"].path, inputs["critic"].path)
-    return replace(lesson, chain=traced(lesson, behaviour), matched=matched)
+    return replace(data, chain=traced(data, behaviour), matched=matched)
 
 
-def _unscored(clean: Tensor, table: pd.DataFrame, loaded: Loaded) -> Lesson:
-    """Clips that nobody has judged."""
+def _unscored(clean: Tensor, table: pd.DataFrame, loaded: Loaded) -> UpdateData:
+    """Return update data without scores."""
     none = torch.zeros(len(clean))
-    return Lesson(
+    return UpdateData(
         clean=clean,
         text=loaded.encode(table["prompt"].tolist()),
         table=table,
@@ -106,13 +106,13 @@ def _unscored(clean: Tensor, table: pd.DataFrame, loaded: Loaded) -> Lesson:
         advantage=none,
         weight=none,
         chain=none[:0],
-        judged=_unjudged,
-        matched=_unmatched,
+        pair_scores=_no_discriminator,
+        matched=_no_white_box,
     )
 
 
-def matched_by(white_box: Path, critic: Path) -> Matched:
-    """Velocities of two networks in the student's own latents."""
+def matched_by(white_box: Path, critic: Path) -> MatchedVelocities:
+    """Return the function of both networks' velocities in the student's latents."""
     teacher, other = (load_student(folder, "average").student for folder in (white_box, critic))
 
     @torch.no_grad()
@@ -132,32 +132,34 @@ def from_rollouts(
     seed: int,
     round_index: int,
     ranks: Ranks = ALONE,
-) -> Lesson:
-    """Scores, advantages and weights of the rollouts; each group's best and worst are kept."""
+) -> UpdateData:
+    """Score the rollouts; return each group's best and worst with advantages and weights."""
     rollouts = inputs["rollouts"]
     table = pd.read_parquet(rollouts.file("rollouts.parquet"))
     latents = load_file(rollouts.file("rollouts.safetensors"))["latents"]
     text = loaded.encode(table["prompt"].tolist())
     group_size = int(rollouts.manifest.summary["group_size"] or 0)
-    judge = discriminators.load(inputs["discriminator"].path, loaded.encode)
+    discriminator = discriminators.load(inputs["discriminator"].path, loaded.encode)
     draw = seeds.generator(seed, "score", round_index)
-    said = judge.read(table["prompt"].tolist())
-    pictures = seen_rollouts(rollouts, store, canon)
-    scores = ranks.agreed(score(judge, pictures, said, draw)).reshape(-1, group_size)
-    smallest = advantage.smallest_spread(judge.precision)
+    prompt_features = discriminator.read(table["prompt"].tolist())
+    pictures = load_rollouts(rollouts, store, canon)
+    scores = ranks.from_first(score(discriminator, pictures, prompt_features, draw)).reshape(
+        -1, group_size
+    )
+    smallest = advantage.smallest_spread(discriminator.precision)
     advantages = advantage.advantages(scores, own.advantage_clip, own.advantage_scope, smallest)
     if own.shuffle_advantages:
         draw = seeds.generator(seed, "shuffled", round_index)
         advantages = advantage.shuffled(advantages, draw)
     chosen = advantage.extremes(advantages, own.num_best, own.num_worst)
     rows = (torch.arange(len(scores))[:, None] * group_size + chosen).flatten()
-    if own.objective == "generator":  # a prompt that the teacher refused has nobody to be beside
-        teacher, filmed = seen_teacher(inputs["teacher_clips"], rollouts, store, canon)
+    if own.objective == "generator":  # a prompt that the teacher refused has no pair
+        teacher, filmed = load_teacher_clips(inputs["teacher_clips"], rollouts, store, canon)
         has_clip = table["prompt"].isin(filmed["prompt"]).tolist()
         rows = rows[torch.tensor(has_clip)[rows]]
     weight = advantage.weights(advantages, own.advantage_clip).flatten()[rows]
     looked_at = pictures[: NUM_LOOKED_AT * group_size].numpy()
-    told = {
+    measured = {
         "mean_score": scores.mean().item(),
         "group_spread": scores.std(dim=1).mean().item(),
         "zero_spread_share": advantage.zero_spread_share(scores, smallest).item(),
@@ -168,14 +170,14 @@ def from_rollouts(
             looked_at.reshape(-1, group_size, *looked_at.shape[1:])
         ),
     }
-    told |= rank_correlation(
+    measured |= rank_correlation(
         pictures, table["prompt"].tolist(), scores, inputs["discriminator"], store
     )
-    lesson = Lesson(
+    data = UpdateData(
         clean=latents[rows],
         text=text[rows],
         table=table.iloc[rows.tolist()],
-        gauges=told,
+        gauges=measured,
         scored=table.assign(score=scores.flatten().numpy(), advantage=advantages.flatten().numpy()),
         steps=loaded.steps,
         shift=loaded.params.shift,
@@ -183,41 +185,43 @@ def from_rollouts(
         advantage=advantages.flatten()[rows],
         weight=weight,
         chain=weight[:0],
-        judged=_unjudged,
-        matched=_unmatched,
+        pair_scores=_no_discriminator,
+        matched=_no_white_box,
     )
     if own.objective in ("reverse_chain", "generator"):
-        lesson = replace(lesson, chain=traced(lesson, behaviour))
+        data = replace(data, chain=traced(data, behaviour))
         if own.objective == "generator":
-            judged = judged_by(judge, said[rows], lesson, teacher, filmed, loaded.codec)
-            lesson = replace(lesson, judged=judged)
-    return lesson
+            pair_scores = pair_scores_by(
+                discriminator, prompt_features[rows], data, teacher, filmed, loaded.codec
+            )
+            data = replace(data, pair_scores=pair_scores)
+    return data
 
 
 @torch.no_grad()
-def score(judge: Discriminator, pictures: Tensor, text: Tensor, draw: Generator) -> Tensor:
-    """Scores [N] of rollouts as a discriminator sees them (afd/stages/seen.py), uint8."""
-    words = text.split(at_once(pictures.shape[1:]))
+def score(discriminator: Discriminator, pictures: Tensor, text: Tensor, draw: Generator) -> Tensor:
+    """Return scores [N] of uint8 rollouts prepared by afd/stages/discriminator_inputs.py."""
+    words = text.split(chunk_size(pictures.shape[1:]))
     return torch.cat(
         [
-            judge.score(judge.see(part), of_part, draw)
-            for part, of_part in zip(in_parts(pictures), words, strict=True)
+            discriminator.score(discriminator.see(part), of_part, draw)
+            for part, of_part in zip(in_chunks(pictures), words, strict=True)
         ]
     )
 
 
-def traced(lesson: Lesson, behaviour: AnyStudent) -> Tensor:
-    """The noisy inputs of every step of the lesson's rollouts, made again from their seeds.
+def traced(data: UpdateData, behaviour: AnyStudent) -> Tensor:
+    """Return the noisy inputs of every step of the rollouts, sampled again from their seeds.
 
     Raises OffPolicyError when the chain does not end in the rollouts: another student made them.
     """
-    shape = (len(lesson.steps), *lesson.clean.shape[1:])
+    shape = (len(data.steps), *data.clean.shape[1:])
     chains: list[Tensor] = []
-    spread = lesson.clean.std()
-    for rows in torch.arange(len(lesson.clean)).split(TRACED_AT_ONCE):
-        noise = seeds.sample_noise(lesson.table["seed"].iloc[rows.tolist()].tolist(), shape)
-        clean, chain = trace(behaviour, lesson.text[rows], noise, lesson.steps)
-        distance = (clean - lesson.clean[rows]).abs().max() / spread
+    spread = data.clean.std()
+    for rows in torch.arange(len(data.clean)).split(TRACED_AT_ONCE):
+        noise = seeds.sample_noise(data.table["seed"].iloc[rows.tolist()].tolist(), shape)
+        clean, chain = trace(behaviour, data.text[rows], noise, data.steps)
+        distance = (clean - data.clean[rows]).abs().max() / spread
         if not distance < SAME_CHAIN:
             raise OffPolicyError(
                 f"rollouts made again from their seeds differ by {float(distance):.2g} of the "
@@ -227,36 +231,36 @@ def traced(lesson: Lesson, behaviour: AnyStudent) -> Tensor:
     return torch.cat(chains)
 
 
-def judged_by(
-    judge: Discriminator,
-    said: Tensor,
-    lesson: Lesson,
+def pair_scores_by(
+    discriminator: Discriminator,
+    prompt_features: Tensor,
+    data: UpdateData,
     teacher: Tensor,
     table: pd.DataFrame,
     codec: Codec,
-) -> Judged:
-    """Scores with a gradient into latents, beside those of the same prompts' teacher clips.
+) -> PairScores:
+    """Return the function of scores with a gradient into latents, and of the teacher's scores.
 
-    Student pixels are neither encoded nor rounded to 8 bits, which have no gradient: the only place
-    where the sides do not take one path. Needs a discriminator that sees pixels as they are (conv).
+    Encoding and 8-bit rounding have no gradient, so student pixels skip both: the only difference
+    between the sides. Needs a discriminator on plain pixels (conv).
     """
     row_of = {prompt: row for row, prompt in enumerate(table["prompt"])}
-    mine = torch.tensor([row_of[prompt] for prompt in lesson.table["prompt"]])
+    mine = torch.tensor([row_of[prompt] for prompt in data.table["prompt"]])
     with torch.no_grad():
-        seen = torch.cat([judge.see(part) for part in in_parts(teacher)])
+        seen = torch.cat([discriminator.see(part) for part in in_chunks(teacher)])
 
-    def judged(made: Tensor, rows: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
-        scores = judge(codec.decode(made), said[rows], draw)
+    def pair_scores(made: Tensor, rows: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
+        scores = discriminator(codec.decode(made), prompt_features[rows], draw)
         with torch.no_grad():
-            teacher_scores = judge(seen[mine[rows]], said[rows], draw)
+            teacher_scores = discriminator(seen[mine[rows]], prompt_features[rows], draw)
         return scores, teacher_scores
 
-    return judged
+    return pair_scores
 
 
-def _unjudged(made: Tensor, rows: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
-    raise RuntimeError("this lesson was made without a discriminator's gradient")
+def _no_discriminator(made: Tensor, rows: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
+    raise RuntimeError("this update data has no discriminator")
 
 
-def _unmatched(noisy: Tensor, t: Tensor, text: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    raise RuntimeError("this lesson was made without a white-box teacher")
+def _no_white_box(noisy: Tensor, t: Tensor, text: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    raise RuntimeError("this update data has no white-box teacher")

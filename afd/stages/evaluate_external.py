@@ -1,7 +1,7 @@
-"""Evaluators outside, inside `evaluate`: clips become files, answers become columns.
+"""External evaluators of `evaluate`: clips become files, scores become columns.
 
-One call an evaluator for all sides and noise seeds, since loading its weights is what takes long;
-files are named by hash and shuffled by it, so nothing tells it who made which.
+One call of an evaluator covers all sides and noise seeds, because loading its weights takes long.
+Files are named by hash and sorted by it, so no name reveals the side.
 """
 
 import sys
@@ -17,66 +17,66 @@ from afd.evaluation.outside import Answer, ask
 from afd.fingerprint import fingerprint
 from afd.prompts import Prompt
 from afd.runtime.batches import Batch
-from afd.stages.measuring import Film
+from afd.stages.evaluate_batches import Cell
 from afd.store import write_json
 from afd.video.encode import CRF
 
-ENCODER = f"libx264 crf {CRF} yuv420p bt709"  # enters the card; evaluators see what it leaves
+ENCODER = f"libx264 crf {CRF} yuv420p bt709"  # enters the card; evaluators read its files
 
 
-def asked_of(params: Mapping[str, Any]) -> list[OutsideEvaluator]:
-    """The evaluators of this request."""
+def evaluators_of(params: Mapping[str, Any]) -> list[OutsideEvaluator]:
+    """Return the evaluators of a request."""
     values: list[dict[str, Any]] = params.get("evaluators", [])
     return [OutsideEvaluator.model_validate(value) for value in values]
 
 
 def names(evaluators: Sequence[OutsideEvaluator]) -> list[str]:
-    """Every metric they are asked for, as it is called in tables and summaries."""
+    """Return the metrics of all evaluators by their names in tables and summaries."""
     return [f"{one.name}.{metric.name}" for one in evaluators for metric in one.metrics]
 
 
 def measure(
     evaluators: Sequence[OutsideEvaluator],
-    by_film: Mapping[Film, Sequence[Batch]],
+    by_cell: Mapping[Cell, Sequence[Batch]],
     prompts: Sequence[Prompt],
     fps: int,
     work: Path,
-) -> tuple[dict[Film, dict[str, npt.NDArray[np.float64]]], dict[str, Any]]:
-    """Ask everybody about every film: columns by film, and what the summary tells of each.
+) -> tuple[dict[Cell, dict[str, npt.NDArray[np.float64]]], dict[str, Any]]:
+    """Run every evaluator; return columns by cell, and each evaluator's part of the summary.
 
-    Columns are `<evaluator>.<metric>`, a value a prompt, nan where there is none.
+    Columns are `<evaluator>.<metric>`, a value for each prompt, nan where there is none.
     """
-    files_of = _write(by_film, prompts, fps, work / "videos")
-    columns: dict[Film, dict[str, npt.NDArray[np.float64]]] = {film: {} for film in files_of}
-    told: dict[str, Any] = {}
+    files_of = _write(by_cell, prompts, fps, work / "videos")
+    columns: dict[Cell, dict[str, npt.NDArray[np.float64]]] = {cell: {} for cell in files_of}
+    external: dict[str, Any] = {}
     for evaluator in evaluators:
-        files = sorted(name for film in files_of.values() for name in film if name)
+        files = sorted(name for cell in files_of.values() for name in cell if name)
         answer = ask(evaluator, work / "videos", files, work)
         if answer.error:
             sys.stderr.write(f"warning: no metric is taken from this evaluator\n{answer.error}\n")
-        told[evaluator.name] = describe(evaluator, answer, len(files))
+        external[evaluator.name] = describe(evaluator, answer, len(files))
         for metric in evaluator.metrics:
             scores = answer.scores[metric.name]
-            for film, film_names in files_of.items():
-                values = [np.nan if (v := scores.get(n)) is None else v for n in film_names]
-                columns[film][f"{evaluator.name}.{metric.name}"] = np.array(values, np.float64)
-    return columns, told
+            for cell, cell_names in files_of.items():
+                values = [np.nan if (v := scores.get(n)) is None else v for n in cell_names]
+                columns[cell][f"{evaluator.name}.{metric.name}"] = np.array(values, np.float64)
+    return columns, external
 
 
 def _write(
-    by_film: Mapping[Film, Sequence[Batch]], prompts: Sequence[Prompt], fps: int, folder: Path
-) -> dict[Film, list[str]]:
-    """Every film's clips as files, and what they are; "" for a clip that is none."""
+    by_cell: Mapping[Cell, Sequence[Batch]], prompts: Sequence[Prompt], fps: int, folder: Path
+) -> dict[Cell, list[str]]:
+    """Write every cell's clips as files; return their names, "" for a failed clip."""
     folder.mkdir(parents=True, exist_ok=True)
-    names: dict[Film, list[str]] = {}
+    names: dict[Cell, list[str]] = {}
     listed: list[dict[str, Any]] = []
-    for film, batches in by_film.items():
+    for cell, batches in by_cell.items():
         clips = {k: v for batch in batches for k, v in batch.items() if k.startswith("film/")}
-        names[film] = []
+        names[cell] = []
         for row, prompt in enumerate(prompts):
             clip = clips.get(f"film/{row}")
-            name = f"{fingerprint([film.side, film.noise_seed, prompt.id])[:24]}.mp4"
-            names[film].append(name if clip is not None else "")
+            name = f"{fingerprint([cell.side, cell.noise_seed, prompt.id])[:24]}.mp4"
+            names[cell].append(name if clip is not None else "")
             if clip is not None:
                 (folder / name).write_bytes(clip.numpy().tobytes())
                 listed.append({"video": name, "prompt": prompt.text, "fps": fps})
@@ -85,7 +85,7 @@ def _write(
 
 
 def describe(evaluator: OutsideEvaluator, answer: Answer, num_videos: int) -> dict[str, Any]:
-    """What a reader must know of these numbers."""
+    """Return an evaluator's version, error and failures for the summary."""
     return {
         "version": evaluator.version,
         "version_told": answer.version,
@@ -102,17 +102,17 @@ def describe(evaluator: OutsideEvaluator, answer: Answer, num_videos: int) -> di
     }
 
 
-def about(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is said of each metric beside its numbers: goal, independence, failures."""
+def about_metrics(external: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return goal, independence and failures of each metric."""
     return {
-        f"{name}.{metric}": dict(said)
-        for name, one in told.items()
-        for metric, said in one["metrics"].items()
+        f"{name}.{metric}": dict(values)
+        for name, one in external.items()
+        for metric, values in one["metrics"].items()
     }
 
 
 def card(evaluators: Sequence[OutsideEvaluator], content: Mapping[str, str]) -> dict[str, Any]:
-    """What two evaluations must share for these metrics to be comparable; nothing without any."""
+    """Return the values that comparable evaluations share; nothing without evaluators."""
     if not evaluators:
         return {}
     return {

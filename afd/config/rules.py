@@ -1,20 +1,20 @@
-"""Rules over several fields of params, so that they can be told while other fields are wrong."""
+"""Rules over several fields of params, reported also while other fields are wrong."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MATCHING = "distribution_matching"
-# What a clip may be before anything of it is decoded (afd/video/decode.py): 200 KB can hold 12 GB.
+# Limits of a clip before anything of it is decoded (afd/video/decode.py): 200 KB can hold 12 GB.
 MAX_FRAMES, MAX_SIDE, MAX_SECONDS = 1000, 4096, 120.0
 MAX_PIXELS = 1_200_000_000  # width x height x frames: 20 s of 1080p at 24 fps, and a bit
 LONGEST_SENTENCE = 23  # words, of the pocket world's grammar
 
 
 class Rule(NamedTuple):
-    """A rule over several fields, so that it can be told while others are still wrong."""
+    """Rule over several fields, checked while other fields are wrong."""
 
     fields: tuple[str, ...]  # dotted
-    problem: Callable[..., str | None]  # of the fields' values: what is wrong, or None
+    problem: Callable[..., str | None]  # of the fields' values: the problem, or None
 
 
 def _whole_blocks(num_frames: int, frames: int, per_block: int) -> str | None:
@@ -34,7 +34,7 @@ def _within_group(best: int, worst: int, group_size: int) -> str | None:
     )
 
 
-def _enough_to_judge(
+def _enough_held_out(
     num_prompts: int, split: str, num_held_out: int, num_tuning: int
 ) -> str | None:
     there = num_tuning if split == "tuning" else num_held_out
@@ -52,7 +52,7 @@ def _cheaper_look(in_a_round: int, num_prompts: int) -> str | None:
 def _latents_of_wan(
     family: str, num_frames: int, frame_size: int | tuple[int, int], per_block: int
 ) -> str | None:
-    """Wan's VAE: 4 frames a latent frame after the first, 8 px a latent; patches of 2 latents."""
+    """Check Wan's VAE: 4 frames per latent frame after the first, 8 px per latent, patches of 2."""
     if family == "causal_wan":
         return None
     sides = (frame_size,) if isinstance(frame_size, int) else frame_size
@@ -88,7 +88,7 @@ def _films(teacher: str, frame_size: int | tuple[int, int]) -> str | None:
 def _delivered(
     teacher: str, size: int, frame_size: int | tuple[int, int], magnify: int
 ) -> str | None:
-    """Rollouts filmed at another size are told apart by it (docs/lab-notes.md)."""
+    """Check that rollouts have the size of the teacher's clips (docs/lab-notes.md)."""
     side = frame_size if isinstance(frame_size, int) else max(frame_size)
     if teacher != "simulator" or side * magnify == size:
         return None
@@ -99,7 +99,7 @@ def _delivered(
 
 
 def _decodable(duration_s: float, fps: float, width: int, height: int) -> str | None:
-    """Every clip of such a teacher would be paid and put aside."""
+    """Check the limits of a clip: every larger one would be paid and put aside."""
     frames = round(fps * duration_s)
     limits = (
         (frames, MAX_FRAMES, "frames"),
@@ -108,7 +108,9 @@ def _decodable(duration_s: float, fps: float, width: int, height: int) -> str | 
         (width * height * frames, MAX_PIXELS, "pixels in all frames"),
     )
     broken = [
-        f"{said:,.10g} {what}, at most {most:,.10g}" for said, most, what in limits if said > most
+        f"{value:,.10g} {what}, at most {most:,.10g}"
+        for value, most, what in limits
+        if value > most
     ]
     if not broken:
         return None
@@ -129,7 +131,7 @@ def _room_for_words(prompts: str, num_tokens: int) -> str | None:
 
 
 def _whole_latents(kind: str, num_frames: int, frame_size: int | tuple[int, int]) -> str | None:
-    """Wan's VAE makes one latent frame of 1, 5, 9 ... frames, and its patches are 16 px a side."""
+    """Check Wan's VAE: latent frames of 1, 5, 9 ... frames, patches of 16 px a side."""
     sides = (frame_size,) if isinstance(frame_size, int) else frame_size
     fits = num_frames % 4 == 1 and not any(side % 16 for side in sides)
     if kind != "dit_features" or fits:
@@ -173,8 +175,8 @@ def _is_white_box(objective: str, white_box: object) -> str | None:
 def _has_critic(objective: str, critic: object) -> str | None:
     if (objective == MATCHING) == (critic is not None):
         return None
-    said = "needs update.critic: write" if critic is None else "reads no update.critic: leave out"
-    return f"update.objective {objective} {said} what params/ablations/dmd.yaml has there"
+    rule = "needs update.critic: write" if critic is None else "reads no update.critic: leave out"
+    return f"update.objective {objective} {rule} what params/ablations/dmd.yaml has there"
 
 
 def _rolls_on(family: str, horizon: int | None) -> str | None:
@@ -196,7 +198,7 @@ def _keeps_chains(objective: str, family: str) -> str | None:
     )
 
 
-def _judges_pixels(objective: str, kind: str) -> str | None:
+def _gradient_to_pixels(objective: str, kind: str) -> str | None:
     if objective != "generator" or kind == "conv":
         return None
     return (
@@ -222,7 +224,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("update.num_best", "update.num_worst", "rollout.group_size"), _within_group),
     Rule(
         ("evaluate.num_prompts", "evaluate.split", "prompts.num_held_out", "prompts.num_tuning"),
-        _enough_to_judge,
+        _enough_held_out,
     ),
     Rule(("evaluate.round_num_prompts", "evaluate.num_prompts"), _cheaper_look),
     Rule(
@@ -242,7 +244,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("prompts.kind", "student.num_text_tokens"), _room_for_words),
     Rule(("discriminator.kind", "num_frames", "frame_size"), _whole_latents),
     Rule(("update.objective", "student.family"), _keeps_chains),
-    Rule(("update.objective", "discriminator.kind"), _judges_pixels),
+    Rule(("update.objective", "discriminator.kind"), _gradient_to_pixels),
     Rule(("update.objective", "teacher.kind"), _shows_velocity),
     Rule(("update.objective", "teacher.white_box"), _is_white_box),
     Rule(("update.objective", "update.critic"), _has_critic),
@@ -250,7 +252,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def broken_rules(read: Callable[[str], Any]) -> list[str]:
-    """What is wrong; `read` gives a field's value, or raises LookupError to skip its rules."""
+    """Return the problems; `read` returns a field's value, or raises LookupError to skip it."""
     problems: list[str] = []
     for rule in RULES:
         try:

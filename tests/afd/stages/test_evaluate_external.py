@@ -16,7 +16,7 @@ from afd.params import load_params
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.stages import requests
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.store import Store
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"

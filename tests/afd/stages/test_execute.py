@@ -17,7 +17,7 @@ from afd.params import load_params
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.stages.__main__ import main
-from afd.stages.door import execute
+from afd.stages.execute import execute
 from afd.stages.requests import prompts
 from afd.store import Store
 
