@@ -42,12 +42,12 @@ class PromptsError(ValueError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        shown = list(problems[:MAX_PROBLEMS])
+        lines = list(problems[:MAX_PROBLEMS])
         if len(problems) > MAX_PROBLEMS:
-            shown.append(f"... and {len(problems) - MAX_PROBLEMS} more")
+            lines.append(f"... and {len(problems) - MAX_PROBLEMS} more")
         super().__init__(
             f"{len(problems)} problem(s) in the prompts, none was used\n"
-            + "\n".join(f"  - {problem}" for problem in shown)
+            + "\n".join(f"  - {problem}" for problem in lines)
         )
 
 

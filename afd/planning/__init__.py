@@ -1,1 +1,1 @@
-"""What a campaign will cost, by arithmetic alone, before anything is spent. No torch."""
+"""Cost of a campaign by arithmetic, before anything is spent. Imports no torch."""

@@ -1,4 +1,4 @@
-"""What a stage may run on: dense bfloat16 peak and memory, as the makers publish them."""
+"""Devices that a stage may run on: dense bfloat16 peak and memory, as their makers publish them."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,7 +9,7 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One device. `utilisation` is the share of the peak that real work reaches."""
+    """One device; `utilisation` is the share of the peak that real work reaches."""
 
     device: Device
     memory_gb: float  # 1e9 bytes
@@ -18,15 +18,16 @@ class Machine:
     usd_per_hour: float | None = None
 
     def hours(self, flops: float) -> float:
+        """Return the hours that `flops` take."""
         return flops / (self.peak_tflops * 1e12 * self.utilisation) / 3600
 
 
 def machine(
     device: Device, memory_gb: float | None = None, usd_per_hour: float | None = None
 ) -> Machine:
-    """A device at a usual utilisation: 40 % of a GPU's peak; a CPU's is of one core, on small nets.
+    """Return a device at a usual utilisation: 40 % of a GPU's peak, one core of a CPU.
 
-    The CPU's 0.02 of 0.1 TFLOP/s is what the pocket student reaches (docs/benchmarks.md).
+    The pocket student reaches 0.02 of the CPU's 0.1 TFLOP/s (docs/benchmarks.md).
     """
     memory, peak, share = {
         "cpu": (8.0, 0.1, 0.2),

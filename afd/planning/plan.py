@@ -1,8 +1,8 @@
-"""The plan of a campaign: each stage's work, memory, time and bytes, and what cannot fit.
+"""Plan of a campaign: each stage's FLOPs, memory, time and bytes, and stages that do not fit.
 
-FLOPs are those of matrix products of student, VAE and discriminator; memory is weights, what trains
-and its optimiser, and what the backward needs, plus a tenth for what is short-lived.
-Time is work over the device's peak at a stated utilisation: right within a factor of two.
+FLOPs are those of matrix products of student, VAE and discriminator. Memory is weights, optimiser
+state and activations for the backward pass, plus a tenth for short-lived tensors. Time is FLOPs
+over the device's peak at a stated utilisation: right within a factor of two.
 """
 
 from collections.abc import Mapping
@@ -26,28 +26,29 @@ GIGA = 1e9
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage: how often it runs, and what one run of it takes."""
+    """One stage: number of runs, and cost of one run."""
 
     stage: str
     runs: int
     flops: float
     memory: Mapping[str, float]  # bytes by what they hold, on each device
     stored: float  # bytes that stay in the store
-    knobs: str  # what to change when the memory does not fit
+    knobs: str  # params to change when the memory does not fit
 
     @property
     def peak_bytes(self) -> float:
+        """Peak memory on each device."""
         return SHORT_LIVED * sum(self.memory.values())
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignPlan:
-    """A whole campaign on one kind of device."""
+    """Cost of a whole campaign on one kind of device."""
 
     machine: Machine
     work: Workload
     stages: tuple[StagePlan, ...]
-    num_clips: int  # asked of the teacher
+    num_clips: int  # of the teacher
     usd_per_clip: float | None
     problems: tuple[str, ...]
     num_ranks: int = 1  # devices that compute an update together
@@ -66,10 +67,10 @@ class CampaignPlan:
 
 
 def plan(params: Params, machine: Machine, num_ranks: int = 1) -> CampaignPlan:
-    """What the campaign of `params` takes on `machine`; problems are what cannot fit.
+    """Return the cost of the campaign of `params` on `machine`, with the problems.
 
     `num_ranks` devices compute an update together: memory is that of each. Raises ParamsError for
-    a machine that cannot be.
+    an impossible machine.
     """
     _refuse_impossible(machine, num_ranks)
     work = workload(params)
@@ -122,12 +123,12 @@ def _refuse_impossible(machine: Machine, num_ranks: int) -> None:
 
 
 def _batch(params: Params) -> int:
-    """Rows of one step of an update."""
+    """Return the rows of one step of an update."""
     return min(params.update.batch_size, params.rollout.num_prompts * params.rollout.group_size)
 
 
 def _smaller(params: Params, work: Workload) -> list[str]:
-    """What makes a student that only rolls out take less."""
+    """Return the changes that lower the memory of rollouts."""
     student = params.student
     knobs: list[str] = []
     if student.family != "causal_wan" and student.precision != "bfloat16":
@@ -140,7 +141,7 @@ def _smaller(params: Params, work: Workload) -> list[str]:
 
 
 def _teacher(params: Params) -> tuple[int, float | None]:
-    """Clips that are asked for at most, and what one costs (None: nothing is paid)."""
+    """Return the largest number of clips and the price of one (None: nothing is paid)."""
     teacher = params.teacher
     in_rounds = params.num_rounds * params.rollout.num_prompts
     if params.prompts.num_train is not None:  # then rounds begin to reuse clips
@@ -156,7 +157,7 @@ def _teacher(params: Params) -> tuple[int, float | None]:
 
 
 def _captions(params: Params) -> int | None:
-    """Captions of the prompts file; None where it is not written yet."""
+    """Return the number of captions in the prompts file; None without the file."""
     if not isinstance(params.prompts, FilePrompts):
         return None
     try:
@@ -167,7 +168,7 @@ def _captions(params: Params) -> int | None:
 
 
 def _weights(work: Workload) -> dict[str, float]:
-    """The student as rollouts need it."""
+    """Return the bytes of a student that only samples."""
     held = {"student": float(work.wan.num_parameters * work.bytes_per_value)}
     if work.rank is not None:
         held["LoRA"] = 4.0 * work.num_trained
@@ -177,8 +178,8 @@ def _weights(work: Workload) -> dict[str, float]:
 def _decoding(work: Workload) -> dict[str, float]:
     if not work.has_vae:
         return {}
-    kept = networks.VAE_VALUES_PER_PIXEL * work.pixels
-    return {"VAE": float(VAE_BYTES * (networks.VAE_PARAMETERS + kept))}
+    activations = networks.VAE_VALUES_PER_PIXEL * work.pixels
+    return {"VAE": float(VAE_BYTES * (networks.VAE_PARAMETERS + activations))}
 
 
 def _decode_flops(work: Workload) -> float:
@@ -188,7 +189,7 @@ def _decode_flops(work: Workload) -> float:
 
 
 def _codec_flops(work: Workload) -> float:
-    """Encoded and decoded again."""
+    """Return the FLOPs of encoding and decoding one clip."""
     if not work.has_vae:
         return 0.0
     encoded = networks.vae_encode_flops(work.wan.num_latent_frames, work.pixels)
@@ -200,7 +201,7 @@ def _latents_bytes(work: Workload) -> float:
 
 
 def _harvest(params: Params, num_clips: int) -> tuple[StagePlan, ...]:
-    """A pipeline on this disk films here, twice a step under guidance; others take no device."""
+    """Plan a local pipeline, two passes a step under guidance; other teachers use no device."""
     teacher = params.teacher
     if teacher.kind != "diffusers":
         return ()
@@ -212,8 +213,11 @@ def _harvest(params: Params, num_clips: int) -> tuple[StagePlan, ...]:
         num_latent_frames=frames,
         latent_frames_per_block=frames,
     )
-    told = teacher.parameters
-    steps, guidance = told.get("num_inference_steps", 50), told.get("guidance_scale", 5.0)
+    parameters = teacher.parameters
+    steps, guidance = (
+        parameters.get("num_inference_steps", 50),
+        parameters.get("guidance_scale", 5.0),
+    )
     passes = int(str(steps)) * (2 if float(str(guidance)) > 1 else 1)
     flops = passes * wan.noisy_flops + networks.vae_decode_flops(frames, pixels)
     size = 2 if teacher.dtype == "bfloat16" else 4
@@ -228,7 +232,7 @@ def _harvest(params: Params, num_clips: int) -> tuple[StagePlan, ...]:
 
 
 def _warmstart(params: Params, work: Workload) -> tuple[StagePlan, ...]:
-    """Of a published student: every prompt through its text encoder, once."""
+    """Plan the warm start: training, or for a published student each prompt encoded once."""
     own = params.warmstart
     if own is None:
         prompts = params.prompts.num_train or params.num_rounds * params.rollout.num_prompts
@@ -240,11 +244,11 @@ def _warmstart(params: Params, work: Workload) -> tuple[StagePlan, ...]:
         stored += TEXT_BYTES * prompts * work.wan.num_text_tokens * work.wan.text_dim
         return (StagePlan("warmstart", 1, flops, encoder, stored, "take a larger device"),)
     flops = own.num_steps * own.batch_size * work.wan.training_flops(None, checkpointing=False)
-    kept = work.wan.activation_bytes(None, work.bytes_per_value, checkpointing=False)
+    activations = work.wan.activation_bytes(None, work.bytes_per_value, checkpointing=False)
     memory = {
         "student": float(TRAINED_BYTES * work.num_trained),
         "average": 4.0 * work.num_trained,
-        "activations": float(own.batch_size * kept),
+        "activations": float(own.batch_size * activations),
         "corpus": 4.0 * own.num_clips * work.wan.latent_values,
     }
     stored = 8.0 * work.num_trained
@@ -267,23 +271,24 @@ def _rollout(params: Params, work: Workload) -> StagePlan:
 
 
 def _fit(params: Params, work: Workload) -> StagePlan:
-    """Both sides are decoded and seen once; steps train on pairs, R1 and mismatch included."""
-    own, judge = params.fit, work.judge
+    """Plan a fit: both sides preprocessed once, steps on pairs with R1 and mismatch."""
+    own, discriminator = params.fit, work.discriminator
     pairs = own.num_steps * own.batch_size + own.warmup_steps * own.batch_size / params.num_rounds
     passes = 2 + (2 if own.mismatch else 0)
-    penalty = 2 * judge.train_flops if own.r1 else 0.0
-    per_pair = passes * judge.train_flops + penalty
+    penalty = 2 * discriminator.train_flops if own.r1 else 0.0
+    per_pair = passes * discriminator.train_flops + penalty
     rollouts = params.rollout.num_prompts * params.rollout.group_size
     clips = params.rollout.num_prompts
-    seen = (1 + own.replay_rounds) * (rollouts + clips) * judge.see_flops
-    # Rollouts are decoded to be filmed; then both sides pass through the codec (stages/seen.py).
-    filmed = rollouts * _decode_flops(work) + (rollouts + clips) * _codec_flops(work)
-    flops = pairs * per_pair + seen + filmed
-    rows = min(work.judge_rows, own.batch_size) * (passes + (4 if own.r1 else 0))
+    preprocessing = (1 + own.replay_rounds) * (rollouts + clips) * discriminator.preprocess_flops
+    # Rollouts are decoded to pixels, then both sides pass through the codec
+    # (stages/discriminator_inputs.py).
+    decoding = rollouts * _decode_flops(work) + (rollouts + clips) * _codec_flops(work)
+    flops = pairs * per_pair + preprocessing + decoding
+    rows = min(work.discriminator_rows, own.batch_size) * (passes + (4 if own.r1 else 0))
     memory = {
-        "backbone": float(judge.num_frozen * judge.frozen_bytes),
-        "trained": float(TRAINED_BYTES * judge.num_trained),
-        "activations": float(rows * judge.kept_bytes),
+        "backbone": float(discriminator.num_frozen * discriminator.frozen_bytes),
+        "trained": float(TRAINED_BYTES * discriminator.num_trained),
+        "activations": float(rows * discriminator.activation_bytes),
     } | _decoding(work)
     knobs: list[str] = []
     if params.discriminator.kind == "conv":
@@ -294,23 +299,26 @@ def _fit(params: Params, work: Workload) -> StagePlan:
         if not params.discriminator.gradient_checkpointing:
             knobs.append("set discriminator.gradient_checkpointing=true")
     knobs.append("take a larger device")
-    stored = 12.0 * judge.num_trained
+    stored = 12.0 * discriminator.num_trained
     return StagePlan("fit", params.num_rounds, flops, memory, stored, ", or ".join(knobs))
 
 
 def _update(params: Params, work: Workload, num_ranks: int) -> StagePlan:
-    """Scores of all rollouts; a step is a training pass and one of the old and first student.
+    """Plan an update: scores of all rollouts; a training pass and two forward passes a step.
 
-    Sharded ranks hold a share of the frozen network each, and two blocks that are being gathered.
+    The forward passes are those of behaviour and reference student. Sharded ranks hold a share of
+    the frozen network each, and two gathered blocks.
     """
     own, wan = params.update, work.wan
     rollouts = params.rollout.num_prompts * params.rollout.group_size
-    scored = rollouts * (work.judge.see_flops + work.judge.score_flops)  # of pictures that fit made
+    scored = rollouts * (
+        work.discriminator.preprocess_flops + work.discriminator.score_flops
+    )  # of clips that fit preprocessed
     training = wan.training_flops(
         work.rank, checkpointing=work.checkpointing, context_gradient=work.context_gradient
     )
     steps = own.num_steps * own.batch_size * (training + 2 * wan.parallel_flops)
-    kept = wan.activation_bytes(
+    activations = wan.activation_bytes(
         work.rank,
         work.bytes_per_value,
         checkpointing=work.checkpointing,
@@ -327,7 +335,7 @@ def _update(params: Params, work: Workload, num_ranks: int) -> StagePlan:
         "student": frozen,
         "trained": float(TRAINED_BYTES * work.num_trained),
         "other students": copies * work.num_trained,
-        "activations": float(rows * kept),
+        "activations": float(rows * activations),
     }
     knobs = ["set update.memory.micro_batch=1"] if rows > 1 else ["take a larger device"]
     if rows == 1 and work.rank is not None:
@@ -357,9 +365,9 @@ def _update(params: Params, work: Workload, num_ranks: int) -> StagePlan:
 def _evaluate(
     stage: str, params: Params, work: Workload, runs: int, *, in_round: bool
 ) -> StagePlan:
-    """The student's clips for every prompt and noise seed, twice under guidance.
+    """Plan an evaluation: a clip for each prompt and noise seed, two passes under guidance.
 
-    The base's, and one more a prompt for its own look, are sampled once for all runs.
+    Clips of the base, and one more for each prompt for its own look, are sampled once for all runs.
     """
     own = params.evaluate
     prompts = own.round_num_prompts if in_round else own.num_prompts
@@ -374,7 +382,7 @@ def _evaluate(
     knobs = _smaller(params, work)
     if own.guidance is not None:
         knobs = ["set evaluate.guidance=null", *knobs]
-    if not work.has_vae:  # all clips are held at once; others are looked at one by one
+    if not work.has_vae:  # all clips are in memory at once; with a VAE one by one
         which = "round_" if in_round else ""
         knobs = [f"lower evaluate.{which}num_prompts", f"shorten evaluate.{which}noise_seeds"]
     return StagePlan(stage, runs, flops, memory, 1e6, ", or ".join(knobs))

@@ -1,4 +1,4 @@
-"""Sizes, FLOPs and bytes of a block-causal Wan, by arithmetic: what `afd plan` prints.
+"""Sizes, FLOPs and bytes of a block-causal Wan by arithmetic, for `afd plan`.
 
 One multiply-add is 2 FLOPs, as torch's FlopCounterMode counts: on meta tensors the real class of
 students/ gives the same numbers (tests/afd/planning). Norms, biases and activations are left out:
@@ -13,7 +13,7 @@ NUM_MODULATIONS = 6  # shift, scale and gate of self-attention and of the feed-f
 
 @dataclass(frozen=True, slots=True)
 class WanSizes:
-    """A Wan transformer and the clip it works on; everything else follows."""
+    """Sizes of a Wan transformer and of its clip; all other numbers derive from them."""
 
     num_layers: int
     num_heads: int
@@ -28,7 +28,7 @@ class WanSizes:
     num_latent_frames: int
     latent_frames_per_block: int
     patch: int  # side of a spatial patch, in latents
-    window_blocks: int | None = None  # most blocks a block sees, itself included; None: all
+    window_blocks: int | None = None  # attended blocks, the own one included; None: all
 
     @property
     def width(self) -> int:
@@ -52,14 +52,14 @@ class WanSizes:
 
     @property
     def latent_values(self) -> int:
-        """Numbers in the latents of one clip."""
+        """Number of values in the latents of one clip."""
         return self.channels * self.num_latent_frames * self.rows * self.columns
 
     # ------------------------------------------------------------------ parameters
 
     @property
     def num_parameters(self) -> int:
-        """Every weight and bias of diffusers' WanTransformer3DModel (text to video)."""
+        """Number of weights and biases of diffusers' WanTransformer3DModel (text to video)."""
         d, patched = self.width, self.channels * self.patch**2
         attention = LINEARS_OF_ATTENTION * (d * d + d) + 2 * d  # and the norms of query and key
         feed_forward = d * self.ffn_dim + self.ffn_dim + self.ffn_dim * d + d
@@ -71,7 +71,7 @@ class WanSizes:
         return self.num_layers * block + times + text + ends
 
     def num_lora_parameters(self, rank: int, *, feed_forward: bool = True) -> int:
-        """Weights of a LoRA on all eight attention linears, and on the feed-forward's two."""
+        """Return the weights of a LoRA on all 8 attention linears and the 2 of the feed-forward."""
         per_layer = 2 * LINEARS_OF_ATTENTION * 2 * self.width
         if feed_forward:
             per_layer += 2 * (self.width + self.ffn_dim)
@@ -81,32 +81,32 @@ class WanSizes:
 
     @property
     def linear_flops(self) -> int:
-        """Of one token through the linears of all layers."""
+        """FLOPs of one token through the linears of all layers."""
         attention = (LINEARS_OF_ATTENTION + 2) * self.width**2  # text keys are counted by text
         return 2 * self.num_layers * (attention + 2 * self.width * self.ffn_dim)
 
     @property
     def text_flops(self) -> int:
-        """Of one prompt: its embedding and its keys and values in every layer."""
+        """FLOPs of one prompt: its embedding, and its keys and values in every layer."""
         embedding = self.text_dim * self.width + self.width**2
         return 2 * self.num_text_tokens * (embedding + self.num_layers * 2 * self.width**2)
 
     def attention_flops(self, num_keys: int) -> int:
-        """Of one query token against `num_keys` keys, in all layers: scores and their values."""
+        """Return the FLOPs of one query token against `num_keys` keys in all layers."""
         return 4 * self.num_layers * self.width * num_keys
 
     @property
     def _ends_flops(self) -> int:
-        """Of one token into the network or out of it."""
+        """FLOPs of one token into the network or out of it."""
         return 2 * self.channels * self.patch**2 * self.width
 
     @property
     def _time_flops(self) -> int:
-        """Of one frame's timestep."""
+        """FLOPs of one frame's timestep."""
         return 2 * self.width * (self.freq_dim + self.width + NUM_MODULATIONS * self.width)
 
     def block_flops(self, block: int) -> int:
-        """Of one cached pass over block number `block`, which sees the blocks before it."""
+        """Return the FLOPs of one cached pass over block number `block`."""
         seen = min(block + 1, self.window_blocks or self.num_blocks) * self.tokens_per_block
         per_token = self.linear_flops + 2 * self._ends_flops
         per_token += self.attention_flops(seen) + self.attention_flops(self.num_text_tokens)
@@ -114,13 +114,13 @@ class WanSizes:
         return self.tokens_per_block * per_token + times
 
     def rollout_flops(self, num_steps: int) -> int:
-        """Of one clip block by block: `num_steps` passes a block and one that fills the cache."""
+        """Return the FLOPs of one clip: `num_steps` passes a block and one that fills the cache."""
         passes = (num_steps + 1) * sum(self.block_flops(block) for block in range(self.num_blocks))
         return passes + self.text_flops
 
     @property
     def context_flops(self) -> int:
-        """Of the clean half of the parallel pass; the last block is context to no other."""
+        """FLOPs of the clean half of the parallel pass; the last block is context to no other."""
         return sum(
             self.block_flops(block) - self.tokens_per_block * self._ends_flops
             for block in range(self.num_blocks - 1)
@@ -128,16 +128,16 @@ class WanSizes:
 
     @property
     def noisy_flops(self) -> int:
-        """Of the noisy half: every block sees the clean blocks before it and itself."""
+        """FLOPs of the noisy half: a block attends to the clean blocks before it and itself."""
         return sum(self.block_flops(block) for block in range(self.num_blocks))
 
     @property
     def parallel_flops(self) -> int:
-        """Of one forward pass over [clean | noisy]: a velocity of every block of one clip."""
+        """FLOPs of one forward pass over [clean | noisy]: a velocity of every block of one clip."""
         return self.context_flops + self.noisy_flops + self.text_flops
 
     def lora_flops(self, rank: int, num_tokens: int) -> int:
-        """What a LoRA on every linear adds to a forward pass over `num_tokens`.
+        """Return the FLOPs that a LoRA on every linear adds to a forward pass over `num_tokens`.
 
         The text's keys and values are left out: 512 tokens of 65,000.
         """
@@ -146,7 +146,7 @@ class WanSizes:
     def training_flops(
         self, rank: int | None, *, checkpointing: bool, context_gradient: bool = True
     ) -> int:
-        """Of forward and backward of the parallel pass, one clip; `rank` None trains all weights.
+        """Return forward and backward FLOPs of the parallel pass; `rank` None trains all weights.
 
         Frozen weights need no gradient, so their linears cost one forward's worth backward instead
         of two; attention has no weights and always costs two. Without `context_gradient` the clean
@@ -175,13 +175,13 @@ class WanSizes:
     # ------------------------------------------------------------------ bytes
 
     def cache_bytes(self, bytes_per_value: int) -> int:
-        """Keys and values of one clip's history in every layer."""
+        """Return the bytes of keys and values of one clip's history in every layer."""
         blocks = min(self.num_blocks, self.window_blocks or self.num_blocks)
         tokens = blocks * self.tokens_per_block
         return 2 * self.num_layers * tokens * self.width * bytes_per_value
 
     def layer_bytes(self, rank: int | None, bytes_per_value: int) -> int:
-        """What one layer of the parallel pass keeps for its backward, one clip.
+        """Return the bytes that one layer of the parallel pass holds for its backward, one clip.
 
         Counted on the real class (tests/afd/planning): with bfloat16 weights norms and rotations
         stay float32, so 10 tensors of a token's width are small and 12 are not; in float32 they are
@@ -201,7 +201,7 @@ class WanSizes:
         checkpointing: bool,
         context_gradient: bool = True,
     ) -> int:
-        """Peak of what the parallel pass keeps for its backward, one clip."""
+        """Return the peak bytes that the parallel pass holds for its backward, one clip."""
         blocks = 2 * self.num_blocks - 1
         layer = self.layer_bytes(rank, bytes_per_value)
         if not context_gradient:  # the clean half keeps keys and values only

@@ -1,4 +1,4 @@
-"""What a campaign's params ask of a machine: sizes of its student, clips and discriminator."""
+"""Workload of a campaign: sizes of its student, clips and discriminator."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,13 +7,13 @@ from typing import Any, Literal
 from afd.checkpoints import place
 from afd.config import CausalWanParams, Params, rows_and_columns
 from afd.planning import networks
-from afd.planning.networks import Judge
+from afd.planning.networks import DiscriminatorCost
 from afd.planning.wan import WAN_1_3B, WanSizes
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Everything the arithmetic needs of a campaign."""
+    """Sizes of a campaign that its plan is computed from."""
 
     wan: WanSizes
     num_frames: int
@@ -21,17 +21,17 @@ class Workload:
     num_steps: int  # of the sampler
     rank: int | None  # of the student's LoRA; None: all weights train
     num_trained: int
-    bytes_per_value: int  # of frozen weights and of the network's work
+    bytes_per_value: int  # of frozen weights and of activations
     checkpointing: bool
     context_gradient: bool
     has_vae: bool
-    judge: Judge
-    judge_rows: int  # pairs in memory at once
-    assumed: tuple[str, ...]  # what could not be read from files
+    discriminator: DiscriminatorCost
+    discriminator_rows: int  # pairs in memory at once
+    assumed: tuple[str, ...]  # sizes that could not be read from files
 
 
 def workload(params: Params) -> Workload:
-    """Of a campaign's params."""
+    """Return the workload of a campaign's params."""
     height, width = rows_and_columns(params.frame_size)
     pixels = height * width
     student = params.student
@@ -42,7 +42,7 @@ def workload(params: Params) -> Workload:
         context_gradient = True
     else:
         where = "student.checkpoint", student.checkpoint, assumed
-        if student.family == "anyflow_far":  # a folder, which tells its sizes
+        if student.family == "anyflow_far":  # a folder with its sizes
             sizes = published(*where)
         else:
             sizes = published(*where, student.head_dim, student.weights)
@@ -64,7 +64,7 @@ def workload(params: Params) -> Workload:
             window = student.window_frames
             if window is not None:
                 wan = replace(wan, window_blocks=window // student.latent_frames_per_block)
-    judge, rows = _judge(params, wan, pixels, assumed)
+    discriminator, rows = _discriminator(params, wan, pixels, assumed)
     return Workload(
         wan=wan,
         num_frames=params.num_frames,
@@ -76,8 +76,8 @@ def workload(params: Params) -> Workload:
         checkpointing=params.update.memory.gradient_checkpointing,
         context_gradient=context_gradient,
         has_vae=student.family != "causal_wan",
-        judge=judge,
-        judge_rows=rows,
+        discriminator=discriminator,
+        discriminator_rows=rows,
         assumed=tuple(assumed),
     )
 
@@ -108,11 +108,11 @@ def published(
     head_dim: int = 128,
     entry: Literal["generator_ema", "generator"] | None = None,
 ) -> WanSizes:
-    """Sizes by the folder's config.json or the shapes in the file, of which no value is read.
+    """Return sizes by the folder's config.json or by the shapes in the file.
 
-    What is not there is taken as Wan 1.3B, and told.
+    Without either, sizes are those of Wan 1.3B, with a line in `assumed`.
     """
-    path, said = place(checkpoint), f"{field} {checkpoint}"
+    path, source = place(checkpoint), f"{field} {checkpoint}"
     for folder in (path, path / "transformer"):
         if (folder / "config.json").is_file():
             return _sizes(json.loads((folder / "config.json").read_text()))
@@ -123,29 +123,31 @@ def published(
         try:
             return _sizes(read(path, head_dim, entry).config)
         except CheckpointError as error:
-            assumed.append(f"{said} tells no sizes, taken as Wan 1.3B: {error}")
+            assumed.append(f"{source} tells no sizes, taken as Wan 1.3B: {error}")
     else:
         what = "holds no config.json" if path.exists() else "is absent"
-        assumed.append(f"{said} {what}: taken as Wan 1.3B")
+        assumed.append(f"{source} {what}: taken as Wan 1.3B")
     return WAN_1_3B
 
 
-def _sizes(told: dict[str, Any]) -> WanSizes:
+def _sizes(config: dict[str, Any]) -> WanSizes:
     return replace(
         WAN_1_3B,
-        num_layers=int(told["num_layers"]),
-        num_heads=int(told["num_attention_heads"]),
-        head_dim=int(told["attention_head_dim"]),
-        ffn_dim=int(told["ffn_dim"]),
-        freq_dim=int(told["freq_dim"]),
-        text_dim=int(told["text_dim"]),
-        channels=int(told["in_channels"]),
-        patch=int(told["patch_size"][1]),
+        num_layers=int(config["num_layers"]),
+        num_heads=int(config["num_attention_heads"]),
+        head_dim=int(config["attention_head_dim"]),
+        ffn_dim=int(config["ffn_dim"]),
+        freq_dim=int(config["freq_dim"]),
+        text_dim=int(config["text_dim"]),
+        channels=int(config["in_channels"]),
+        patch=int(config["patch_size"][1]),
     )
 
 
-def _judge(params: Params, wan: WanSizes, pixels: int, assumed: list[str]) -> tuple[Judge, int]:
-    """The discriminator, and how many pairs of it are in memory at once."""
+def _discriminator(
+    params: Params, wan: WanSizes, pixels: int, assumed: list[str]
+) -> tuple[DiscriminatorCost, int]:
+    """Return the discriminator's cost, and the number of its pairs in memory at once."""
     chosen = params.discriminator
     match chosen.kind:
         case "conv":

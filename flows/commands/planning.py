@@ -71,7 +71,7 @@ def _sizes(planned: CampaignPlan) -> Table:
         work.rank, checkpointing=work.checkpointing, context_gradient=work.context_gradient
     )
     table.add_row("training pass", f"{_flops(training)}, forward {_flops(wan.parallel_flops)}")
-    table.add_row("score", _flops(work.judge.score_flops))
+    table.add_row("score", _flops(work.discriminator.score_flops))
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from afd.config import Cluster
 from afd.config.cluster import Resourced, Resources, SlurmParams
+from afd.processes import ProcessId
 from afd.runtime.outcome import RefusedError
 from afd.stages.execute import limit_threads
 from flows.jobs.records import Job

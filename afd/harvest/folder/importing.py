@@ -35,7 +35,7 @@ from afd.harvest.inspect_clip import ClipInspector
 from afd.harvest.ledger import Ledger
 from afd.harvest.provenance import InspectionResult
 from afd.prompts import Prompt, prompt_id
-from afd.store import Store
+from afd.store import Store, disk_errors
 
 AT_ONCE = 64  # clips in inspection
 
@@ -113,7 +113,7 @@ def import_folder(
         folder = share_out(root, folder, num_held_out)
     done.num_duplicates = folder.num_duplicates
     done.refused |= {misread.name: misread.reason for misread in folder.refused}
-    with told(store.root):
+    with disk_errors(store.root):
         stored = clip_paths(store)
         new, known = _sorted(spec, folder.clips, stored)
         asyncio.run(_inspect_all(new, on_change))

@@ -79,10 +79,10 @@ def test_a_score_of_the_paper_size() -> None:
         gradient_checkpointing=True, question=QUESTION, reward_tokens=("<|MQ_reward|>",),
         num_text_tokens=600, num_frames=10, frame_pixels=448 * 448, lora_rank=64, lora_alpha=128.0,
     )  # fmt: skip
-    judge = networks.vlm(params, PIXELS)
-    assert judge.score_flops == pytest.approx(12e12, rel=0.3)
-    assert 2 * judge.train_flops == pytest.approx(80e12, rel=0.4)
-    assert 0 < judge.kept_bytes < 20e9
+    cost = networks.vlm(params, PIXELS)
+    assert cost.score_flops == pytest.approx(12e12, rel=0.3)
+    assert 2 * cost.train_flops == pytest.approx(80e12, rel=0.4)
+    assert 0 < cost.activation_bytes < 20e9
 
 
 def test_dit_features_run_a_share_of_wan() -> None:
@@ -91,9 +91,9 @@ def test_dit_features_run_a_share_of_wan() -> None:
         gradient_checkpointing=True, layers=(4, 9), times=(0.0, 0.3), head_width=256,
     )  # fmt: skip
     wan = replace(WAN_1_3B, latent_frames_per_block=LATENT_FRAMES)
-    judge = networks.dit_features(params, wan, PIXELS)
+    cost = networks.dit_features(params, wan, PIXELS)
     whole = wan.noisy_flops  # one block that sees itself: the bidirectional pass
-    assert judge.score_flops == pytest.approx(2 * whole / 3, rel=0.02)
+    assert cost.score_flops == pytest.approx(2 * whole / 3, rel=0.02)
 
 
 def test_the_pocket_campaign_is_planned_whole() -> None:

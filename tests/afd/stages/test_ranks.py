@@ -95,7 +95,7 @@ def fit_gradients(campaign: Campaign, ranks: Ranks) -> list[Tensor]:
     model = conv.build(params, setting, lambda _: torch.zeros(0), draw).double()
     clips = torch.rand(2, 10, 8, 3, 16, 16, generator=draw, dtype=torch.float64)
     text = torch.randn(10, 4, 6, generator=draw, dtype=torch.float64)
-    pairs = fit.Drawn(clips[0], clips[1], text)
+    pairs = fit.PairBatch(clips[0], clips[1], text)
     fit.accumulate(model, pairs, campaign.params.fit, draw, ranks)
     return [p.grad for p in model.parameters() if p.grad is not None]
 

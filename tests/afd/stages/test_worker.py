@@ -47,7 +47,7 @@ def run(params, inputs, store, work):
         case "step":  # until told to stop
             (work.path / "pid").write_text(str(os.getpid()))
             signals.listen()
-            while not signals.is_told_to_stop():
+            while not signals.stop_requested():
                 time.sleep(0.01)
                 work.progress(0, 1)
             raise StoppedError("kept")
@@ -348,10 +348,10 @@ def test_a_full_disk_ends_the_stage_and_not_the_worker(
     with monkeypatch.context() as patched:
         patched.setattr(Mailbox, "finish", full)
         patched.setattr(Mailbox, "beat", full)
-        worker_module._tell(box, ended)
+        worker_module._write_outcomes(box, ended)
         worker_module._Pulse(box, "code").beat("serving")
     assert list(ended) == ["fit-1"]
-    worker_module._tell(box, ended)
+    worker_module._write_outcomes(box, ended)
     told = box.outcome("fit-1")
     assert told is not None
     assert told.status == "store"
