@@ -52,7 +52,7 @@ def hide(text: str, secrets: tuple[str, ...]) -> str:
     return text
 
 
-@lru_cache(maxsize=32)  # some vendors' keys are minted per request
+@lru_cache(maxsize=32)
 def _disguised(secret: str) -> re.Pattern[str]:
     """A secret with any of its characters encoded, or the base64 of something that begins so."""
     data = secret.encode()

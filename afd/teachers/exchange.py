@@ -13,6 +13,7 @@ A poll or a listing creates nothing: all of it is VendorError, but for the key.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ from afd.teachers.unpacking import Unpacker, UnpackError
 
 MAX_EXCHANGE_S = 300.0  # of one request with its answer, however slowly it drips in
 MAX_ANSWER_BYTES = 4 << 20  # a listing of 100 predictions with their logs is about 1 MB
+NUM_RECENT = 8  # keys whose quotations are hidden: of a few providers, the present and earlier ones
 # What httpx raises before a byte of the request is on its way.
 UNSENT = (
     httpx.ConnectError,
@@ -185,6 +187,9 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+_recent: deque[str] = deque(maxlen=NUM_RECENT)
+
+
 def secrets_in(headers: dict[str, str]) -> tuple[str, ...]:
     """What must not be quoted of a request's own headers: the key, with and without its scheme."""
     return tuple(part for value in headers.values() for part in value.split() if len(part) > 6)
@@ -197,8 +202,12 @@ def _plain(headers: dict[str, str]) -> dict[str, str]:
 async def _exchange(
     http: httpx.AsyncClient, request: httpx.Request, headers: dict[str, str]
 ) -> Answer:
-    """Send once, follow nothing, read at most MAX_ANSWER_BYTES; hide what `headers` hold."""
-    secrets = secrets_in(headers)
+    """Send once, follow nothing, read at most MAX_ANSWER_BYTES; hide what `headers` hold.
+
+    Keys of earlier requests are hidden too: a vendor may quote one, and it may still count.
+    """
+    _recent.extend(secret for secret in secrets_in(headers) if secret not in _recent)
+    secrets = tuple(_recent)
     async with asyncio.timeout(MAX_EXCHANGE_S):
         reply = await http.send(request, stream=True, follow_redirects=False)
         try:

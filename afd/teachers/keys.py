@@ -18,9 +18,11 @@ from typing import Any
 from afd.teachers.remote import UnauthorisedError
 
 TOKEN_LIVES_S = 1800  # Kling refuses longer ones
+TOKEN_USED_S = 600.0  # by requests: few tokens count at a time, and all of them can be hidden
 COMMAND_S = 30
 FRESH_S = 120.0
 _minted: dict[str, tuple[float, str]] = {}  # command -> when, and what it printed
+_signed: dict[str, tuple[float, str]] = {}  # both keys -> when, and the token
 
 
 def read_key(variable: str) -> str:
@@ -63,11 +65,15 @@ def _printed(variable: str, command: str) -> str:
 
 
 def signed_token(variable: str) -> str:
-    """A JSON web token for vendors that want one minted per request (RFC 7519, HS256).
+    """Return a JSON web token (RFC 7519, HS256), at most TOKEN_USED_S old.
 
     The variable holds `ACCESS_KEY:SECRET_KEY`. Errors: UnauthorisedError naming the variable.
     """
-    access, _, secret = read_key(variable).partition(":")
+    keys = read_key(variable)
+    at, token = _signed.get(keys, (-TOKEN_USED_S, ""))
+    if time.monotonic() - at < TOKEN_USED_S:
+        return token
+    access, _, secret = keys.partition(":")
     if not access or not secret:
         raise UnauthorisedError(
             f"access.key_variable: {variable} must hold both keys of this vendor as ACCESS:SECRET"
@@ -76,7 +82,8 @@ def signed_token(variable: str) -> str:
     claims = {"iss": access, "exp": now + TOKEN_LIVES_S, "nbf": now - 5}  # 5 s for clocks apart
     signed = f"{_encoded({'alg': 'HS256', 'typ': 'JWT'})}.{_encoded(claims)}"
     digest = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
-    return f"{signed}.{_base64(digest)}"
+    _signed[keys] = time.monotonic(), f"{signed}.{_base64(digest)}"
+    return _signed[keys][1]
 
 
 def _encoded(value: dict[str, Any]) -> str:

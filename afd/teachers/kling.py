@@ -1,4 +1,4 @@
-"""Kling: answers HTTP 200 with a code of its own, and wants a token minted per request.
+"""Kling: answers HTTP 200 with a code of its own, and wants a signed token.
 
     POST {base}/videos/text2video -> data.task_id     GET .../{id}     GET ...?pageNum=&pageSize=
     base: https://api-singapore.klingai.com/v1
