@@ -158,7 +158,7 @@ def test_a_stage_that_hangs_says_where_and_dies(
     run.send(signal.SIGCONT)
     assert run.wait() == -signal.SIGALRM
     assert "most recent call first" in run.log
-    assert "training.py" in run.log
+    assert "training_loop.py" in run.log
     assert forge.start(asked, store, "--hang-s", "60").wait() == 0
     assert hashes(store.load(asked.output)) == hashes(warmstart.whole)
 
