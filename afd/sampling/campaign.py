@@ -148,7 +148,7 @@ class Campaign:
                 for index, made in finished.items():
                     if student in made.values():
                         return index
-        return max(finished, default="start")
+        return max(finished) if finished else "start"
 
     def _cure_of_round(self, chosen: Round) -> str:
         """Return the cure for a round without a student; empty for one the campaign never had."""
