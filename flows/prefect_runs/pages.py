@@ -3,6 +3,7 @@
 An error here never fails a campaign, and a server that is away gets nothing.
 """
 
+import contextvars
 import json
 import logging
 import re
@@ -73,7 +74,10 @@ def progress_artifact(campaign: str, store: Store, request: StageRequest) -> Ite
                     break
                 time.sleep(1)
 
-    thread = threading.Thread(target=report, name="prefect-progress", daemon=True)
+    context = contextvars.copy_context()  # which server: a thread begins without it
+    thread = threading.Thread(
+        target=context.run, args=(report,), name="prefect-progress", daemon=True
+    )
     thread.start()
     try:
         yield

@@ -162,6 +162,7 @@ def test_progress_ends_at_100_percent(
 ) -> None:
     from prefect import flow, task
     from prefect.runtime import flow_run
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     monkeypatch.setattr(pages, "LONG_S", 0.01)
     monkeypatch.setattr(pages, "EVERY_S", 0.01)
@@ -183,7 +184,9 @@ def test_progress_ends_at_100_percent(
         compute(str(flow_run.id))
         return str(flow_run.id)
 
-    run = UUID(long())
+    # This process may have settled on another test's server.
+    with temporary_settings({PREFECT_API_URL: seen.here.up.api}):
+        run = UUID(long())
     deadline = time.monotonic() + PATIENCE_S  # the run itself waits LAST_S at most
     while [(one.type, float(one.data)) for one in artifacts_of(seen.here, run).values()] != [
         ("progress", 100.0)
