@@ -311,7 +311,7 @@ def test_a_clone_that_pulled_shards_pays_for_nothing_they_hold(
     for tar in copy.root.glob("teacher_clips/*/clips.tar"):
         content = tar.read_bytes()
         tar.write_bytes(content[:700] + bytes([content[700] ^ 255]) + content[701:])
-    with pytest.raises(StoreError, match=r"clips\.tar.*run the same command again"):
+    with pytest.raises(StoreError, match=r"clips\.tar.*`afd resume NAME` makes it anew"):
         execute(asked, copy)
     # Damaged is not lost: what came back are sound rows of the shards, nothing was paid again.
     back = {path.name for path in copy.clips.rglob("*.mp4")}
@@ -362,7 +362,7 @@ def test_a_corrupt_shard_is_named_with_its_cure(played: Played) -> None:
     middle = 700
     tar.write_bytes(sound[:middle] + bytes([sound[middle] ^ 255]) + sound[middle + 1 :])
     try:
-        with pytest.raises(StoreError, match=r"clips\.tar.*run the same command again"):
+        with pytest.raises(StoreError, match=r"clips\.tar.*`afd resume NAME` makes it anew"):
             params = played.params.model_copy(update={"seed": 9})
             played.make(requests.fit(params, [played.clips.ref], [played.rollouts.ref], None, 0))
     finally:
