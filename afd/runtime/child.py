@@ -4,6 +4,7 @@ A child that left no outcome file (killed, disk full) is diagnosed by its exit c
 """
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -77,6 +78,8 @@ def _run(job: Job, request_file: Path, child: Child, compute: Compute, parent: i
         log = os.open(child.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # in the log's order, and at once
         stage_log.write_to_stderr()
         signals.limit_silence(job.hang_s)
         status, message = _outcome_of(job, request_file, child.name, compute)
