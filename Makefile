@@ -27,7 +27,7 @@ demo: install ## a complete pocket campaign on two CPU cores, about 6 minutes
 install-test: ## the environment with the tools of the tests
 	@sh install.sh test
 
-check: install-test ## ruff, import-linter, names and docstrings, pyright: about a minute
+check: install-test ## ruff, import-linter, names and docstrings, pyright: 3 minutes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
