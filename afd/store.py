@@ -75,11 +75,13 @@ class Store:
             raise StoreError(f"{path}: not made yet, or only half of it was copied here") from None
         except ValidationError as error:
             wrong = error.errors()[0]["msg"]
-            raise StoreError(f"{path / MANIFEST}: not a manifest: {wrong}; {_cure(path)}") from None
+            raise StoreError(
+                f"{path / MANIFEST}: not a manifest: {wrong}; {damage_cure(path)}"
+            ) from None
         if manifest.fingerprint != ref.fingerprint or manifest.kind != ref.kind:
             raise StoreError(
                 f"{path}: holds {manifest.kind} {manifest.fingerprint[:16]}, "
-                f"not {ref.kind} {ref.fingerprint[:16]}; {_cure(path)}"
+                f"not {ref.kind} {ref.fingerprint[:16]}; {damage_cure(path)}"
             )
         for name, entry in manifest.files.items():
             _check(path / name, entry, path, content=verify)
@@ -234,14 +236,15 @@ def _check(file: Path, entry: FileEntry, artifact: Path, *, content: bool) -> No
     try:
         size = file.stat().st_size
     except FileNotFoundError:
-        raise StoreError(f"{file}: missing; {_cure(artifact)}") from None
+        raise StoreError(f"{file}: missing; {damage_cure(artifact)}") from None
     if size != entry.num_bytes:
-        raise StoreError(f"{file}: {size} bytes, not {entry.num_bytes}; {_cure(artifact)}")
+        raise StoreError(f"{file}: {size} bytes, not {entry.num_bytes}; {damage_cure(artifact)}")
     if content and _synced(file).sha256 != entry.sha256:
-        raise StoreError(f"{file}: its sha256 is not the manifest's; {_cure(artifact)}")
+        raise StoreError(f"{file}: its sha256 is not the manifest's; {damage_cure(artifact)}")
 
 
-def _cure(artifact: Path) -> str:
+def damage_cure(artifact: Path) -> str:
+    """Return what to do about a damaged artifact; `dvc pull` refuses over a damaged file."""
     is_tracked = any((folder / ".dvc").is_dir() for folder in artifact.resolve().parents)
     pulls = "`dvc pull` restores it or " if is_tracked else ""
     return (

@@ -113,9 +113,8 @@ def main(name: str, runs: str, store: str, verdict: str) -> None:
     set_library_defaults()
     chosen: Ended = next(known for known in get_args(Ended) if known == verdict)
     paths = CampaignPaths(Path(runs), Path(store))
-    with contextlib.suppress(
-        CampaignRunningError
-    ):  # somebody runs it again, and reconciles what was left
+    # Whoever runs the campaign again reconciles what was left.
+    with contextlib.suppress(CampaignRunningError):
         reconcile_when_free(name, paths, chosen, end_jobs=chosen == "cancelled")
 
 

@@ -24,6 +24,6 @@ def read_columns(folder: Path, *names: str) -> list[dict[str, Any]]:
             return cast("list[dict[str, Any]]", file.read(columns=columns).to_pylist())
     except (OSError, ValueError, pa.ArrowException) as error:  # pyright: ignore[reportUnknownVariableType]
         raise StoreError(
-            f"{folder}: its table cannot be read ({error}); restore it with `dvc pull`: nobody "
-            "knows which of its clips were paid"
+            f"{folder}: its table cannot be read ({error}); move it aside and "
+            "restore it with `dvc pull`: nobody knows which of its clips were paid"
         ) from None

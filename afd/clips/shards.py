@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from afd.store import StoreError
+from afd.store import StoreError, damage_cure
 from afd.video.canonical import CanonicalFormat
 from afd.video.content import Content
 from afd.video.decode import ClipError, Frames, Shown, open_clip
@@ -109,9 +109,9 @@ def read_table(folder: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise ShardError(f"{path}: cannot be read ({error}); {_cure(folder)}") from error
+        raise ShardError(f"{path}: cannot be read ({error}); {damage_cure(folder)}") from error
     if missing := set(COLUMNS) - set(table.columns):
-        raise ShardError(f"{path}: columns {sorted(missing)} missing; {_cure(folder)}")
+        raise ShardError(f"{path}: columns {sorted(missing)} missing; {damage_cure(folder)}")
     return table
 
 
@@ -132,7 +132,7 @@ def iterate(folder: Path) -> Iterator[dict[str, Any]]:
             for row in rows:
                 yield row | {"bytes": _member(tar, row, folder)}
     except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error}); {_cure(folder)}") from error
+        raise ShardError(f"{path}: cannot be read ({error}); {damage_cure(folder)}") from error
 
 
 def read_row(folder: Path, row: dict[str, Any]) -> bytes:
@@ -142,7 +142,7 @@ def read_row(folder: Path, row: dict[str, Any]) -> bytes:
         with path.open("rb") as tar:
             return _member(tar, row, folder)
     except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error}); {_cure(folder)}") from error
+        raise ShardError(f"{path}: cannot be read ({error}); {damage_cure(folder)}") from error
 
 
 def _member(tar: BinaryIO, row: dict[str, Any], folder: Path) -> bytes:
@@ -151,7 +151,7 @@ def _member(tar: BinaryIO, row: dict[str, Any], folder: Path) -> bytes:
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         raise ShardError(
             f"{folder / TAR}, member {row['member']} (prompt {row['prompt'][:80]!r}): its "
-            f"bytes are not those that were stored; {_cure(folder)}"
+            f"bytes are not those that were stored; {damage_cure(folder)}"
         )
     return data
 
@@ -179,7 +179,7 @@ def read_videos(
         except ClipError as error:
             raise ShardError(
                 f"{folder / TAR}, member {row['member']} (prompt {row['prompt'][:80]!r}): {error}; "
-                f"{_cure(folder)}"
+                f"{damage_cure(folder)}"
             ) from error
     return torch.from_numpy(clips), table
 
@@ -193,10 +193,3 @@ def prompt_places(table: pd.DataFrame, prompts: Sequence[str]) -> list[int]:
     if [prompts[place] for place in found if place < len(prompts)] != table["prompt"].tolist():
         raise ValueError("the teacher clips are about other prompts")
     return found
-
-
-def _cure(folder: Path) -> str:
-    return (
-        f"move {folder} away, then `dvc pull` restores it or `afd resume NAME` makes it anew "
-        "(teacher videos in clips/ are not paid again)"
-    )

@@ -61,7 +61,8 @@ def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
     if more > 0:
         console.print(f"... and {more} more")
     console.print(
-        "nothing was changed: restore what is wrong or missing with `dvc pull` or from a backup; "
+        "nothing was changed: move aside what is wrong, then restore it and what is missing with "
+        "`dvc pull` or from a backup; "
         f"notes are written anew by `{command('harvest', 'verify', '--mend', store=root)}`",
         soft_wrap=True,
     )
