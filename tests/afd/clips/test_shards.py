@@ -44,8 +44,10 @@ def rows(count: int = 5) -> list[dict]:
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
-    write_shard(tmp_path, rows())
-    return tmp_path
+    (tmp_path / ".dvc").mkdir()  # a tracked store: its cure names `dvc pull`
+    (folder := tmp_path / "shard").mkdir()
+    write_shard(folder, rows())
+    return folder
 
 
 def flip(path: Path, place: int) -> None:
