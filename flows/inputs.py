@@ -28,9 +28,9 @@ def chosen_params(
 ) -> Params:
     """Return the named params, or without a name those that the campaign was started with.
 
-    Raises ParamsError, or RefusedError for what would stop a campaign later: a
-    teacher whose terms forbid training, a prompts file that cannot be used (PromptsError), weights
-    that are not on this disk.
+    Raises ParamsError, or RefusedError for what would stop a campaign later: a teacher whose terms
+    forbid training, a prompts file that cannot be used (PromptsError), weights that are not on this
+    disk.
     """
     chosen = read_params(campaign, paths, params, overlays, overrides)
     requests.refuse_unpermitted(chosen.teacher.training_permitted)

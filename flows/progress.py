@@ -105,7 +105,7 @@ class ProgressBoard:
 
     @property
     def has_computed(self) -> bool:
-        """Return whether a stage was tried since this board was created."""
+        """True after a stage was tried."""
         with self._lock:
             return self._num_tried > 0
 

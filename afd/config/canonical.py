@@ -10,7 +10,7 @@ Quantiser = Annotated[int, Field(ge=0, le=51)]  # of H.264
 
 
 class CanonicalParams(Section):
-    """What nobody must be able to tell the sides apart by: rate, length, shape, size, codec.
+    """The one format of both sides: equal rate, length, shape, size and codec tell no side apart.
 
     A rollout is first filmed: magnified and encoded as the teacher's videos are delivered. From
     there on both sides are finished videos and take the same steps (afd/video/canonical.py).

@@ -41,7 +41,7 @@ _PARAMS: TypeAdapter[StudentParams] = TypeAdapter(StudentParams)
 
 @dataclass(frozen=True)
 class Described:
-    """What student.json says."""
+    """The content of student.json, and the folder of the frozen parts."""
 
     params: StudentParams
     geometry: LatentGeometry
@@ -135,7 +135,7 @@ def params_of(values: Any) -> StudentParams:
 
 
 def describe(folder: Path) -> Described:
-    """What a StudentWeights folder holds, without its weights; raises CheckpointError."""
+    """Read the description of a StudentWeights folder, no weights; raises CheckpointError."""
     try:
         said = json.loads((folder / "student.json").read_text())
         params = params_of(said["params"])
@@ -165,7 +165,7 @@ def load_codec(folder: Path) -> Codec:
 
 
 def codec_sha256(folder: Path) -> str:
-    """What tells the codec of a StudentWeights folder from others; raises CheckpointError."""
+    """Return the sha256 of a StudentWeights folder's codec; raises CheckpointError."""
     file = describe(folder).start / "codec.safetensors"
     try:
         with file.open("rb") as opened:

@@ -109,7 +109,7 @@ def adopt(model: PublishedModel, params: PublishedStudent, geometry: LatentGeome
 
 
 def manner(params: BlockCausalWan) -> Manner:
-    """How params say that the network is run; a window counts the sink and the block itself."""
+    """Return the run options of params; a window counts the sink and the block itself."""
     size, sink, recent = params.latent_frames_per_block, params.sink_frames, None
     if params.window_frames is not None:
         recent = (params.window_frames - sink) // size - 1

@@ -1,4 +1,4 @@
-"""What a vendor says, checked: nothing of it is believed before it has passed one of these.
+"""Checks of vendors' answers: every value passes one of them before it is used.
 
 A reply may hold any type where a text is expected, numbers that no column holds, ids that climb out
 of a path, control characters that rewrite a terminal, and the caller's own key, echoed.
@@ -173,7 +173,7 @@ def url(value: Any) -> SecretStr | None:
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Whether two URLs have scheme, host and port in common: then a key may go along."""
+    """Return True for two URLs of one scheme, host and port: a key may go to both."""
     ports = {"https": 443, "http": 80}
 
     def origin(address: str) -> tuple[str, str | None, int | None]:

@@ -99,7 +99,7 @@ class Answer:
 
 
 def refusal(answer: Answer) -> RemoteError:
-    """What an answer to a create means that is not 2xx (the module's table)."""
+    """Return the error of an answer to a create that is not 2xx (the module's table)."""
     said = sentence(answer)
     match answer.status:
         case 401 | 403:
@@ -191,7 +191,7 @@ _recent: deque[str] = deque(maxlen=NUM_RECENT)
 
 
 def secrets_in(headers: dict[str, str]) -> tuple[str, ...]:
-    """What must not be quoted of a request's own headers: the key, with and without its scheme."""
+    """Return the parts of a request's headers to hide: the key, with and without its scheme."""
     return tuple(part for value in headers.values() for part in value.split() if len(part) > 6)
 
 
@@ -235,7 +235,7 @@ async def _received(reply: httpx.Response) -> tuple[bytes, bool]:
 
 
 def sentence(answer: Answer) -> str:
-    """What the vendor answered, for a person."""
+    """Return the vendor's answer as a sentence for a person."""
     if not answer.is_whole:
         return f"the vendor answered {answer.status} with more than {MAX_ANSWER_BYTES >> 20} MB"
     if answer.body is None:

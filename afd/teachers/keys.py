@@ -26,7 +26,7 @@ _signed: dict[str, tuple[float, str]] = {}  # both keys -> when, and the token
 
 
 def read_key(variable: str) -> str:
-    """The key in the environment variable. Errors: UnauthorisedError naming the variable.
+    """Return the key in an environment variable. Errors: UnauthorisedError naming the variable.
 
     A stray newline would make the HTTP library quote the whole header, so it is refused here.
     """
@@ -46,7 +46,7 @@ def read_key(variable: str) -> str:
 
 
 def _printed(variable: str, command: str) -> str:
-    """What the command printed, at most FRESH_S ago. Errors: UnauthorisedError."""
+    """Return what the command printed at most FRESH_S ago. Errors: UnauthorisedError."""
     at, key = _minted.get(command, (-FRESH_S, ""))
     if time.monotonic() - at < FRESH_S:
         return key

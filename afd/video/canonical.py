@@ -31,7 +31,7 @@ LATE = Fraction(1, 10)  # of an instant: time bases round, 1/16 s is 62 or 63 ms
 
 @dataclass(frozen=True)
 class CanonicalFormat:
-    """What a canonical clip is: uint8 [num_frames, rows, columns, 3], RGB, full range."""
+    """The format of a canonical clip: uint8 [num_frames, rows, columns, 3], RGB, full range."""
 
     params: CanonicalParams
     num_frames: int
@@ -72,7 +72,7 @@ def as_delivered(pictures: Frames, canon: CanonicalFormat) -> Iterator[Shown]:
 
 
 def conform(video: Iterable[Shown], canon: CanonicalFormat) -> Frames:
-    """What `canonical` encodes, as pictures: what people and metrics look at.
+    """Return the pictures that `canonical` encodes, for people and metrics.
 
     Errors: ClipError where `canon.params` refuses, and for a video smaller than the student's.
     """
@@ -112,14 +112,14 @@ def _resampled(video: Iterable[Shown], fps: int) -> Iterator[tuple[Any, int]]:
 
 
 def _instants(time: Fraction, fps: int) -> int:
-    """How many of 0, 1 / fps, 2 / fps, ... lie before `time`."""
+    """Return how many of 0, 1 / fps, 2 / fps, ... lie before `time`."""
     late = time.denominator * LATE.numerator  # whole numbers: a fifth of the time of fractions
     parts = time.denominator * LATE.denominator
     return -((late - time.numerator * fps * LATE.denominator) // parts)
 
 
 def _window(found: int, canon: CanonicalFormat) -> list[int]:
-    """Which of `found` frames at the new rate make the clip."""
+    """Return the indices of the `found` frames at the new rate that make the clip."""
     wanted, own = canon.num_frames, canon.params
     if found > wanted and own.longer != "refuse":
         start = 0 if own.longer == "first" else (found - wanted) // 2
