@@ -78,7 +78,7 @@ async def _harvest(
             return await fetch(videos, video.url, incoming(store), key, policy, headers)
 
         def put_aside(file: Path, reason: str, about: dict[str, Any]) -> object:
-            return quarantine.put(store, file, reason, about, exchange.secrets_in(sent()))
+            return quarantine.put(store, file, reason, about, exchange.secrets_to_hide(sent()))
 
         def sent() -> dict[str, str]:
             with contextlib.suppress(remote.RemoteError):

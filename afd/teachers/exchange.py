@@ -190,9 +190,15 @@ def bearer(key: str) -> dict[str, str]:
 _recent: deque[str] = deque(maxlen=NUM_RECENT)
 
 
-def secrets_in(headers: dict[str, str]) -> tuple[str, ...]:
-    """Return the parts of a request's headers to hide: the key, with and without its scheme."""
-    return tuple(part for value in headers.values() for part in value.split() if len(part) > 6)
+def secrets_to_hide(headers: dict[str, str]) -> tuple[str, ...]:
+    """Return the keys to hide in the answer to a request with these headers.
+
+    Besides the request's own key, without its scheme, these are keys of earlier requests: a vendor
+    may quote one, and it may still be valid.
+    """
+    parts = (part for value in headers.values() for part in value.split())
+    _recent.extend(part for part in parts if len(part) > 6 and part not in _recent)
+    return tuple(_recent)
 
 
 def _plain(headers: dict[str, str]) -> dict[str, str]:
@@ -202,12 +208,8 @@ def _plain(headers: dict[str, str]) -> dict[str, str]:
 async def _exchange(
     http: httpx.AsyncClient, request: httpx.Request, headers: dict[str, str]
 ) -> Answer:
-    """Send once, follow nothing, read at most MAX_ANSWER_BYTES; hide what `headers` hold.
-
-    Keys of earlier requests are hidden too: a vendor may quote one, and it may still count.
-    """
-    _recent.extend(secret for secret in secrets_in(headers) if secret not in _recent)
-    secrets = tuple(_recent)
+    """Send once, follow nothing, read at most MAX_ANSWER_BYTES; hide keys in the answer."""
+    secrets = secrets_to_hide(headers)
     async with asyncio.timeout(MAX_EXCHANGE_S):
         reply = await http.send(request, stream=True, follow_redirects=False)
         try:
