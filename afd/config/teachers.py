@@ -176,7 +176,7 @@ class Size(Section):
 
 
 class RemoteTeacher(Section):
-    """A paid API or a server of one's own: create, poll, fetch (afd/teachers/remote.py)."""
+    """A paid API or a server of one's own: create, poll, fetch (teachers/vendors/protocol.py)."""
 
     kind: Literal["remote"]
     """A paid API, or a server of your own."""

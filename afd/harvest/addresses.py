@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 import httpx
 
-from afd.teachers.checked import same_origin
+from afd.teachers.vendors.sanitise import same_origin
 
 LOOKUP_S = 10.0
 NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address

@@ -6,7 +6,7 @@ Whole micro-dollars: sums of a hundred thousand orders are exact, and a cap is a
 from math import ceil
 
 from afd.config import Price
-from afd.teachers.remote import Usage
+from afd.teachers.vendors.protocol import Usage
 
 MICRO = 1_000_000
 

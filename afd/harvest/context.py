@@ -17,8 +17,8 @@ from afd.harvest.pace import Pace, Polling
 from afd.harvest.provenance import InspectionResult
 from afd.harvest.states import OrderState
 from afd.store import Store
-from afd.teachers import remote
-from afd.teachers.remote import Video
+from afd.teachers.vendors import protocol
+from afd.teachers.vendors.protocol import Video
 
 StopReason = Literal[
     "unauthorised", "out_of_credit", "budget", "no_connection", "busy_vendor", "lost_replies",
@@ -62,7 +62,7 @@ class RunContext:
 
     teacher: RemoteTeacher
     spec: TeacherSpec
-    vendor: remote.RemoteTeacher
+    vendor: protocol.RemoteTeacher
     in_ledger: LedgerThread
     store: Store
     http: httpx.AsyncClient

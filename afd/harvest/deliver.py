@@ -26,8 +26,8 @@ from afd.harvest.pace import MAX_PAUSE_S, backoff_s
 from afd.harvest.poll import poll_once
 from afd.harvest.provenance import apply_mismatch_policy, provenance
 from afd.harvest.submit import MAX_IN_A_ROW
-from afd.teachers import remote
-from afd.teachers.remote import Progress, State
+from afd.teachers.vendors import protocol
+from afd.teachers.vendors.protocol import Progress, State
 
 # Final states that a poll may show for a finished task. Only these end a paid order without a clip.
 OVER: tuple[State, ...] = ("expired", "failed", "cancelled", "refused_input", "refused_output")
@@ -117,7 +117,7 @@ async def _download(context: RunContext, row: OrderRow, progress: Progress | Non
             if was_repolled:
                 return await context.move(row, "expired_unrecoverable", reason=str(error))
             was_repolled, progress = True, None
-        except remote.UnauthorisedError as error:
+        except protocol.UnauthorisedError as error:
             context.engine.stop("unauthorised", error.text, hard=True)
             await context.engine.sleep(0.0)  # ends here
         except ForbiddenUrlError as error:

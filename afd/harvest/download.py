@@ -21,8 +21,8 @@ from pydantic import SecretStr
 
 from afd.harvest.addresses import Allowed, LookupFailedError, UnsafeUrlError, check_url, resolve
 from afd.store import disk_errors, sync_folder
-from afd.teachers.checked import MAX_URL, pause_s
-from afd.teachers.unpacking import CutShortError, Unpacker, UnpackError
+from afd.teachers.vendors.decompress import CutShortError, Unpacker, UnpackError
+from afd.teachers.vendors.sanitise import MAX_URL, pause_s
 
 REDIRECTS = (301, 302, 303, 307, 308)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")

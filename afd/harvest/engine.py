@@ -24,7 +24,7 @@ from afd.harvest.progress import HarvestProgress, Stop
 from afd.harvest.states import AT_VENDOR, OWNED, OrderState, TransitionError
 from afd.harvest.submit import UnwrittenTaskError, submit, task_columns
 from afd.store import StoreError
-from afd.teachers import remote
+from afd.teachers.vendors import protocol
 
 TICK_S = 0.5  # between two reads of other processes' changes
 MAX_DELIVERIES = 8  # concurrent downloads and inspections; they hold no slot of the vendor
@@ -295,7 +295,7 @@ class Engine:
             row, progress = await poll_until_end(self._context, row, at_once=True)
         await self._finish(row, progress)
 
-    async def _finish(self, row: OrderRow, progress: remote.Progress | None) -> None:
+    async def _finish(self, row: OrderRow, progress: protocol.Progress | None) -> None:
         self.freed(row)
         if row.state in ("succeeded", "downloaded"):
             async with self._delivering:
@@ -349,7 +349,7 @@ class Engine:
                     found.append(moved)
         return found
 
-    async def _found(self, row: OrderRow) -> remote.Task | None:
+    async def _found(self, row: OrderRow) -> protocol.Task | None:
         """Return an order's task by the listing; None if an order in flight has the same prompt."""
         context = self._context
         leaving = await context.in_ledger(
@@ -363,9 +363,9 @@ class Engine:
         try:
             order = adapter_order(row.request_id, row.prompt, row.attempt, spec)
             return await context.vendor.find(context.http, order, taken, row.planned_at)
-        except remote.UnauthorisedError as error:
+        except protocol.UnauthorisedError as error:
             self.stop("unauthorised", error.text, hard=True)
-        except remote.RemoteError as error:
+        except protocol.RemoteError as error:
             self.report(f"order {row.key[:12]} is ambiguous and cannot be looked up: {error.text}")
         return None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from afd.clips.requests import TeacherSpec, order_key, order_seed
 from afd.harvest.states import OrderState
-from afd.teachers.remote import Order
+from afd.teachers.vendors.protocol import Order
 
 
 @dataclass(frozen=True, slots=True)

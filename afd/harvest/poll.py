@@ -11,8 +11,8 @@ from afd.harvest.order import UNKNOWN_TASK, OrderRow, named_by_hand
 from afd.harvest.pace import MAX_PAUSE_S, backoff_s
 from afd.harvest.states import OrderState, may_follow
 from afd.harvest.submit import task_of
-from afd.teachers import remote
-from afd.teachers.remote import Progress, State
+from afd.teachers.vendors import protocol
+from afd.teachers.vendors.protocol import Progress, State
 
 MAX_SILENT_POLLS = 10  # failures in a row of one task: about five minutes
 MAX_ABSENT = 3  # polls of a task id that a person gave and the vendor does not find
@@ -81,11 +81,11 @@ async def poll_once(context: RunContext, row: OrderRow) -> Progress:
         await context.pace.turn()
         try:
             progress = await context.vendor.poll(context.http, task_of(context.vendor, row))
-        except remote.UnauthorisedError as error:
+        except protocol.UnauthorisedError as error:
             context.engine.stop("unauthorised", error.text, hard=True)
             await context.engine.sleep(0.0)  # ends here
-        except (remote.VendorError, remote.NotSentError) as error:
-            is_unknown = isinstance(error, remote.UnknownTaskError)
+        except (protocol.VendorError, protocol.NotSentError) as error:
+            is_unknown = isinstance(error, protocol.UnknownTaskError)
             if is_unknown and failures >= MAX_ABSENT and named_by_hand(row) is not None:
                 return Progress("unknown", "no answer", reason=error.text, is_absent=True)
             seconds = min(max(backoff_s(failures), error.retry_after_s or 0.0), MAX_PAUSE_S)

@@ -25,9 +25,9 @@ from afd.harvest.ledger_thread import LedgerThread
 from afd.harvest.pace import Pace
 from afd.harvest.progress import HarvestProgress, Stop
 from afd.store import Store, disk_errors
-from afd.teachers import exchange, remote
-from afd.teachers.remote import Video
-from afd.teachers.vendors import build
+from afd.teachers.vendors import exchange, protocol
+from afd.teachers.vendors.build import build
+from afd.teachers.vendors.protocol import Video
 
 Result = TypeVar("Result")
 TOGETHER_S = 1.0
@@ -81,7 +81,7 @@ async def _harvest(
             return quarantine.put(store, file, reason, about, exchange.secrets_to_hide(sent()))
 
         def sent() -> dict[str, str]:
-            with contextlib.suppress(remote.RemoteError):
+            with contextlib.suppress(protocol.RemoteError):
                 return vendor.auth_headers()
             return {}
 

@@ -16,8 +16,8 @@ from afd.harvest.order import OrderRow, adapter_order
 from afd.harvest.pace import backoff_s
 from afd.harvest.schema import LedgerError
 from afd.harvest.states import OrderState, TransitionError
-from afd.teachers import remote
-from afd.teachers.remote import Task
+from afd.teachers.vendors import protocol
+from afd.teachers.vendors.protocol import Task
 
 MAX_IN_A_ROW: dict[StopReason, int] = {
     "no_connection": 7,  # 1 + 2 + 4 ... seconds: about two minutes
@@ -40,7 +40,7 @@ async def submit(context: RunContext, row: OrderRow) -> OrderRow:
     failpoint("harvest.before_post")
     try:
         task = await context.vendor.create(context.http, order)
-    except remote.RemoteError as error:
+    except protocol.RemoteError as error:
         return await context.move(row, _without_a_task(context, error), reason=error.text)
     failpoint("harvest.after_post")
     counted = context.in_a_row
@@ -85,24 +85,24 @@ async def _submitted(context: RunContext, row: OrderRow, task: Task) -> OrderRow
             raise LostOrderError(f"{error}; the vendor's answer was task {task.id}") from None
 
 
-def _without_a_task(context: RunContext, error: remote.RemoteError) -> OrderState:
+def _without_a_task(context: RunContext, error: protocol.RemoteError) -> OrderState:
     """Return the state of an order whose POST gave no task; stop the run if the error needs it."""
     counted = context.in_a_row
     state: OrderState = "planned"
     match error:
-        case remote.UnauthorisedError():
+        case protocol.UnauthorisedError():
             context.engine.stop("unauthorised", error.text, hard=True)
-        case remote.OutOfCreditError():
+        case protocol.OutOfCreditError():
             context.engine.stop("out_of_credit", error.text)
-        case remote.NotSentError():
+        case protocol.NotSentError():
             counted.not_sent += not context.pace.is_paused  # sixteen at once are one failure
             _again(context, counted.not_sent, "no_connection", error)
-        case remote.NothingCreatedError():
+        case protocol.NothingCreatedError():
             counted.nothing_created += not context.pace.is_paused
             _again(context, counted.nothing_created, "busy_vendor", error)
-        case remote.RefusedInputError():
+        case protocol.RefusedInputError():
             counted.rejected, state = 0, "refused_input"
-        case remote.RejectedError():
+        case protocol.RejectedError():
             counted.rejected, state = counted.rejected + 1, "failed_final"
             if counted.rejected >= MAX_IN_A_ROW["rejected"]:
                 context.engine.stop("rejected", error.text)
@@ -119,7 +119,7 @@ def task_columns(task: Task) -> dict[str, str | None]:
     return {"task_id": task.id, "poll_url": url.get_secret_value() if url else None}
 
 
-def task_of(vendor: remote.RemoteTeacher, row: OrderRow) -> Task:
+def task_of(vendor: protocol.RemoteTeacher, row: OrderRow) -> Task:
     """Return a row's task; the adapter builds it if a person gave the id."""
     if row.task_id is None:
         raise ValueError(f"order {row.key[:12]} is {row.state} without a task")
@@ -129,7 +129,7 @@ def task_of(vendor: remote.RemoteTeacher, row: OrderRow) -> Task:
 
 
 def _again(
-    context: RunContext, failures: int, reason: StopReason, error: remote.RemoteError
+    context: RunContext, failures: int, reason: StopReason, error: protocol.RemoteError
 ) -> None:
     """Pause before the next create, which is safe; stop the run after too many failures."""
     if failures >= MAX_IN_A_ROW[reason]:

@@ -1,11 +1,11 @@
-"""Teachers that film here, by kind; each pays its own imports."""
+"""Constructors of local teachers by kind, with late imports."""
 
 from afd.config import DiffusersTeacher, SimulatorTeacher
 from afd.teachers.teacher import Teacher
 
 
 def build(params: SimulatorTeacher | DiffusersTeacher, num_frames: int, fps: int) -> Teacher:
-    """The teacher of a campaign's params; sizes are the campaign's where it has none of its own."""
+    """Return the teacher of a campaign's params; a teacher without sizes takes the campaign's."""
     match params:
         case SimulatorTeacher():
             from afd.teachers import simulator

@@ -24,7 +24,7 @@ NEEDED = ("prompt", "height", "width", "num_frames", "generator", "output_type")
 
 
 class PipelineError(ValueError):
-    """A folder that holds no pipeline that films: which, why, what to do."""
+    """A folder without a usable pipeline; the text names folder, reason and cure."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Pipeline:
     pipe: Any
 
     def film(self, prompt: str, seed: int) -> bytes:
-        """One mp4 in the pipeline's own size and rate.
+        """Return one mp4 in the pipeline's own size and rate.
 
         Errors: PromptRefused for a prompt its tokenizer would cut; FloatingPointError for frames
         that are not finite.
@@ -57,7 +57,7 @@ class Pipeline:
         return encode(levels, own.fps)
 
     def _refuse_cut(self, prompt: str) -> None:
-        """Pipelines cut long prompts in silence."""
+        """Raise PromptRefused for a prompt that the tokenizer would cut silently."""
         count = len(self.pipe.tokenizer(prompt)["input_ids"])
         if count > self.params.max_prompt_tokens:
             raise PromptRefused(
@@ -83,7 +83,7 @@ class Pipeline:
 
 
 def build(params: DiffusersTeacher) -> Pipeline:
-    """The pipeline of a folder or of a name in the local cache, on the accelerator if there is one.
+    """Load the pipeline of a folder or a cached name, on the accelerator if there is one.
 
     Raises PipelineError; nothing is ever downloaded.
     """

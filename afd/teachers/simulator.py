@@ -1,7 +1,7 @@
-"""The embedded teacher: a rigid-body simulator that answers with a finished mp4.
+"""The embedded teacher: a rigid-body simulator that returns a finished mp4.
 
-It knows the laws the student lacks, films larger than the student sees, in a look that the student
-has not: what reaches the campaign is prompt in, video out, as with any paid one.
+It has the laws that the student lacks, and renders larger than the student and in another look. The
+campaign uses it as any paid teacher: prompt in, video out.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Simulator:
     fps: int
 
     def film(self, prompt: str, seed: int) -> bytes:
-        """The mp4 of one scene of `prompt`. Errors: PromptRefused outside the grammar."""
+        """Return the mp4 of one scene of `prompt`. Errors: PromptRefused outside the grammar."""
         try:
             sentence = parse(prompt)
         except SentenceError as error:
@@ -37,7 +37,7 @@ class Simulator:
 
 
 def build(params: SimulatorTeacher, num_frames: int, fps: int) -> Simulator:
-    """The teacher of a campaign's params."""
+    """Return the teacher of a campaign's params."""
     return Simulator(
         laws=world.laws(params.laws),
         look=world.look(params.look),

@@ -31,8 +31,8 @@ from afd.runtime.outcome import RefusedError
 from afd.stages import requests
 from afd.stages.execute import execute
 from afd.store import Store
-from afd.teachers.keys import read_key
-from afd.teachers.remote import UnauthorisedError
+from afd.teachers.vendors.keys import read_key
+from afd.teachers.vendors.protocol import UnauthorisedError
 from flows.command_text import command
 from flows.inputs import prompts_of, read_params
 from flows.paths import CampaignPaths

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import httpx
 
 from afd.harvest.http import client
-from afd.teachers.ark import Ark
-from afd.teachers.fal import Fal
-from afd.teachers.kling import Kling
-from afd.teachers.openai_videos import OpenAIVideos
-from afd.teachers.remote import Order, RemoteTeacher
-from afd.teachers.replicate import Replicate
-from afd.teachers.veo import Veo
+from afd.teachers.vendors.ark import Ark
+from afd.teachers.vendors.fal import Fal
+from afd.teachers.vendors.kling import Kling
+from afd.teachers.vendors.openai_videos import OpenAIVideos
+from afd.teachers.vendors.protocol import Order, RemoteTeacher
+from afd.teachers.vendors.replicate import Replicate
+from afd.teachers.vendors.veo import Veo
 from tests.harvest_server.films import SOME_PROMPT
 from tests.harvest_server.server import Server
 from tests.harvest_server.vendors import Provider

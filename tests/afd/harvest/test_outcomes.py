@@ -25,7 +25,7 @@ from afd.harvest.run import harvest
 from afd.harvest.status import refusals
 from afd.harvest.submit import MAX_IN_A_ROW
 from afd.store import Store
-from afd.teachers.remote import Task
+from afd.teachers.vendors.protocol import Task
 from tests.afd.harvest.ordering import (
     KEY,
     KEY_VARIABLE,

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afd.harvest.http import client
-from afd.teachers import checked
-from afd.teachers.remote import Progress, RemoteError, State, Task
-from afd.teachers.unpacking import Unpacker, UnpackError
+from afd.teachers.vendors import sanitise
+from afd.teachers.vendors.decompress import Unpacker, UnpackError
+from afd.teachers.vendors.protocol import Progress, RemoteError, State, Task
 from tests.harvest_server import Rule, Script, Server
 from tests.harvest_server.clients import order, teacher
 from tests.harvest_server.vendors import Provider
@@ -144,19 +144,19 @@ def assert_polls_at_home(task: Task, base_url: str) -> None:
     assert all(part and part.strip(".") and part.isascii() for part in parts)
     assert "\n" not in task.id
     if task.poll_url is not None:
-        assert checked.same_origin(task.poll_url.get_secret_value(), base_url)
+        assert sanitise.same_origin(task.poll_url.get_secret_value(), base_url)
 
 
 @given(st.text())
 def test_a_cleaned_text_is_one_short_line_and_cleaning_it_again_changes_nothing(text: str) -> None:
-    line = checked.clean(text)
+    line = sanitise.clean(text)
     assert line.isprintable()
-    assert len(line) <= checked.MAX_TEXT
-    assert line == checked.clean(line)
-    assert "://" not in checked.clean(f"see https://a.b/{text}?sig=1")
+    assert len(line) <= sanitise.MAX_TEXT
+    assert line == sanitise.clean(line)
+    assert "://" not in sanitise.clean(f"see https://a.b/{text}?sig=1")
     signed = ("//b.host/v.mp4?X-Sig=CANARY", "/b/v.mp4?a=1&Signature=CANARY", "Signature=CANARY")
     for url in signed:  # without scheme or host
-        assert "CANARY" not in checked.clean(f"GET {url} failed")
+        assert "CANARY" not in sanitise.clean(f"GET {url} failed")
 
 
 @given(st.binary(max_size=300), st.integers(1, 50))
@@ -196,9 +196,9 @@ def test_a_key_is_hidden_however_it_was_encoded() -> None:
             forms += [whole, whole.rstrip("="), quote(whole, safe=""), whole.replace("/", r"\/")]
             forms.append(encoded(f"{key}:".encode()).decode())  # as HTTP's Basic has it
         for form in forms:
-            shown = checked.clean(f"no such key ({form}), sorry", (key,))
+            shown = sanitise.clean(f"no such key ({form}), sorry", (key,))
             assert shown == "no such key (***), sorry"
             said = json.dumps({"error": {"message": f"key {form}."}}).encode()
-            told = checked.parse(said, (key,))["error"]["message"]
+            told = sanitise.parse(said, (key,))["error"]["message"]
             assert told == "key ***."
-    assert checked.hide("Bear with us: beared, c2stcHJv", ("sk-proj_ABC",)).endswith("c2stcHJv")
+    assert sanitise.hide("Bear with us: beared, c2stcHJv", ("sk-proj_ABC",)).endswith("c2stcHJv")

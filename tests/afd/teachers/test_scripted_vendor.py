@@ -6,8 +6,8 @@ import sys
 import httpx
 import pytest
 
-from afd.teachers.remote import AmbiguousError
-from afd.teachers.replicate import Replicate
+from afd.teachers.vendors.protocol import AmbiguousError
+from afd.teachers.vendors.replicate import Replicate
 from tests.harvest_server import Rule, Script
 from tests.harvest_server.clients import VARIABLE, alone, order
 

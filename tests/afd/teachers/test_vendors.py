@@ -16,8 +16,8 @@ import pytest
 from afd.harvest.addresses import Allowed
 from afd.harvest.download import Policy, fetch
 from afd.harvest.http import download_client
-from afd.teachers import keys
-from afd.teachers.remote import (
+from afd.teachers.vendors import keys
+from afd.teachers.vendors.protocol import (
     AmbiguousError,
     NothingCreatedError,
     NotSentError,
@@ -32,7 +32,7 @@ from afd.teachers.remote import (
     UnauthorisedError,
     VendorError,
 )
-from afd.teachers.veo import Veo
+from afd.teachers.vendors.veo import Veo
 from afd.video.decode import decode
 from tests.harvest_server import Fate, Rule, Script, Server
 from tests.harvest_server.clients import CANARY, MODELS, VARIABLE, alone, order, teacher

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from afd.teachers import checked, exchange, outcomes
-from afd.teachers.exchange import Answer
-from afd.teachers.keys import read_key
-from afd.teachers.remote import (
+from afd.teachers.vendors import exchange, responses, sanitise
+from afd.teachers.vendors.exchange import Answer
+from afd.teachers.vendors.keys import read_key
+from afd.teachers.vendors.protocol import (
     Order,
     OutOfCreditError,
     Progress,
@@ -41,7 +41,7 @@ PAGE, NUM_PAGES = 100, 20
 
 @dataclass(frozen=True)
 class Ark:
-    """Seedance and its kin."""
+    """Seedance models on Ark."""
 
     base_url: str
     key_variable: str
@@ -49,14 +49,14 @@ class Ark:
     can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
-        """Errors: UnauthorisedError."""
+        """Return the headers with the key. Errors: UnauthorisedError."""
         return exchange.bearer(read_key(self.key_variable))
 
     async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
-        """Resolution and ratio are parameters of the order; seed and duration go by themselves."""
+        """Create a task; resolution and ratio come from the order's parameters."""
         body: dict[str, Any] = {}
         if order.duration_s is not None:
-            body["duration"] = checked.whole_if_whole(order.duration_s)
+            body["duration"] = sanitise.whole_if_whole(order.duration_s)
         body |= order.parameters
         if order.seed is not None:
             body["seed"] = order.seed % 2**32  # the range that Ark takes: [-1, 2^32 - 1]
@@ -67,31 +67,31 @@ class Ark:
         return Task(answer.id("id"))
 
     def named(self, task_id: str, model: str) -> Task:
-        """The id is all that a poll needs."""
+        """Return the task of an id, which is all that a poll needs."""
         return Task(task_id)
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
-        """One task."""
+        """Poll one task."""
         answer = await exchange.read(
             http, f"{self._tasks}/{task.id}", self.auth_headers(), accepted=(404,)
         )
         if answer.status == 404:
-            return outcomes.absent(answer)
-        outcomes.check_id(answer, task, "id")
+            return responses.absent(answer)
+        responses.check_id(answer, task, "id")
         word = answer.get("status")
-        tokens = checked.count(answer.get("usage", "completion_tokens"))
+        tokens = sanitise.count(answer.get("usage", "completion_tokens"))
         usage = None if tokens is None else Usage(tokens=tokens)
         if word == "succeeded":
             found = answer.get("content", "video_url")
             urls = [] if found is None else [found]
             seed, model = answer.get("seed"), answer.get("model")
-            return outcomes.succeeded(answer, word, urls, usage=usage, seed=seed, model=model)
-        state = STATES.get(checked.text(word) or "", "unknown")
-        code = checked.text(answer.get("error", "code")) or ""
+            return responses.succeeded(answer, word, urls, usage=usage, seed=seed, model=model)
+        state = STATES.get(sanitise.text(word) or "", "unknown")
+        code = sanitise.text(answer.get("error", "code")) or ""
         if state == "failed" and _is_refusal(code):
             state = "refused_output" if code.startswith("Output") else "refused_input"
         reason = answer.reason if answer.get("error") is not None else None
-        return outcomes.stands(answer, state, word, reason, usage)
+        return responses.stands(answer, state, word, reason, usage)
 
     async def find(
         self,
@@ -100,28 +100,28 @@ class Ark:
         taken: Collection[str] = (),
         since_s: float | None = None,
     ) -> Task | None:
-        """By exact model and seed: a listing shows no prompts."""
+        """Find the task by exact model and seed: the listing has no prompts."""
         if order.seed is None:
             raise VendorError("Ark lists tasks without their prompts, and this one has no seed")
         found: list[str] = []
         async for item in self._newest(http):
-            if outcomes.is_older(item, since_s):
+            if responses.is_older(item, since_s):
                 break
-            task_id = checked.identifier(checked.dig(item, "id"))
+            task_id = sanitise.identifier(sanitise.dig(item, "id"))
             is_ours = (
-                checked.dig(item, "model") == order.model
-                and checked.dig(item, "seed") == order.seed % 2**32
+                sanitise.dig(item, "model") == order.model
+                and sanitise.dig(item, "seed") == order.seed % 2**32
             )
             if is_ours and task_id is not None and task_id not in taken:
                 found.append(task_id)
-        return outcomes.only(found)
+        return responses.only(found)
 
     async def _newest(self, http: httpx.AsyncClient) -> AsyncIterator[Any]:
-        """Tasks as they are listed. Errors: as `read`; VendorError when there is no end."""
+        """Yield the listed tasks. Errors: as `read`; VendorError for an endless listing."""
         for page in range(1, NUM_PAGES + 1):
             params = {"page_num": str(page), "page_size": str(PAGE)}
             answer = await exchange.read(http, self._tasks, self.auth_headers(), params)
-            listed = checked.items(answer.get("items"))
+            listed = sanitise.items(answer.get("items"))
             for item in listed:
                 yield item
             if len(listed) < PAGE:
@@ -134,7 +134,7 @@ class Ark:
 
 
 def _refused(answer: Answer) -> RemoteError:
-    code = checked.text(answer.get("error", "code")) or ""
+    code = sanitise.text(answer.get("error", "code")) or ""
     if answer.status == 400 and _is_refusal(code):
         return RefusedInputError(answer.reason)
     if answer.status == 403 and code == "AccountOverdueError":

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from afd.teachers import checked, exchange, outcomes
-from afd.teachers.exchange import Answer
-from afd.teachers.keys import signed_token
-from afd.teachers.remote import (
+from afd.teachers.vendors import exchange, responses, sanitise
+from afd.teachers.vendors.exchange import Answer
+from afd.teachers.vendors.keys import signed_token
+from afd.teachers.vendors.protocol import (
     AmbiguousError,
     NothingCreatedError,
     Order,
@@ -48,11 +48,11 @@ class Kling:
     can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
-        """Minted for this request; lives for half an hour. Errors: UnauthorisedError."""
+        """Return headers with a new token, valid for 30 minutes. Errors: UnauthorisedError."""
         return exchange.bearer(signed_token(self.key_variable))
 
     async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
-        """Mode and aspect ratio are parameters of the order; a duration is written as a text."""
+        """Create a task; mode and aspect ratio come from the order's parameters."""
         body: dict[str, Any] = {}
         if order.duration_s is not None:
             body["duration"] = f"{order.duration_s:g}"
@@ -70,33 +70,33 @@ class Kling:
         return Task(answer.id("data", "task_id"))
 
     def named(self, task_id: str, model: str) -> Task:
-        """The id is all that a poll needs."""
+        """Return the task of an id, which is all that a poll needs."""
         return Task(task_id)
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
-        """One task."""
+        """Poll one task."""
         target = f"{self._tasks}/{task.id}"
         answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
         if answer.status == 404 or answer.get("code") == 1203:
-            return outcomes.absent(answer)
+            return responses.absent(answer)
         _check_code(answer)
-        outcomes.check_id(answer, task, "data", "task_id")
+        responses.check_id(answer, task, "data", "task_id")
         word = answer.get("data", "task_status")
         if word == "succeed":
-            videos = checked.items(answer.get("data", "task_result", "videos"))
-            lengths = [checked.amount(checked.dig(video, "duration"), 1e5) for video in videos]
+            videos = sanitise.items(answer.get("data", "task_result", "videos"))
+            lengths = [sanitise.amount(sanitise.dig(video, "duration"), 1e5) for video in videos]
             seconds = sum(length for length in lengths if length is not None)
-            return outcomes.succeeded(
+            return responses.succeeded(
                 answer,
                 word,
-                [checked.dig(video, "url") for video in videos],
+                [sanitise.dig(video, "url") for video in videos],
                 usage=Usage(seconds=seconds) if seconds else None,
             )
-        state = STATES.get(checked.text(word) or "", "unknown")
-        said = checked.text(answer.get("data", "task_status_msg")) or ""
-        if state == "failed" and "risk control" in said.lower():
+        state = STATES.get(sanitise.text(word) or "", "unknown")
+        message = sanitise.text(answer.get("data", "task_status_msg")) or ""
+        if state == "failed" and "risk control" in message.lower():
             state = "refused_output"
-        return outcomes.stands(answer, state, word, said or None)
+        return responses.stands(answer, state, word, message or None)
 
     async def find(
         self,
@@ -105,16 +105,16 @@ class Kling:
         taken: Collection[str] = (),
         since_s: float | None = None,
     ) -> Task | None:
-        """By the order's own key: certain."""
+        """Find the task by the order's own key, which is unique."""
         for page in range(1, NUM_PAGES + 1):
             params = {"pageNum": str(page), "pageSize": str(PAGE)}
             answer = await exchange.read(http, self._tasks, self.auth_headers(), params)
             _check_code(answer)
-            listed = checked.items(answer.get("data"))
+            listed = sanitise.items(answer.get("data"))
             for item in listed:
-                task_id = checked.identifier(checked.dig(item, "task_id"))
-                said = checked.dig(item, "task_info", "external_task_id")
-                if said == order.key[:64] and task_id is not None:
+                task_id = sanitise.identifier(sanitise.dig(item, "task_id"))
+                key = sanitise.dig(item, "task_info", "external_task_id")
+                if key == order.key[:64] and task_id is not None:
                     return Task(task_id)
             if len(listed) < PAGE:
                 return None
@@ -130,8 +130,8 @@ def _check_code(answer: Answer) -> None:
     if code != 0:
         kind = CODES.get(code) if isinstance(code, int) else None
         if code in range(1000, 1005):
-            raise UnauthorisedError(_said(answer))
-        raise (UnknownTaskError if kind is RejectedError else VendorError)(_said(answer))
+            raise UnauthorisedError(_sentence(answer))
+        raise (UnknownTaskError if kind is RejectedError else VendorError)(_sentence(answer))
 
 
 # Kling's own codes: its documentation's table, and 1203 (no such task) which only a poll can meet.
@@ -145,16 +145,16 @@ CODES: dict[int, type[RemoteError]] = {
 
 
 def _refused(answer: Answer) -> RemoteError:
-    """Its own code decides; without one, the HTTP status does."""
+    """Return the error of Kling's own code, or of the HTTP status without a code."""
     code = answer.get("code")
     if code is None and answer.status // 100 != 2:
         return exchange.refusal(answer)
     kind = CODES.get(code) if isinstance(code, int) else None
     if kind is None:
-        return AmbiguousError(f"{_said(answer)}; the task may exist")
-    return kind(_said(answer), answer.retry_after_s)
+        return AmbiguousError(f"{_sentence(answer)}; the task may exist")
+    return kind(_sentence(answer), answer.retry_after_s)
 
 
-def _said(answer: Answer) -> str:
+def _sentence(answer: Answer) -> str:
     code = answer.clean(str(answer.get("code")), 20)
     return f"the vendor answered {answer.status}, code {code}: {answer.reason}"

@@ -1,15 +1,15 @@
-"""One HTTP request to a vendor and what its outcome means: was something created, ask again, stop.
+"""One HTTP request to a vendor, and the error that each outcome means.
 
 The table for a create (the POST that costs):
 
     no connection                       NotSentError          nothing left this machine
-    429, 425, 503                       NothingCreatedError   the vendor says so
+    429, 425, 503                       NothingCreatedError   nothing was created
     401, 403                            UnauthorisedError
     402                                 OutOfCreditError
     other 4xx, 301, 307, 308            RejectedError
     408, 302, 303, other 5xx, an answer lost or unreadable, a 2xx without an id: AmbiguousError
 
-A poll or a listing creates nothing: all of it is VendorError, but for the key.
+A poll or a listing creates nothing: every failure but a wrong key is a VendorError.
 """
 
 import asyncio
@@ -20,8 +20,9 @@ from typing import Any
 
 import httpx
 
-from afd.teachers import checked
-from afd.teachers.remote import (
+from afd.teachers.vendors import sanitise
+from afd.teachers.vendors.decompress import Unpacker, UnpackError
+from afd.teachers.vendors.protocol import (
     AmbiguousError,
     NothingCreatedError,
     NotSentError,
@@ -32,12 +33,11 @@ from afd.teachers.remote import (
     UnknownTaskError,
     VendorError,
 )
-from afd.teachers.unpacking import Unpacker, UnpackError
 
-MAX_EXCHANGE_S = 300.0  # of one request with its answer, however slowly it drips in
+MAX_EXCHANGE_S = 300.0  # of one request with its complete answer
 MAX_ANSWER_BYTES = 4 << 20  # a listing of 100 predictions with their logs is about 1 MB
-NUM_RECENT = 8  # keys whose quotations are hidden: of a few providers, the present and earlier ones
-# What httpx raises before a byte of the request is on its way.
+NUM_RECENT = 8  # keys to hide: of a few providers, the present and earlier ones
+# Errors of httpx before any byte of the request is sent.
 UNSENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -55,34 +55,34 @@ class Answer:
     status: int
     body: Any
     retry_after_s: float | None
-    secrets: tuple[str, ...]  # what must not be quoted from it
+    secrets: tuple[str, ...]  # never quoted
     is_whole: bool
 
     def get(self, *path: str | int) -> Any:
-        """A value inside the body, or None."""
-        return checked.dig(self.body, *path)
+        """Return a value inside the body, or None."""
+        return sanitise.dig(self.body, *path)
 
-    def clean(self, value: Any, limit: int = checked.MAX_TEXT) -> str:
-        """A text of this answer that may be shown."""
-        return checked.clean(value, self.secrets, limit)
+    def clean(self, value: Any, limit: int = sanitise.MAX_TEXT) -> str:
+        """Return a text of this answer without secrets."""
+        return sanitise.clean(value, self.secrets, limit)
 
     def id(self, *path: str | int) -> str:
-        """The id of a task that this answer says it created.
+        """Return the id of the task that this answer reports.
 
-        Errors: AmbiguousError where there is none that can be used: it may have been created.
+        Errors: AmbiguousError without a usable id: a task may have been created.
         """
-        found = checked.identifier(self.get(*path))
+        found = sanitise.identifier(self.get(*path))
         if self.status // 100 != 2 or found is None or "***" in found:
-            shown = self.clean(self.get(*path), 60) if self.body is not None else "no JSON"
+            found_text = self.clean(self.get(*path), 60) if self.body is not None else "no JSON"
             raise AmbiguousError(
-                f"the vendor answered {self.status}, but with no usable task id ({shown}); "
+                f"the vendor answered {self.status}, but with no usable task id ({found_text}); "
                 "the task may exist"
             )
         return found
 
     @property
     def reason(self) -> str:
-        """The vendor's own words for what is wrong, wherever providers keep them."""
+        """The vendor's text of the error, from the fields that vendors use for it."""
         places = (
             ("error", "message"),
             ("error",),
@@ -91,29 +91,31 @@ class Answer:
             ("message",),
             ("title",),
         )
-        said = [self.get(*place) for place in places]
-        words = next((value for value in said if checked.text(value)), None)
-        code = checked.text(self.get("error", "code")) or checked.text(self.get("error", "status"))
-        shown = self.clean(words) if words is not None else "no reason given"
-        return f"{self.clean(code, 60)}: {shown}" if code else shown
+        values = [self.get(*place) for place in places]
+        text = next((value for value in values if sanitise.text(value)), None)
+        code = sanitise.text(self.get("error", "code")) or sanitise.text(
+            self.get("error", "status")
+        )
+        reason = self.clean(text) if text is not None else "no reason given"
+        return f"{self.clean(code, 60)}: {reason}" if code else reason
 
 
 def refusal(answer: Answer) -> RemoteError:
-    """Return the error of an answer to a create that is not 2xx (the module's table)."""
-    said = sentence(answer)
+    """Return the error of a non-2xx answer to a create (the module's table)."""
+    text = sentence(answer)
     match answer.status:
         case 401 | 403:
-            return UnauthorisedError(said)
+            return UnauthorisedError(text)
         case 402:
-            return OutOfCreditError(said)
+            return OutOfCreditError(text)
         case 425 | 429 | 503:
-            return NothingCreatedError(said, answer.retry_after_s)
+            return NothingCreatedError(text, answer.retry_after_s)
         case 301 | 307 | 308:
-            return RejectedError(f"{said}; access.base_url must be the address it redirects to")
+            return RejectedError(f"{text}; access.base_url must be the address it redirects to")
         case status if 400 <= status < 500 and status != 408:
-            return RejectedError(said)
+            return RejectedError(text)
         case _:
-            return AmbiguousError(f"{said}; the task may exist")
+            return AmbiguousError(f"{text}; the task may exist")
 
 
 async def create(
@@ -123,9 +125,9 @@ async def create(
     refused: Callable[[Answer], RemoteError] = refusal,
     **content: Any,
 ) -> Answer:
-    """One POST that may cost, and its 2xx answer. `content` is httpx's: json=, or files=.
+    """Send one POST that may cost; return its 2xx answer. `content`: httpx's json= or files=.
 
-    `refused` names the error of any other answer, where a provider has words of its own.
+    `refused` returns the error of any other answer, for providers with codes of their own.
     Errors: see the module's table. Never sends twice.
     """
     try:
@@ -159,9 +161,9 @@ async def read(
     params: dict[str, str] | None = None,
     accepted: tuple[int, ...] = (),
 ) -> Answer:
-    """One GET; a 2xx answer, or one of the `accepted` states.
+    """Send one GET; return a 2xx answer, or one with an `accepted` status.
 
-    Errors: NotSentError, VendorError (ask again later; UnknownTaskError: in vain), and
+    Errors: NotSentError, VendorError (retry later; UnknownTaskError: a retry is useless),
     UnauthorisedError.
     """
     try:
@@ -183,7 +185,7 @@ async def read(
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The header that most vendors want."""
+    """Return the Bearer header, which most vendors use."""
     return {"Authorization": f"Bearer {key}"}
 
 
@@ -208,7 +210,7 @@ def _plain(headers: dict[str, str]) -> dict[str, str]:
 async def _exchange(
     http: httpx.AsyncClient, request: httpx.Request, headers: dict[str, str]
 ) -> Answer:
-    """Send once, follow nothing, read at most MAX_ANSWER_BYTES; hide keys in the answer."""
+    """Send once, follow no redirect, read at most MAX_ANSWER_BYTES, hide the keys in the answer."""
     secrets = secrets_to_hide(headers)
     async with asyncio.timeout(MAX_EXCHANGE_S):
         reply = await http.send(request, stream=True, follow_redirects=False)
@@ -217,14 +219,14 @@ async def _exchange(
         finally:
             await reply.aclose()
     try:
-        body = checked.parse(received, secrets) if is_whole else None
+        body = sanitise.parse(received, secrets) if is_whole else None
     except ValueError:
         body = None
-    return Answer(reply.status_code, body, checked.pause_s(reply.headers), secrets, is_whole)
+    return Answer(reply.status_code, body, sanitise.pause_s(reply.headers), secrets, is_whole)
 
 
 async def _received(reply: httpx.Response) -> tuple[bytes, bool]:
-    """The body up to the cap, and whether that was all of it."""
+    """Return the body up to the cap, and True if it is complete."""
     received = bytearray()
     unpacker = Unpacker(reply.headers.get("content-encoding", ""))
     async for chunk in reply.aiter_raw():
@@ -237,7 +239,7 @@ async def _received(reply: httpx.Response) -> tuple[bytes, bool]:
 
 
 def sentence(answer: Answer) -> str:
-    """Return the vendor's answer as a sentence for a person."""
+    """Return the vendor's answer as a sentence."""
     if not answer.is_whole:
         return f"the vendor answered {answer.status} with more than {MAX_ANSWER_BYTES >> 20} MB"
     if answer.body is None:
@@ -246,5 +248,5 @@ def sentence(answer: Answer) -> str:
 
 
 def _what(error: Exception) -> str:
-    """The kind of a transport error; its text may quote the URL or a header."""
+    """Return a transport error's type, since its text may quote the URL or a header."""
     return type(error).__name__

@@ -1,7 +1,7 @@
-"""Checks of vendors' answers: every value passes one of them before it is used.
+"""Checks of all values from a vendor before their use.
 
 A reply may hold any type where a text is expected, numbers that no column holds, ids that climb out
-of a path, control characters that rewrite a terminal, and the caller's own key, echoed.
+of a path, control characters that rewrite a terminal, and the caller's own key.
 """
 
 import base64
@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 MAX_TEXT = 300  # characters of a vendor's text that reach a person
 MAX_URL = 8192
-MAX_PAUSE_S = 3600.0  # an asked pause is honoured up to here
+MAX_PAUSE_S = 3600.0  # longer requested pauses are cut to this
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
 # Also without its scheme or host: what signs it stands in the query.
@@ -30,22 +30,22 @@ _URL_IN_TEXT = re.compile(
 
 
 def clean(value: Any, secrets: tuple[str, ...] = (), limit: int = MAX_TEXT) -> str:
-    """One short line: no control, format or lone surrogate characters, no URL, none of `secrets`.
+    """Return one short line without control or format characters, URLs and `secrets`.
 
-    What is no text is shown by its type. Cut texts end in an ellipsis.
+    A value that is no text becomes its type's name. Cut texts end in an ellipsis.
     """
     if not isinstance(value, str):
         return f"({type(value).__name__})"
     text = hide(value[: 20 * limit], secrets)
     # Cc, Cf, Cs, Co, Cn and line separators: from escapes to the marks that turn text around.
-    kept = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-    line = _URL_IN_TEXT.sub("<url>", " ".join(kept.split()))
+    printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    line = _URL_IN_TEXT.sub("<url>", " ".join(printable.split()))
     line = hide(line, secrets)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def hide(text: str, secrets: tuple[str, ...]) -> str:
-    """`text` without any of `secrets`: as they are, percent-encoded, JSON-escaped or in base64."""
+    """Return `text` without `secrets`: plain, percent-encoded, JSON-escaped or in base64."""
     for secret in secrets:
         text = text.replace(secret, "***")
         text = _disguised(secret).sub("***", text)
@@ -54,7 +54,7 @@ def hide(text: str, secrets: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=32)
 def _disguised(secret: str) -> re.Pattern[str]:
-    """A secret with any of its characters encoded, or the base64 of something that begins so."""
+    """Return a pattern of a secret with encoded characters, or of base64 that begins with it."""
     data = secret.encode()
     coded = base64.b64encode(data[: len(data) // 3 * 3]).decode()  # what follows changes none of it
     forms = ["".join(map(_character, secret))]
@@ -66,9 +66,9 @@ def _disguised(secret: str) -> re.Pattern[str]:
 
 
 def _character(one: str) -> str:
-    """A pattern: the character in plain, in base64's other alphabet, percent- or JSON-escaped.
+    """Return a pattern of one character: plain, URL-safe base64, percent- or JSON-escaped.
 
-    No encoder touches letters and digits.
+    Encoders leave letters and digits unchanged.
     """
     if one.isalnum():
         return one
@@ -78,9 +78,9 @@ def _character(one: str) -> str:
 
 
 def parse(body: bytes, secrets: tuple[str, ...] = ()) -> Any:
-    """JSON from a vendor, without any of `secrets` in it, however they were escaped.
+    """Return a vendor's JSON without `secrets` in any escaping.
 
-    Errors: ValueError for what is no JSON, for NaN, and for absurd nesting.
+    Errors: ValueError for invalid JSON, NaN, and too deep nesting.
     """
     try:
         return _hidden(json.loads(body, parse_constant=_refuse_constant), secrets)
@@ -89,7 +89,7 @@ def parse(body: bytes, secrets: tuple[str, ...] = ()) -> Any:
 
 
 def dig(value: Any, *path: str | int) -> Any:
-    """value[path[0]][path[1]]..., or None where a step does not exist or is of another type."""
+    """Return value[path[0]][path[1]]..., or None if a step is missing or of another type."""
     for step in path:
         if isinstance(value, dict) and isinstance(step, str):
             value = cast("dict[str, Any]", value).get(step)
@@ -102,24 +102,24 @@ def dig(value: Any, *path: str | int) -> Any:
 
 
 def items(value: Any) -> list[Any]:
-    """A list as it is; anything else is an empty one."""
+    """Return a list unchanged, and [] for any other value."""
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def text(value: Any) -> str | None:
-    """A text, or None."""
+    """Return a text, or None."""
     return value if isinstance(value, str) else None
 
 
 def identifier(value: Any) -> str | None:
-    """An id that is safe as one part of a path, a file name and a log line, or None."""
+    """Return an id that is safe in a path, a file name and a log line, or None."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18:
         value = str(value)
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 def amount(value: Any, at_most: float = 1e9) -> float | None:
-    """A finite number in [0, at_most], also as a plain decimal text, or None."""
+    """Return a finite number in [0, at_most], also from a decimal text, or None."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -129,25 +129,25 @@ def amount(value: Any, at_most: float = 1e9) -> float | None:
 
 
 def count(value: Any) -> int | None:
-    """A whole number in [0, 10^15], or None."""
+    """Return a whole number in [0, 10^15], or None."""
     found = amount(value, at_most=1e15)
     return int(found) if found is not None and found == int(found) else None
 
 
 def whole_if_whole(value: float) -> float | int:
-    """5.0 as 5: vendors that want a whole number refuse the other."""
+    """Return 5.0 as 5: some vendors require an integer."""
     return int(value) if value == int(value) else value
 
 
 def seed(value: Any) -> int | None:
-    """A seed that fits 64 bits, or None."""
+    """Return a seed that fits 64 bits, or None."""
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return value if -(2**63) <= value < 2**63 else None
 
 
 def moment(value: Any) -> float | None:
-    """A time in seconds since 1970, from seconds, milliseconds or ISO 8601 text, or None."""
+    """Return seconds since 1970 from seconds, milliseconds or ISO 8601 text, or None."""
     if isinstance(value, str) and len(value) < 40:
         try:
             at = datetime.fromisoformat(value)
@@ -159,7 +159,7 @@ def moment(value: Any) -> float | None:
 
 
 def url(value: Any) -> SecretStr | None:
-    """Something that a download may look at (its own rules come on top), or None."""
+    """Return an http(s) URL, or None; a download applies its own rules besides."""
     if not isinstance(value, str) or len(value) > MAX_URL or not value.isascii():
         return None
     if not value.isprintable() or " " in value:
@@ -173,7 +173,7 @@ def url(value: Any) -> SecretStr | None:
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Return True for two URLs of one scheme, host and port: a key may go to both."""
+    """Return True if two URLs share scheme, host and port: then a key may be sent."""
     ports = {"https": 443, "http": 80}
 
     def origin(address: str) -> tuple[str, str | None, int | None]:
@@ -187,7 +187,7 @@ def same_origin(one: str, other: str) -> bool:
 
 
 def pause_s(headers: Mapping[str, str]) -> float | None:
-    """Retry-After in seconds, as a number or a date, capped at an hour; None: not said."""
+    """Return Retry-After in seconds, from a number or a date, at most 3600; None if absent."""
     value = headers.get("retry-after", "").strip()
     seconds = amount(value, at_most=1e15)
     if seconds is None:

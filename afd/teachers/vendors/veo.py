@@ -18,10 +18,10 @@ from urllib.parse import quote
 
 import httpx
 
-from afd.teachers import checked, exchange, outcomes
-from afd.teachers.exchange import Answer
-from afd.teachers.keys import read_key
-from afd.teachers.remote import (
+from afd.teachers.vendors import exchange, responses, sanitise
+from afd.teachers.vendors.exchange import Answer
+from afd.teachers.vendors.keys import read_key
+from afd.teachers.vendors.protocol import (
     AmbiguousError,
     Order,
     Progress,
@@ -48,15 +48,15 @@ class Veo:
     can_list: bool = False
 
     def auth_headers(self) -> dict[str, str]:
-        """Errors: UnauthorisedError."""
+        """Return the headers with the key. Errors: UnauthorisedError."""
         key = read_key(self.key_variable)
         return exchange.bearer(key) if key.startswith("ya29.") else {"x-goog-api-key": key}
 
     async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
-        """aspectRatio and resolution are parameters of the order."""
+        """Create an operation; aspectRatio and resolution come from the order's parameters."""
         parameters: dict[str, Any] = {}
         if order.duration_s is not None:
-            parameters["durationSeconds"] = checked.whole_if_whole(order.duration_s)
+            parameters["durationSeconds"] = sanitise.whole_if_whole(order.duration_s)
         parameters |= order.parameters
         if order.seed is not None:
             parameters["seed"] = order.seed % 2**32  # uint32
@@ -74,32 +74,32 @@ class Veo:
         return Task(name)
 
     def named(self, task_id: str, model: str) -> Task:
-        """The id is all that a poll needs."""
+        """Return the task of an id, which is all that a poll needs."""
         return Task(task_id)
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
-        """One operation; its name is the task's id."""
+        """Poll one operation; its name is the task's id."""
         if not NAME.fullmatch(task.id):
             raise UnknownTaskError("the kept operation name is not one of Veo's")
         answer = await exchange.read(
             http, f"{self.base_url}/{task.id}", self.auth_headers(), accepted=(404,)
         )
         if answer.status == 404:
-            return outcomes.absent(answer)
+            return responses.absent(answer)
         if answer.get("name") not in (None, task.id):
             raise VendorError("the vendor answered about another operation")
         if answer.get("done") is not True:
             word = "done" if answer.get("done") else "running"
-            return outcomes.stands(answer, "running" if word == "running" else "unknown", word)
+            return responses.stands(answer, "running" if word == "running" else "unknown", word)
         if answer.get("error") is not None:
             return _failed(answer)
         made = answer.get("response", "generateVideoResponse")
-        samples = checked.items(checked.dig(made, "generatedSamples"))
-        uris = [checked.dig(sample, "video", "uri") for sample in samples]
-        reason = checked.dig(made, "raiMediaFilteredReasons", 0)
+        samples = sanitise.items(sanitise.dig(made, "generatedSamples"))
+        uris = [sanitise.dig(sample, "video", "uri") for sample in samples]
+        reason = sanitise.dig(made, "raiMediaFilteredReasons", 0)
         if not uris and reason is not None:
-            return outcomes.stands(answer, "refused_output", "filtered", reason)
-        return outcomes.succeeded(answer, "done", uris, key_host=self.base_url)
+            return responses.stands(answer, "refused_output", "filtered", reason)
+        return responses.succeeded(answer, "done", uris, key_host=self.base_url)
 
     async def find(
         self,
@@ -108,21 +108,21 @@ class Veo:
         taken: Collection[str] = (),
         since_s: float | None = None,
     ) -> Task | None:
-        """Errors: VendorError, always."""
+        """Raise VendorError: this vendor has no listing."""
         raise VendorError("the Gemini API lists no operations; look into its console")
 
 
 def _failed(answer: Answer) -> Progress:
     code = answer.get("error", "code")
-    said = checked.text(answer.get("error", "message")) or ""
+    message = sanitise.text(answer.get("error", "message")) or ""
     state: State = ENDINGS.get(code, "failed") if type(code) is int else "failed"
-    if code == 3 and REFUSED.search(said):
+    if code == 3 and REFUSED.search(message):
         state = "refused_input"
-    return outcomes.stands(answer, state, f"error {answer.clean(str(code), 20)}", said)
+    return responses.stands(answer, state, f"error {answer.clean(str(code), 20)}", message)
 
 
 def _refused(answer: Answer) -> RemoteError:
-    said = checked.text(answer.get("error", "message")) or ""
-    if answer.status == 400 and REFUSED.search(said):
+    message = sanitise.text(answer.get("error", "message")) or ""
+    if answer.status == 400 and REFUSED.search(message):
         return RefusedInputError(answer.reason)
     return exchange.refusal(answer)

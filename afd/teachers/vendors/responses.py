@@ -1,11 +1,19 @@
-"""What polls come to, in the one vocabulary, whatever the provider's words."""
+"""Results of polls in one vocabulary for all providers."""
 
 from dataclasses import replace
 from typing import Any
 
-from afd.teachers import checked
-from afd.teachers.exchange import Answer
-from afd.teachers.remote import Progress, State, Task, UnknownTaskError, Usage, VendorError, Video
+from afd.teachers.vendors import sanitise
+from afd.teachers.vendors.exchange import Answer
+from afd.teachers.vendors.protocol import (
+    Progress,
+    State,
+    Task,
+    UnknownTaskError,
+    Usage,
+    VendorError,
+    Video,
+)
 
 
 def succeeded(
@@ -18,13 +26,15 @@ def succeeded(
     seed: Any = None,
     model: Any = None,
 ) -> Progress:
-    """Done: with videos, with none (the vendor's filter ate them), or with nothing usable.
+    """Return the progress of a finished task: succeeded, refused_output or unknown.
+
+    No video means that the vendor's filter held it back; no usable URL means unknown.
 
     The key goes with a download only to the host of `key_host`.
     """
-    usable = [found for found in map(checked.url, urls[:MAX_VIDEOS]) if found is not None]
+    usable = [found for found in map(sanitise.url, urls[:MAX_VIDEOS]) if found is not None]
     videos = tuple(
-        Video(url, key_host is not None and checked.same_origin(url.get_secret_value(), key_host))
+        Video(url, key_host is not None and sanitise.same_origin(url.get_secret_value(), key_host))
         for url in usable
     )
     state: State = "succeeded" if videos else "unknown" if urls else "refused_output"
@@ -35,7 +45,7 @@ def succeeded(
         videos=videos,
         usage=usage,
         reason=reasons.get(state),
-        seed=checked.seed(seed),
+        seed=sanitise.seed(seed),
         model=None if model is None else answer.clean(model, 200),
         retry_after_s=answer.retry_after_s,
     )
@@ -49,7 +59,7 @@ NO_VIDEO = "done, but with no video: held back by the vendor's filter"
 def stands(
     answer: Answer, state: State, word: Any, reason: Any = None, usage: Usage | None = None
 ) -> Progress:
-    """Any other state."""
+    """Return the progress of any other state."""
     return Progress(
         state=state,
         vendor_state=answer.clean(word, 40),
@@ -60,26 +70,26 @@ def stands(
 
 
 def absent(answer: Answer) -> Progress:
-    """The vendor does not know this id (404): it may have forgotten it, or not yet learned it."""
-    stood = stands(answer, "unknown", str(answer.status), "the vendor does not know this task")
-    return replace(stood, is_absent=True)
+    """Return the progress of an id that the vendor does not find (404), now or any more."""
+    progress = stands(answer, "unknown", str(answer.status), "the vendor does not know this task")
+    return replace(progress, is_absent=True)
 
 
 def check_id(answer: Answer, task: Task, *path: str | int) -> None:
-    """Errors: UnknownTaskError when the answer is about another task."""
-    said = answer.get(*path)
-    if said is not None and checked.identifier(said) != task.id:
-        raise UnknownTaskError(f"the vendor answered about another task: {answer.clean(said, 60)}")
+    """Raise UnknownTaskError if the answer is about another task."""
+    found = answer.get(*path)
+    if found is not None and sanitise.identifier(found) != task.id:
+        raise UnknownTaskError(f"the vendor answered about another task: {answer.clean(found, 60)}")
 
 
 def is_older(item: Any, since_s: float | None) -> bool:
-    """Whether a listed task was surely created before `since_s`, whose clock may be another."""
-    created = checked.moment(checked.dig(item, "created_at"))
+    """Return True if a listed task is surely older than `since_s`; clocks may differ by 300 s."""
+    created = sanitise.moment(sanitise.dig(item, "created_at"))
     return created is not None and since_s is not None and created < since_s - CLOCKS_APART_S
 
 
 def only(found: list[str]) -> Task | None:
-    """The one task that fits. Errors: VendorError when there are several."""
+    """Return the one task that fits, or None. Errors: VendorError for several."""
     if len(found) > 1:
         raise VendorError(
             f"{len(found)} tasks of the vendor fit: {', '.join(found[:5])}; look at them in its "

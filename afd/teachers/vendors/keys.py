@@ -1,7 +1,7 @@
 """API keys: params hold the NAME of an environment variable, and only a request holds the key.
 
 Where keys expire (OAuth), the variable `{NAME}_COMMAND` may hold a command that prints a fresh one,
-for example `gcloud auth application-default print-access-token`; it is run again when what it said
+for example `gcloud auth application-default print-access-token`; it is run again when its output
 is two minutes old.
 """
 
@@ -15,7 +15,7 @@ import subprocess
 import time
 from typing import Any
 
-from afd.teachers.remote import UnauthorisedError
+from afd.teachers.vendors.protocol import UnauthorisedError
 
 TOKEN_LIVES_S = 1800  # Kling refuses longer ones
 TOKEN_USED_S = 600.0  # by requests: few tokens count at a time, and all of them can be hidden
@@ -26,7 +26,7 @@ _signed: dict[str, tuple[float, str]] = {}  # both keys -> when, and the token
 
 
 def read_key(variable: str) -> str:
-    """Return the key in an environment variable. Errors: UnauthorisedError naming the variable.
+    """Return the key of the environment variable. Errors: UnauthorisedError with its name.
 
     A stray newline would make the HTTP library quote the whole header, so it is refused here.
     """
@@ -46,7 +46,7 @@ def read_key(variable: str) -> str:
 
 
 def _printed(variable: str, command: str) -> str:
-    """Return what the command printed at most FRESH_S ago. Errors: UnauthorisedError."""
+    """Return the command's output, at most FRESH_S old. Errors: UnauthorisedError."""
     at, key = _minted.get(command, (-FRESH_S, ""))
     if time.monotonic() - at < FRESH_S:
         return key

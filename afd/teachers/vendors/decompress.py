@@ -1,6 +1,6 @@
-"""Bodies that come compressed although nobody asked for it: unpacked in bounded pieces.
+"""Decompression of unrequested gzip and deflate bodies in bounded pieces.
 
-httpx would unpack a chunk at one go, and 64 kB of zeros in gzip are 64 MB.
+httpx would decompress a whole chunk at once, and 64 kB of zeros in gzip are 64 MB.
 """
 
 import zlib
@@ -10,7 +10,7 @@ PIECE = 1 << 20  # bytes
 
 
 class UnpackError(ValueError):
-    """Not the encoding that the header names, or one that is not read here."""
+    """The body is not in the encoding of its header, or the encoding is not supported."""
 
 
 class CutShortError(UnpackError):
@@ -18,17 +18,17 @@ class CutShortError(UnpackError):
 
 
 class Unpacker:
-    """Bytes as received -> bytes of the body, in pieces of at most 1 MB each."""
+    """Received bytes -> bytes of the body, in pieces of at most 1 MB."""
 
     def __init__(self, encoding: str) -> None:
-        """`encoding` is the Content-Encoding header. Errors: UnpackError for others than gzip."""
+        """Take the Content-Encoding header. Errors: UnpackError unless gzip, deflate, identity."""
         self.is_identity = encoding.strip().lower() in ("", "identity")
         if not self.is_identity and encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
             raise UnpackError("the body is compressed in a way that was not asked for")
         self._zlib = zlib.decompressobj(47)  # 32 + 15: gzip or zlib, whichever it is
 
     def unpack(self, chunk: bytes) -> Iterator[bytes]:
-        """What `chunk` adds. Errors: UnpackError for damaged data, and for any behind its end."""
+        """Yield the bytes of `chunk`. Errors: UnpackError for damage and trailing data."""
         if self.is_identity:
             yield chunk
             return
@@ -42,6 +42,6 @@ class Unpacker:
             raise UnpackError("the body goes on behind the end of what is compressed")
 
     def finish(self) -> None:
-        """Errors: CutShortError when the compressed stream has not come to its end."""
+        """Raise CutShortError if the compressed stream is incomplete."""
         if not self.is_identity and not self._zlib.eof:
             raise CutShortError("the compressed body was cut short")

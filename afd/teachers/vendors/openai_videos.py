@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from afd.teachers import checked, exchange, outcomes
-from afd.teachers.exchange import Answer
-from afd.teachers.keys import read_key
-from afd.teachers.remote import (
+from afd.teachers.vendors import exchange, responses, sanitise
+from afd.teachers.vendors.exchange import Answer
+from afd.teachers.vendors.keys import read_key
+from afd.teachers.vendors.protocol import (
     Order,
     Progress,
     RefusedInputError,
@@ -49,18 +49,21 @@ class OpenAIVideos:
     can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
-        """Errors: UnauthorisedError; a server without keys takes any, but one must be set."""
+        """Return the headers with the key, which must be set even for a server without keys.
+
+        Errors: UnauthorisedError.
+        """
         return exchange.bearer(read_key(self.key_variable))
 
     async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
-        """Size, seconds, fps and seed go by themselves."""
+        """Create a video; size, seconds, fps and seed come from the order."""
         fields: dict[str, Any] = {}
         if order.size is not None:
             fields["size"] = f"{order.size[0]}x{order.size[1]}"
         if order.duration_s is not None:
-            fields["seconds"] = checked.whole_if_whole(order.duration_s)
+            fields["seconds"] = sanitise.whole_if_whole(order.duration_s)
         if order.fps is not None:
-            fields["fps"] = checked.whole_if_whole(order.fps)
+            fields["fps"] = sanitise.whole_if_whole(order.fps)
         fields |= order.parameters
         if order.seed is not None:
             fields["seed"] = order.seed % 2**31  # a torch generator takes more, some servers do not
@@ -72,20 +75,20 @@ class OpenAIVideos:
         return Task(answer.id("id"))
 
     def named(self, task_id: str, model: str) -> Task:
-        """The id is all that a poll needs."""
+        """Return the task of an id, which is all that a poll needs."""
         return Task(task_id)
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
-        """One video."""
+        """Poll one video."""
         target = f"{self.base_url}/videos/{task.id}"
         answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
         if answer.status == 404:
-            return outcomes.absent(answer)
-        outcomes.check_id(answer, task, "id")
+            return responses.absent(answer)
+        responses.check_id(answer, task, "id")
         word = answer.get("status")
         if word == "completed":
-            seconds = checked.amount(answer.get("seconds"), at_most=1e5)
-            return outcomes.succeeded(
+            seconds = sanitise.amount(answer.get("seconds"), at_most=1e5)
+            return responses.succeeded(
                 answer,
                 word,
                 [f"{target}/content"],
@@ -94,11 +97,11 @@ class OpenAIVideos:
                 seed=answer.get("seed"),
                 model=answer.get("model"),
             )
-        state = STATES.get(checked.text(word) or "", "unknown")
+        state = STATES.get(sanitise.text(word) or "", "unknown")
         if state == "failed" and answer.get("error", "code") in REFUSALS:
             state = "refused_output"
         reason = answer.reason if answer.get("error") is not None else None
-        return outcomes.stands(answer, state, word, reason)
+        return responses.stands(answer, state, word, reason)
 
     async def find(
         self,
@@ -107,26 +110,26 @@ class OpenAIVideos:
         taken: Collection[str] = (),
         since_s: float | None = None,
     ) -> Task | None:
-        """By prompt and model, and by seed where the server lists seeds."""
+        """Find the task by prompt and model, and by seed if the server lists seeds."""
         found: list[str] = []
         async for item in self._all(http):
-            task_id = checked.identifier(checked.dig(item, "id"))
-            if task_id is None or task_id in taken or outcomes.is_older(item, since_s):
+            task_id = sanitise.identifier(sanitise.dig(item, "id"))
+            if task_id is None or task_id in taken or responses.is_older(item, since_s):
                 continue
             if _fits(item, order):
                 found.append(task_id)
-        return outcomes.only(found)
+        return responses.only(found)
 
     async def _all(self, http: httpx.AsyncClient) -> AsyncIterator[Any]:
-        """Videos as they are listed, not by every server in order. Errors: as `read`."""
+        """Yield the listed videos; some servers list without order. Errors: as `read`."""
         params = {"limit": str(PAGE), "order": "desc"}
         for _ in range(NUM_PAGES):
             target = f"{self.base_url}/videos"
             answer = await exchange.read(http, target, self.auth_headers(), params)
-            listed = checked.items(answer.get("data"))
+            listed = sanitise.items(answer.get("data"))
             for item in listed:
                 yield item
-            last = checked.identifier(checked.dig(listed, len(listed) - 1, "id"))
+            last = sanitise.identifier(sanitise.dig(listed, len(listed) - 1, "id"))
             if answer.get("has_more") is not True or last is None:
                 return
             params["after"] = last
@@ -134,11 +137,11 @@ class OpenAIVideos:
 
 
 def _fits(item: Any, order: Order) -> bool:
-    prompt, seed = checked.dig(item, "prompt"), checked.dig(item, "seed")
+    prompt, seed = sanitise.dig(item, "prompt"), sanitise.dig(item, "seed")
     if prompt is None:
         raise VendorError("this server lists videos without their prompts")
     is_seed = seed is None or order.seed is None or seed == order.seed % 2**31
-    return prompt == order.prompt and checked.dig(item, "model") == order.model and is_seed
+    return prompt == order.prompt and sanitise.dig(item, "model") == order.model and is_seed
 
 
 def _written(value: Any) -> str:

@@ -1,11 +1,11 @@
-"""A remote teacher: a paid service that films a prompt some minutes after it was asked.
+"""Protocol of a remote teacher: a paid service that makes a video of a prompt within minutes.
 
-Three verbs, and nothing else is asked of a vendor: `create` one task, `poll` it, and download what
-it shows (afd/harvest/download.py). `create` sends at most one POST and is never retried inside: its
-errors say whether a task may exist now, since that alone decides whether asking again pays twice.
+A vendor needs three verbs: `create` one task, `poll` it, and download its video
+(afd/harvest/download.py). `create` sends at most one POST and is never retried inside: its errors
+state if a task may exist now, which decides if a second create pays twice.
 
-Everything that a vendor says is hostile until an adapter has checked it: what leaves an adapter is
-one of these types, with cleaned texts, finite numbers and ids that are safe in a path.
+All input from a vendor is hostile until an adapter has checked it: an adapter returns only these
+types, with cleaned texts, finite numbers and ids that are safe in a path.
 """
 
 from collections.abc import Collection
@@ -30,7 +30,7 @@ State = Literal[
 
 @dataclass(frozen=True)
 class Order:
-    """One clip to ask for. `key` is the ledger's name of it; vendors need not see it."""
+    """One clip to create. `key` is its key in the ledger; most vendors do not get it."""
 
     key: str
     prompt: str
@@ -43,7 +43,7 @@ class Order:
 
 
 class _Unpicklable:
-    """Carries a vendor's URL, and those grant access: it must not reach a pickle."""
+    """Base of types with a vendor's URL, which grants access and must not be pickled."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} carries a secret URL and is never pickled")
@@ -51,7 +51,7 @@ class _Unpicklable:
 
 @dataclass(frozen=True)
 class Task(_Unpicklable):
-    """What is kept about a created task: enough to poll it from another process."""
+    """A created task, with all data that another process needs to poll it."""
 
     id: str
     poll_url: SecretStr | None = None  # only where the vendor's URL cannot be built from the id
@@ -59,7 +59,7 @@ class Task(_Unpicklable):
 
 @dataclass(frozen=True)
 class Video(_Unpicklable):
-    """Where a finished video can be fetched, usually for some hours only."""
+    """URL of a finished video, usually valid for some hours."""
 
     url: SecretStr
     headers_needed: bool  # send auth_headers() with the download, to this host only
@@ -67,7 +67,7 @@ class Video(_Unpicklable):
 
 @dataclass(frozen=True)
 class Usage:
-    """What the vendor says a task has used; None: not said. Finite and not negative."""
+    """Usage of a task as the vendor reports it; None if not reported. Finite and >= 0."""
 
     usd: float | None = None
     tokens: int | None = None
@@ -76,7 +76,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Progress:
-    """A task as one poll saw it. `succeeded` always has a video."""
+    """State of a task at one poll. `succeeded` always has a video."""
 
     state: State
     vendor_state: str  # the vendor's own word, cleaned
@@ -90,7 +90,7 @@ class Progress:
 
 
 class RemoteError(Exception):
-    """A vendor, or the way to it, said no. Texts are cleaned and hold no key and no URL."""
+    """Failure of a vendor or of the network. Texts are cleaned and hold no key and no URL."""
 
     may_have_created: ClassVar[bool] = False
 
@@ -108,7 +108,7 @@ class NotSentError(RemoteError):
 
 
 class NothingCreatedError(RemoteError):
-    """The vendor says that it did nothing and asks to come back: 429, 503."""
+    """The vendor did nothing and requests a later retry: 429, 503."""
 
 
 class AmbiguousError(RemoteError):
@@ -130,15 +130,15 @@ class RejectedError(RemoteError):
 
 
 class RefusedInputError(RejectedError):
-    """Rejected since the vendor will not film this prompt: an outcome, not a mistake."""
+    """The vendor refuses this prompt: an outcome, not a fault."""
 
 
 class VendorError(RemoteError):
-    """A poll or a listing went wrong; nothing is lost, ask again later."""
+    """A poll or a listing failed; nothing is lost, retry later."""
 
 
 class UnknownTaskError(VendorError):
-    """The vendor says that the poll itself is wrong (a 4xx): it can know no task of this id."""
+    """The vendor rejects the poll itself (a 4xx): it has no task of this id."""
 
 
 class RemoteTeacher(Protocol):
@@ -151,26 +151,26 @@ class RemoteTeacher(Protocol):
 
     @property
     def can_list(self) -> bool:
-        """Whether `find` can look for a task whose id was lost."""
+        """True if `find` can find a task whose id was lost."""
         ...
 
     def auth_headers(self) -> dict[str, str]:
-        """Fresh for each call, from the environment variable named in params.
+        """Return headers for one call, from the environment variable named in params.
 
         Errors: UnauthorisedError naming the variable.
         """
         ...
 
     async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
-        """Ask for one clip: one POST at most. Errors: RemoteError, but no VendorError."""
+        """Create one task with one POST at most. Errors: RemoteError, but no VendorError."""
         ...
 
     def named(self, task_id: str, model: str) -> Task:
-        """A task of which only the id is known: a person read it in the vendor's console."""
+        """Return the task of an id that a person read in the vendor's console."""
         ...
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
-        """How the task stands. Errors: VendorError, UnauthorisedError, NotSentError."""
+        """Return the task's state. Errors: VendorError, UnauthorisedError, NotSentError."""
         ...
 
     async def find(
@@ -180,10 +180,10 @@ class RemoteTeacher(Protocol):
         taken: Collection[str] = (),
         since_s: float | None = None,
     ) -> Task | None:
-        """The task that this order created, when its answer was lost; ids in `taken` are others'.
+        """Return the task of an order whose answer was lost; ids in `taken` belong to others.
 
-        `since_s` (seconds since 1970): it was not sent before, so that what the vendor made for
-        another store is not taken for it. None: the vendor lists none, which proves nothing: it may
-        list late, or forget what was asked. Errors: as `poll`, and VendorError when several fit.
+        `since_s` (seconds since 1970): the order was not sent before, which excludes tasks of other
+        stores. None: the vendor lists no such task, which is no proof: listings may be late or
+        incomplete. Errors: as `poll`, and VendorError if several tasks fit.
         """
         ...

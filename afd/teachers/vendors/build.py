@@ -1,17 +1,17 @@
 """The adapter of a campaign's remote teacher."""
 
 from afd.config import RemoteTeacher as RemoteTeacherParams
-from afd.teachers.ark import Ark
-from afd.teachers.fal import Fal
-from afd.teachers.kling import Kling
-from afd.teachers.openai_videos import OpenAIVideos
-from afd.teachers.remote import RemoteTeacher
-from afd.teachers.replicate import Replicate
-from afd.teachers.veo import Veo
+from afd.teachers.vendors.ark import Ark
+from afd.teachers.vendors.fal import Fal
+from afd.teachers.vendors.kling import Kling
+from afd.teachers.vendors.openai_videos import OpenAIVideos
+from afd.teachers.vendors.protocol import RemoteTeacher
+from afd.teachers.vendors.replicate import Replicate
+from afd.teachers.vendors.veo import Veo
 
 
 def build(params: RemoteTeacherParams) -> RemoteTeacher:
-    """By provider; the key is read when a request is made, not here."""
+    """Return the adapter of a provider; each request reads the key anew."""
     base_url, key_variable = params.access.base_url, params.access.key_variable
     match params.provider:
         case "ark":

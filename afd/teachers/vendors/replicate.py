@@ -17,10 +17,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 
-from afd.teachers import checked, exchange, outcomes
-from afd.teachers.exchange import Answer
-from afd.teachers.keys import read_key
-from afd.teachers.remote import Order, Progress, State, Task, VendorError
+from afd.teachers.vendors import exchange, responses, sanitise
+from afd.teachers.vendors.exchange import Answer
+from afd.teachers.vendors.keys import read_key
+from afd.teachers.vendors.protocol import Order, Progress, State, Task, VendorError
 
 STATES: dict[str, State] = {
     "starting": "queued",
@@ -45,16 +45,16 @@ class Replicate:
     can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
-        """Errors: UnauthorisedError."""
+        """Return the headers with the key. Errors: UnauthorisedError."""
         return exchange.bearer(read_key(self.key_variable))
 
     async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
-        """By model, or by version where one is named."""
+        """Create a prediction of a model, or of a version if the model names one."""
         model, _, version = order.model.partition(":")
-        asked: dict[str, Any] = {**order.parameters, "prompt": order.prompt}
+        inputs: dict[str, Any] = {**order.parameters, "prompt": order.prompt}
         if order.seed is not None:
-            asked["seed"] = order.seed % 2**31
-        body: dict[str, Any] = {"input": asked}
+            inputs["seed"] = order.seed % 2**31
+        body: dict[str, Any] = {"input": inputs}
         if version:
             target = f"{self.base_url}/predictions"
             body["version"] = version
@@ -64,34 +64,34 @@ class Replicate:
         return Task(answer.id("id"))
 
     def named(self, task_id: str, model: str) -> Task:
-        """The id is all that a poll needs."""
+        """Return the task of an id, which is all that a poll needs."""
         return Task(task_id)
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
-        """One prediction."""
+        """Poll one prediction."""
         target = f"{self.base_url}/predictions/{task.id}"
         answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
         if answer.status == 404:
-            return outcomes.absent(answer)
-        outcomes.check_id(answer, task, "id")
+            return responses.absent(answer)
+        responses.check_id(answer, task, "id")
         word = answer.get("status")
         if word == "succeeded":
             if answer.get("data_removed") is True:
-                return outcomes.stands(answer, "expired", word, "the vendor has removed the video")
-            return outcomes.succeeded(
+                return responses.stands(answer, "expired", word, "the vendor has removed the video")
+            return responses.succeeded(
                 answer,
                 word,
                 _urls(answer.get("output")),
                 seed=answer.get("input", "seed"),
                 model=_model(answer),
             )
-        state = STATES.get(checked.text(word) or "", "unknown")
-        said = checked.text(answer.get("error")) or ""
-        if state == "failed" and REFUSED_INPUT.search(said):
+        state = STATES.get(sanitise.text(word) or "", "unknown")
+        message = sanitise.text(answer.get("error")) or ""
+        if state == "failed" and REFUSED_INPUT.search(message):
             state = "refused_input"
-        elif state == "failed" and REFUSED.search(said):
+        elif state == "failed" and REFUSED.search(message):
             state = "refused_output"
-        return outcomes.stands(answer, state, word, said or None)
+        return responses.stands(answer, state, word, message or None)
 
     async def find(
         self,
@@ -100,35 +100,35 @@ class Replicate:
         taken: Collection[str] = (),
         since_s: float | None = None,
     ) -> Task | None:
-        """By the whole of what was asked: model, prompt and seed. Errors: VendorError.
+        """Find the task by model, prompt and seed. Errors: VendorError.
 
         What the vendor has forgotten may be ours: then nobody can say that it lists none.
         """
         found: list[str] = []
         has_forgotten = False
         async for item in self._newest(http):
-            if outcomes.is_older(item, since_s):
+            if responses.is_older(item, since_s):
                 break
-            task_id = checked.identifier(checked.dig(item, "id"))
+            task_id = sanitise.identifier(sanitise.dig(item, "id"))
             if task_id is None or task_id in taken or not _is_model(item, order):
                 continue
-            if checked.dig(item, "data_removed") is True:
+            if sanitise.dig(item, "data_removed") is True:
                 has_forgotten = True
-            elif _is_asked(item, order):
+            elif _is_order(item, order):
                 found.append(task_id)
         if has_forgotten and not found:
             raise VendorError(
                 "Replicate has removed what was asked of tasks that might be this one"
             )
-        return outcomes.only(found)
+        return responses.only(found)
 
     async def _newest(self, http: httpx.AsyncClient) -> AsyncIterator[Any]:
-        """Predictions as they are listed. Errors: as `read`; VendorError when there is no end."""
+        """Yield the listed predictions. Errors: as `read`; VendorError for an endless listing."""
         params: dict[str, str] = {}
         for _ in range(NUM_PAGES):
             target = f"{self.base_url}/predictions"
             answer = await exchange.read(http, target, self.auth_headers(), params)
-            for item in checked.items(answer.get("results")):
+            for item in sanitise.items(answer.get("results")):
                 yield item
             cursor = _cursor(answer.get("next"))
             if cursor is None:
@@ -139,26 +139,26 @@ class Replicate:
 
 def _is_model(item: Any, order: Order) -> bool:
     model, _, version = order.model.partition(":")
-    if version and checked.dig(item, "version") != version:
+    if version and sanitise.dig(item, "version") != version:
         return False
-    return checked.dig(item, "model") in (model, order.model, version)
+    return sanitise.dig(item, "model") in (model, order.model, version)
 
 
-def _is_asked(item: Any, order: Order) -> bool:
+def _is_order(item: Any, order: Order) -> bool:
     seed = None if order.seed is None else order.seed % 2**31
-    asked = checked.dig(item, "input")
-    return checked.dig(asked, "prompt") == order.prompt and checked.dig(asked, "seed") == seed
+    inputs = sanitise.dig(item, "input")
+    return sanitise.dig(inputs, "prompt") == order.prompt and sanitise.dig(inputs, "seed") == seed
 
 
 def _urls(output: Any) -> list[Any]:
-    """A URL, a list of them, or an object that holds one."""
+    """Return the URLs of an output: a URL, a list of them, or an object with one."""
     if isinstance(output, dict):
-        output = checked.dig(output, "video") or checked.dig(output, "url")
-    return [] if output is None else checked.items(output) or ([output] if output != [] else [])
+        output = sanitise.dig(output, "video") or sanitise.dig(output, "url")
+    return [] if output is None else sanitise.items(output) or ([output] if output != [] else [])
 
 
 def _model(answer: Answer) -> str | None:
-    model, version = (checked.text(answer.get(key)) for key in ("model", "version"))
+    model, version = (sanitise.text(answer.get(key)) for key in ("model", "version"))
     return f"{model}:{version}" if model and version and version not in model else model
 
 

@@ -1,0 +1,1 @@
+"""Remote teachers: one file per vendor over one protocol."""
