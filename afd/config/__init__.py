@@ -1,4 +1,4 @@
-"""The schema of params: what a campaign is (`Params`) and where it runs (`Cluster`).
+"""Schema of params: a campaign's values (`Params`) and the circumstance of its runs (`Cluster`).
 
 `Params` holds the literal values that change a result; every one of them enters a fingerprint.
 `Cluster` holds circumstance (executor, threads, services); none of it does.

@@ -1,7 +1,7 @@
-"""When the game is called sick, and what is done about it then.
+"""Alarms of adversarial training: their limits, and the action on each.
 
-Every action is `warn` unless params say otherwise, so that a campaign without alarms of its own is
-what it was. Limits stand beside what a healthy pocket campaign shows (docs/alarms.md).
+Every action is `warn` unless params set another one, so a campaign without alarms of its own runs
+as before. Each limit stands beside the value of a healthy pocket campaign (docs/alarms.md).
 """
 
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ STEERING: frozenset[Action] = frozenset({"more_fit_steps", "fewer_fit_steps", "r
 
 
 class PanelMetric(Section):
-    """An independent measure of the rounds' evaluations, and how far it may leave the best one."""
+    """Independent metric of the rounds' evaluations, and its allowed distance from the best."""
 
     metric: str
     """A metric of the rounds' evaluations, without "evaluate/": trajectory_error_px."""
@@ -35,7 +35,7 @@ PANEL = (
 
 
 class SaturationAlarm(Section):
-    """The discriminator tells the sides apart and no longer the members of a group."""
+    """Alarm on scores that separate the sides and no longer the members of a group."""
 
     action: Action = "warn"
     """The action on this alarm."""
@@ -47,17 +47,17 @@ class SaturationAlarm(Section):
 
 
 class CollapseAlarm(Section):
-    """The discriminator cannot tell the sides apart after its fit."""
+    """Alarm on a discriminator that cannot separate the sides after its fit."""
 
     action: Action = "warn"
     """The action on this alarm."""
     min_pair_accuracy: Share = 0.6
-    """Least share of pairs that the discriminator tells apart after its fit, 0 to 1; chance is
-    0.5."""
+    """Least share of pairs that the discriminator orders correctly after its fit, 0 to 1; chance
+    is 0.5."""
 
 
 class RewardHackingAlarm(Section):
-    """The score rises while the panel that it never saw leaves its band around the best round."""
+    """The score rises while the panel, which is no part of it, leaves its band."""
 
     action: Action = "warn"
     """The action on this alarm."""
@@ -66,7 +66,7 @@ class RewardHackingAlarm(Section):
 
 
 class StillnessAlarm(Section):
-    """Rollouts in which nothing moves, or which repeat each other inside a group."""
+    """Rollouts without motion, or repeats inside a group."""
 
     action: Action = "warn"
     """The action on this alarm."""
@@ -77,7 +77,7 @@ class StillnessAlarm(Section):
 
 
 class NoProgressAlarm(Section):
-    """The last rounds have brought nothing that the ones before had not."""
+    """The last rounds brought no gain over the rounds before."""
 
     action: Action = "warn"
     """The action on this alarm."""
@@ -88,7 +88,7 @@ class NoProgressAlarm(Section):
 
 
 class AlarmsParams(Section):
-    """The five alarms, the panel that two of them judge by, and the bounds of what they may do."""
+    """The five alarms, the panel that two of them measure by, and the bounds of their actions."""
 
     saturation: SaturationAlarm = SaturationAlarm()
     """The discriminator separates the sides and no longer the members of a group."""
@@ -118,7 +118,7 @@ class AlarmsParams(Section):
 
     @property
     def actions(self) -> dict[str, Action]:
-        """What each alarm does."""
+        """Action of each alarm, by the alarm's name."""
         return {
             "saturation": self.saturation.action,
             "collapse": self.collapse.action,
@@ -129,5 +129,5 @@ class AlarmsParams(Section):
 
     @property
     def steers(self) -> bool:
-        """Whether an alarm may change what later rounds are made from."""
+        """True where an alarm may change the inputs of later rounds."""
         return bool(STEERING & set(self.actions.values()))

@@ -1,4 +1,4 @@
-"""One campaign, whole."""
+"""Params of a whole campaign."""
 
 from functools import reduce
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from afd.config.values import Count, FrameSize, Section
 
 
 class Params(Section):
-    """One campaign: everything that changes its result, and nothing else."""
+    """Params of one campaign: everything that changes its result, and nothing else."""
 
     schema_version: Literal[1]
     """Version of this schema."""
@@ -28,7 +28,7 @@ class Params(Section):
     num_frames: Count
     """Pixel frames of a clip, 1 or more."""
     frame_size: FrameSize
-    """Frame as the student sees it: the side of a square in px, 8 to 4096, or [rows, columns]."""
+    """Frame of the student's clips: the side of a square in px, 8 to 4096, or [rows, columns]."""
     fps: Count
     """Frames a second of a clip, 1 or more."""
     canonical: CanonicalParams
@@ -42,7 +42,7 @@ class Params(Section):
     warmstart: WarmstartParams | None = None
     """Training of a fresh student before any round; null for a published one."""
     discriminator: Discriminator
-    """Network that tells teacher clips from rollouts."""
+    """Network that separates teacher clips from rollouts."""
     rollout: RolloutParams
     """Videos that the student makes in a round."""
     fit: FitParams
@@ -67,7 +67,7 @@ class Params(Section):
         return self
 
     def _read(self, field: str) -> Any:
-        """A dotted field; raises LookupError where this kind of section has none."""
+        """Return a dotted field; raises LookupError where this kind of section has none."""
         try:
             return reduce(getattr, field.split("."), self)
         except AttributeError:

@@ -1,4 +1,4 @@
-"""The one path that both sides' clips take before a discriminator sees them."""
+"""Canonical video format: the one path of both sides' clips to the discriminator."""
 
 from typing import Annotated, Literal
 
@@ -10,10 +10,10 @@ Quantiser = Annotated[int, Field(ge=0, le=51)]  # of H.264
 
 
 class CanonicalParams(Section):
-    """The one format of both sides: equal rate, length, shape, size and codec tell no side apart.
+    """The one format of both sides, so that no rate, length, shape, size or codec separates them.
 
-    A rollout is first filmed: magnified and encoded as the teacher's videos are delivered. From
-    there on both sides are finished videos and take the same steps (afd/video/canonical.py).
+    A rollout is first magnified and encoded as the teacher delivers its videos. From there on both
+    sides are finished videos and take the same steps (afd/video/canonical.py).
     """
 
     magnify: Annotated[int, Field(ge=1, le=16)]

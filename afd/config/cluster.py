@@ -1,4 +1,4 @@
-"""Where stages run. Nothing here enters a fingerprint."""
+"""Cluster file: executor, resources and services of a run. Nothing here enters a fingerprint."""
 
 import re
 from typing import Annotated, Literal
@@ -9,7 +9,10 @@ from afd.config.values import Listed, Positive, Section
 
 
 def _allowed(pattern: str, rule: str) -> AfterValidator:
-    """Only what `pattern` matches as a whole reaches sbatch: no quote, newline or second flag."""
+    """Refuse a value that `pattern` does not match as a whole.
+
+    So no quote, newline or second flag reaches sbatch.
+    """
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value, re.ASCII):
@@ -76,7 +79,7 @@ Minutes = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Resources(Section):
-    """What one job of a stage is given."""
+    """Resources of one job of a stage."""
 
     num_parts: Annotated[int, Field(ge=1, le=100_000)]
     """Jobs of one array that share the stage, 1 to 100000; above 1: rollout, evaluate, harvest."""
@@ -99,7 +102,7 @@ class Resources(Section):
 
 
 class ResourcesOfStage(Section):
-    """What differs for one stage from `every_stage`."""
+    """Differences of one stage from `every_stage`."""
 
     num_parts: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Jobs of one array that share the stage, 1 to 100000; null: as every_stage."""
@@ -121,7 +124,7 @@ Resourced = Literal[
     "prompts", "harvest", "warmstart", "rollout", "fit", "critic", "update", "evaluate", "report",
     "worker",
 ]  # fmt: skip
-SHARED: tuple[Resourced, ...] = ("fit", "update")  # what several ranks can compute together
+SHARED: tuple[Resourced, ...] = ("fit", "update")  # stages that several ranks compute together
 NOTHING_ELSE = ResourcesOfStage()
 
 
@@ -152,7 +155,7 @@ class ResourcesTable(Section):
     """Differences for the job of a worker (allocation round or campaign)."""
 
     def of(self, stage: Resourced) -> Resources:
-        """`every_stage`, and over it what is said of this one."""
+        """Return the resources of `every_stage` with the differences of this one."""
         own: ResourcesOfStage = getattr(self, stage)
         return self.every_stage.model_copy(update=own.model_dump(exclude_none=True))
 
@@ -160,7 +163,7 @@ class ResourcesTable(Section):
     def _possible(self) -> "ResourcesTable":
         problems: list[str] = []
         if self.every_stage.num_parts > 1 or self.every_stage.num_ranks > 1:
-            problems.append("every_stage: one part and one task; say more for single stages")
+            problems.append("every_stage: one part and one task; write more for single stages")
         for stage in (
             "prompts",
             "harvest",
@@ -182,7 +185,7 @@ class ResourcesTable(Section):
 
 
 class SlurmParams(Section):
-    """How jobs reach a SLURM cluster; every value is matched against what sbatch may be given."""
+    """Access to a SLURM cluster; only values that are safe on sbatch's command line pass."""
 
     partition: Names | None
     """Partition (sbatch -p); null: the cluster's default. `sinfo -s` lists them."""
@@ -205,7 +208,7 @@ class SlurmParams(Section):
     scratch: Folder | None
     """TMPDIR of the jobs, e.g. /scratch/$USER; null: the node's own."""
     environment: Listed[tuple[Variable, ...]]
-    """Names of the head's variables that jobs see; names of secrets are refused."""
+    """Names of the head's variables that jobs inherit; names of secrets are refused."""
     max_jobs: Annotated[int, Field(ge=1, le=10_000)]
     """Jobs of one array that run at once, 1 to 10000."""
     poll_s: Annotated[float, Field(ge=0.1, le=600)]
@@ -219,7 +222,7 @@ class SlurmParams(Section):
 
 
 class Cluster(Section):
-    """Where stages run. Nothing here enters a fingerprint."""
+    """Circumstance of a run: executor, threads, services. Nothing here enters a fingerprint."""
 
     executor: Literal["local", "in_process", "slurm"]
     """Place of the stages: a worker process here, this very process, or SLURM jobs."""
@@ -250,11 +253,11 @@ class Cluster(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "Cluster":
-        wanted = {"slurm": self.slurm, "resources": self.resources}
-        lacking = [name for name, section in wanted.items() if section is None]
-        if self.executor == "slurm" and lacking:
+        required = {"slurm": self.slurm, "resources": self.resources}
+        missing = [name for name, section in required.items() if section is None]
+        if self.executor == "slurm" and missing:
             raise ValueError(
-                f"executor is slurm, but {' and '.join(lacking)} say nothing; "
+                f"executor is slurm, but {' and '.join(missing)} say nothing; "
                 "params/cluster/slurm.yaml has every value with its meaning"
             )
         if self.executor == "slurm" and self.resources and self.allocation != "stage":

@@ -1,4 +1,4 @@
-"""Who tells the two apart."""
+"""Params of each kind of discriminator."""
 
 from typing import Annotated, Literal
 
@@ -27,7 +27,7 @@ class ConvDiscriminator(Section):
 
 
 class LargeBackbone(Section):
-    """What discriminators on a large pretrained network share."""
+    """Fields that all discriminators on a large pretrained network share."""
 
     backbone: Annotated[str, Field(min_length=1)]
     """Folder of the pretrained network on this disk; its content is identity, its path is not."""
@@ -64,12 +64,12 @@ class VlmDiscriminator(LargeBackbone):
     """Scale of the adapter, above 0: W + alpha / rank B A."""
 
     @model_validator(mode="after")
-    def _asks(self) -> "VlmDiscriminator":
+    def _question_has_its_tokens(self) -> "VlmDiscriminator":
         tokens = self.reward_tokens
         if not tokens or len(set(tokens)) != len(tokens):
             raise ValueError(f"reward_tokens must be distinct and not empty: {list(tokens)}")
-        wanted = ("{prompt}", *tokens)
-        wrong = [part for part in wanted if self.question.count(part) != 1]
+        required = ("{prompt}", *tokens)
+        wrong = [part for part in required if self.question.count(part) != 1]
         if wrong:
             raise ValueError(f"question must hold exactly once: {', '.join(wrong)}")
         return self

@@ -1,4 +1,4 @@
-"""Who else measures: programs of their own environment that take a folder of videos."""
+"""Params of external evaluators: programs of their own environment that measure videos."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from afd.config.values import Listed, Section
 
 NAME = r"^[a-z][a-z0-9_]{0,39}$"
 VARIABLE = r"^[A-Z][A-Z0-9_]{1,63}$"
-CIRCUMSTANCE = ("command", "weights", "timeout_min", "variables")  # how it is run, not what it says
+CIRCUMSTANCE = ("command", "weights", "timeout_min", "variables")  # of its run, not of its answer
 
 
 class OutsideMetric(Section):
@@ -54,13 +54,13 @@ class OutsideEvaluator(Section):
     timeout_min: Annotated[float, Field(gt=0, le=7 * 24 * 60)]
     """Time limit in minutes, above 0 and at most a week."""
     variables: Listed[tuple[Annotated[str, Field(pattern=VARIABLE)], ...]]
-    """Names of environment variables that it sees."""
+    """Names of environment variables that it inherits."""
 
     @field_validator("command")
     @classmethod
     def _placed(cls, command: tuple[str, ...]) -> tuple[str, ...]:
-        told = " ".join(command)
-        missing = [name for name in ("{videos}", "{answer}") if name not in told]
+        text = " ".join(command)
+        missing = [name for name in ("{videos}", "{answer}") if name not in text]
         if missing:
             raise ValueError(f"must hold {' and '.join(missing)}, where it reads and writes")
         return command
@@ -75,5 +75,5 @@ class OutsideEvaluator(Section):
 
 
 def semantic_evaluator(evaluator: dict[str, Any]) -> dict[str, Any]:
-    """An evaluator's values (as dumped) without how it is run."""
+    """Return an evaluator's values (as dumped) without those that only change its run."""
     return {key: value for key, value in evaluator.items() if key not in CIRCUMSTANCE}

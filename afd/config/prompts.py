@@ -1,4 +1,4 @@
-"""Where a campaign's sentences come from."""
+"""Params of a campaign's prompts: their source and their splits."""
 
 from typing import Annotated, Literal
 
@@ -8,10 +8,10 @@ from afd.config.values import Count, Section
 
 
 class Splits(Section):
-    """How prompts without a split of their own are shared out, by hash.
+    """Sizes of the splits; prompts without a split of their own get one by hash.
 
-    What is neither held out nor for tuning is for training; of that, `num_train` take part in
-    rounds (null: all) and the others are spare: the warm start alone sees them.
+    Prompts that are neither held out nor for tuning are for training; `num_train` of them take
+    part in rounds (null: all) and the others are spare, for the warm start alone.
     """
 
     num_held_out: Count

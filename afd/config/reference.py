@@ -36,13 +36,13 @@ def reference() -> str:
 
 def _in_order(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the sections as a reader meets them, each once."""
-    waiting, seen = [*_references(properties(found))], set[str]()
-    while waiting:
-        name = waiting.pop(0)
-        if name not in seen:
-            seen.add(name)
+    open_names, done = [*_references(properties(found))], set[str]()
+    while open_names:
+        name = open_names.pop(0)
+        if name not in done:
+            done.add(name)
             yield name
-            waiting = [*_references(properties(found["$defs"][name])), *waiting]
+            open_names = [*_references(properties(found["$defs"][name])), *open_names]
 
 
 def _references(part: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a round does: rollout, fit, update, evaluate."""
+"""Params of a round's stages: rollout, fit, critic, update, evaluate."""
 
 from typing import Annotated, Literal
 
@@ -71,7 +71,7 @@ Objective = Literal[
 
 
 class CriticParams(Section):
-    """Distribution matching's other network: kept fitted to the student's own rollouts."""
+    """The critic of distribution matching: a network fitted to the student's own rollouts."""
 
     warmup_steps: Annotated[int, Field(ge=0)]
     """Extra steps in the first round, 0 or more."""
@@ -84,7 +84,7 @@ class CriticParams(Section):
 
 
 class UpdateParams(Section):
-    """How the student learns from its rollouts' scores; `objective` is the arm."""
+    """Training of the student on its rollouts' scores; `objective` is the arm."""
 
     objective: Objective
     """The arm: AFD is forward_process, the others are rivals."""

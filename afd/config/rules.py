@@ -26,7 +26,7 @@ def _whole_blocks(num_frames: int, frames: int, per_block: int) -> str | None:
     )
 
 
-def _within_group(best: int, worst: int, group_size: int) -> str | None:
+def _best_and_worst_fit_group(best: int, worst: int, group_size: int) -> str | None:
     if best + worst <= group_size:
         return None
     return (
@@ -34,22 +34,20 @@ def _within_group(best: int, worst: int, group_size: int) -> str | None:
     )
 
 
-def _enough_held_out(
-    num_prompts: int, split: str, num_held_out: int, num_tuning: int
-) -> str | None:
+def _enough_prompts(num_prompts: int, split: str, num_held_out: int, num_tuning: int) -> str | None:
     there = num_tuning if split == "tuning" else num_held_out
     if num_prompts <= there:
         return None
     return f"evaluate.num_prompts {num_prompts} exceeds prompts.num_{split} {there}"
 
 
-def _cheaper_look(in_a_round: int, num_prompts: int) -> str | None:
+def _round_prompts_fit(in_a_round: int, num_prompts: int) -> str | None:
     if in_a_round <= num_prompts:
         return None
     return f"evaluate.round_num_prompts {in_a_round} exceeds evaluate.num_prompts {num_prompts}"
 
 
-def _latents_of_wan(
+def _whole_wan_latents(
     family: str, num_frames: int, frame_size: int | tuple[int, int], per_block: int
 ) -> str | None:
     """Check Wan's VAE: 4 frames per latent frame after the first, 8 px per latent, patches of 2."""
@@ -71,7 +69,7 @@ def _latents_of_wan(
     return "; ".join(problems) or None
 
 
-def _start_of(family: str, warmstart: object) -> str | None:
+def _warmstart_if_fresh(family: str, warmstart: object) -> str | None:
     if family == "causal_wan" and warmstart is None:
         return "warmstart: missing; a student.family causal_wan starts from nothing"
     if family != "causal_wan" and warmstart is not None:
@@ -79,13 +77,13 @@ def _start_of(family: str, warmstart: object) -> str | None:
     return None
 
 
-def _films(teacher: str, frame_size: int | tuple[int, int]) -> str | None:
+def _simulator_frame_size(teacher: str, frame_size: int | tuple[int, int]) -> str | None:
     if teacher != "simulator" or frame_size == 16:
         return None
     return f"frame_size {frame_size} must be 16: the pocket world films 16x16 px"
 
 
-def _delivered(
+def _delivered_size(
     teacher: str, size: int, frame_size: int | tuple[int, int], magnify: int
 ) -> str | None:
     """Check that rollouts have the size of the teacher's clips (docs/lab-notes.md)."""
@@ -98,7 +96,7 @@ def _delivered(
     )
 
 
-def _decodable(duration_s: float, fps: float, width: int, height: int) -> str | None:
+def _clip_limits(duration_s: float, fps: float, width: int, height: int) -> str | None:
     """Check the limits of a clip: every larger one would be paid and put aside."""
     frames = round(fps * duration_s)
     limits = (
@@ -121,7 +119,7 @@ def _decodable(duration_s: float, fps: float, width: int, height: int) -> str | 
     )
 
 
-def _room_for_words(prompts: str, num_tokens: int) -> str | None:
+def _longest_sentence_fits(prompts: str, num_tokens: int) -> str | None:
     if prompts != "grammar" or num_tokens >= LONGEST_SENTENCE:
         return None
     return (
@@ -130,7 +128,9 @@ def _room_for_words(prompts: str, num_tokens: int) -> str | None:
     )
 
 
-def _whole_latents(kind: str, num_frames: int, frame_size: int | tuple[int, int]) -> str | None:
+def _whole_feature_latents(
+    kind: str, num_frames: int, frame_size: int | tuple[int, int]
+) -> str | None:
     """Check Wan's VAE: latent frames of 1, 5, 9 ... frames, patches of 16 px a side."""
     sides = (frame_size,) if isinstance(frame_size, int) else frame_size
     fits = num_frames % 4 == 1 and not any(side % 16 for side in sides)
@@ -142,7 +142,7 @@ def _whole_latents(kind: str, num_frames: int, frame_size: int | tuple[int, int]
     )
 
 
-def _knows_no_prompt(family: str, guidance: float | None) -> str | None:
+def _guidance_needs_empty_prompt(family: str, guidance: float | None) -> str | None:
     if guidance is None or family != "causal_wan":
         return None
     return (
@@ -151,7 +151,7 @@ def _knows_no_prompt(family: str, guidance: float | None) -> str | None:
     )
 
 
-def _shows_velocity(objective: str, teacher: str) -> str | None:
+def _teacher_has_velocity(objective: str, teacher: str) -> str | None:
     if objective != MATCHING or teacher == "simulator":
         return None
     return (
@@ -160,7 +160,7 @@ def _shows_velocity(objective: str, teacher: str) -> str | None:
     )
 
 
-def _is_white_box(objective: str, white_box: object) -> str | None:
+def _white_box_if_matching(objective: str, white_box: object) -> str | None:
     if (objective == MATCHING) == (white_box is not None):
         return None
     if white_box is None:
@@ -172,14 +172,14 @@ def _is_white_box(objective: str, white_box: object) -> str | None:
     return f"teacher.white_box is read by update.objective {MATCHING} alone, not by {objective}"
 
 
-def _has_critic(objective: str, critic: object) -> str | None:
+def _critic_if_matching(objective: str, critic: object) -> str | None:
     if (objective == MATCHING) == (critic is not None):
         return None
     rule = "needs update.critic: write" if critic is None else "reads no update.critic: leave out"
     return f"update.objective {objective} {rule} what params/ablations/dmd.yaml has there"
 
 
-def _rolls_on(family: str, horizon: int | None) -> str | None:
+def _horizon_is_built(family: str, horizon: int | None) -> str | None:
     if horizon is None or family == "causal_wan":
         return None
     return (
@@ -188,7 +188,7 @@ def _rolls_on(family: str, horizon: int | None) -> str | None:
     )
 
 
-def _keeps_chains(objective: str, family: str) -> str | None:
+def _chains_are_built(objective: str, family: str) -> str | None:
     if objective in ("forward_process", "supervised") or family == "causal_wan":
         return None
     return (
@@ -198,7 +198,7 @@ def _keeps_chains(objective: str, family: str) -> str | None:
     )
 
 
-def _gradient_to_pixels(objective: str, kind: str) -> str | None:
+def _discriminator_has_pixel_gradient(objective: str, kind: str) -> str | None:
     if objective != "generator" or kind == "conv":
         return None
     return (
@@ -207,7 +207,7 @@ def _gradient_to_pixels(objective: str, kind: str) -> str | None:
     )
 
 
-def _frozen_blocks(family: str, shard_blocks: bool) -> str | None:
+def _shards_frozen_blocks(family: str, shard_blocks: bool) -> str | None:
     if not shard_blocks or family != "causal_wan":
         return None
     return (
@@ -221,33 +221,33 @@ RULES: tuple[Rule, ...] = (
         ("num_frames", "student.codec.frames", "student.latent_frames_per_block"),
         _whole_blocks,
     ),
-    Rule(("update.num_best", "update.num_worst", "rollout.group_size"), _within_group),
+    Rule(("update.num_best", "update.num_worst", "rollout.group_size"), _best_and_worst_fit_group),
     Rule(
         ("evaluate.num_prompts", "evaluate.split", "prompts.num_held_out", "prompts.num_tuning"),
-        _enough_held_out,
+        _enough_prompts,
     ),
-    Rule(("evaluate.round_num_prompts", "evaluate.num_prompts"), _cheaper_look),
+    Rule(("evaluate.round_num_prompts", "evaluate.num_prompts"), _round_prompts_fit),
     Rule(
         ("student.family", "num_frames", "frame_size", "student.latent_frames_per_block"),
-        _latents_of_wan,
+        _whole_wan_latents,
     ),
-    Rule(("student.family", "warmstart"), _start_of),
-    Rule(("student.family", "evaluate.guidance"), _knows_no_prompt),
-    Rule(("student.family", "evaluate.horizon"), _rolls_on),
-    Rule(("student.family", "update.memory.shard_blocks"), _frozen_blocks),
-    Rule(("teacher.kind", "frame_size"), _films),
-    Rule(("teacher.kind", "teacher.size", "frame_size", "canonical.magnify"), _delivered),
+    Rule(("student.family", "warmstart"), _warmstart_if_fresh),
+    Rule(("student.family", "evaluate.guidance"), _guidance_needs_empty_prompt),
+    Rule(("student.family", "evaluate.horizon"), _horizon_is_built),
+    Rule(("student.family", "update.memory.shard_blocks"), _shards_frozen_blocks),
+    Rule(("teacher.kind", "frame_size"), _simulator_frame_size),
+    Rule(("teacher.kind", "teacher.size", "frame_size", "canonical.magnify"), _delivered_size),
     Rule(
         ("teacher.duration_s", "teacher.fps", "teacher.size.width", "teacher.size.height"),
-        _decodable,
+        _clip_limits,
     ),
-    Rule(("prompts.kind", "student.num_text_tokens"), _room_for_words),
-    Rule(("discriminator.kind", "num_frames", "frame_size"), _whole_latents),
-    Rule(("update.objective", "student.family"), _keeps_chains),
-    Rule(("update.objective", "discriminator.kind"), _gradient_to_pixels),
-    Rule(("update.objective", "teacher.kind"), _shows_velocity),
-    Rule(("update.objective", "teacher.white_box"), _is_white_box),
-    Rule(("update.objective", "update.critic"), _has_critic),
+    Rule(("prompts.kind", "student.num_text_tokens"), _longest_sentence_fits),
+    Rule(("discriminator.kind", "num_frames", "frame_size"), _whole_feature_latents),
+    Rule(("update.objective", "student.family"), _chains_are_built),
+    Rule(("update.objective", "discriminator.kind"), _discriminator_has_pixel_gradient),
+    Rule(("update.objective", "teacher.kind"), _teacher_has_velocity),
+    Rule(("update.objective", "teacher.white_box"), _white_box_if_matching),
+    Rule(("update.objective", "update.critic"), _critic_if_matching),
 )
 
 

@@ -1,4 +1,4 @@
-"""Who learns, and from which start."""
+"""Params of each student family, of its warm start and of its memory."""
 
 from typing import Annotated, Literal, Self
 
@@ -66,11 +66,11 @@ class LoraParams(Section):
 
 
 class _Published(Section):
-    """A student somebody has trained: its weights come from files and only a LoRA is trained.
+    """A published student: its weights come from files, and only a LoRA is trained.
 
     Paths are circumstance; the sha256 of what lies there is identity (afd.checkpoints).
     Rollouts are made without classifier-free guidance: those of a guided student would not be of
-    the policy that is trained. `evaluate.guidance` judges under it (afd/flow/guidance.py).
+    the policy that is trained. `evaluate.guidance` measures under it (afd/flow/guidance.py).
     """
 
     checkpoint: str
@@ -156,7 +156,7 @@ PublishedStudent = SelfForcingParams | CausalForcingParams | AnyFlowFarParams
 
 
 class MemoryParams(Section):
-    """What an update keeps in memory: circumstance, the result is the same up to order of sums."""
+    """Use of memory in an update. Circumstance: equal results up to the order of sums."""
 
     micro_batch: Count | None = None
     """Rows with gradient in memory at once, 1 or more; null: all of a rank's."""
@@ -180,14 +180,14 @@ class MemoryParams(Section):
 
 
 class CorpusTraining(Section):
-    """Flow matching on films of the pocket world."""
+    """Flow matching on clips of the pocket world."""
 
     num_clips: Count
-    """Films of the corpus, 1 or more."""
+    """Clips of the corpus, 1 or more."""
     num_steps: Count
     """Training steps, 1 or more."""
     batch_size: Count
-    """Films of a step, 1 or more."""
+    """Clips of a step, 1 or more."""
     learning_rate: Positive
     """Learning rate of AdamW after the warm-up, above 0."""
     weight_decay: NonNegative
@@ -210,7 +210,7 @@ class WarmstartParams(CorpusTraining):
 
 
 class WhiteBoxParams(CorpusTraining):
-    """A network of the student's family that learned the teacher's films and shows its velocity.
+    """A white-box teacher: a network of the student's family, trained on the teacher's clips.
 
-    What distribution matching needs and no vendor sells.
+    Distribution matching needs its velocity; no vendor sells one.
     """

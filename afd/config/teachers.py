@@ -1,8 +1,8 @@
-"""Who is asked for videos, and how: one model a kind.
+"""Params of each kind of teacher.
 
-What is asked (provider, exact model, parameters, sizes) is the identity of a clip. How it is
-reached and paid (`access`) is circumstance: it may change in the middle of a campaign, and nothing
-is paid again because a key was renamed or a budget was raised.
+Provider, exact model, parameters and sizes are the identity of a clip. Address, key, price and
+budget (`access`) are circumstance: they may change in the middle of a campaign, and no clip is paid
+again because a key was renamed or a budget was raised.
 """
 
 import re
@@ -25,12 +25,15 @@ from afd.config.values import Count, Listed, NonNegative, Positive, Section, Sha
 from afd.config.world import LawsParams, LookParams
 
 
-def _said(value: object) -> object:
-    """YAML 1.1 reads a bare yes as true, and `dvc exp run -S` takes the quotes away."""
+def _yes_or_no(value: object) -> object:
+    """Return yes for true and no for false.
+
+    YAML 1.1 reads a bare yes as true, and `dvc exp run -S` takes the quotes away.
+    """
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
-Permission = Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_said)]
+Permission = Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_yes_or_no)]
 Provider = Literal["ark", "veo", "openai_videos", "replicate", "fal", "kling"]
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}$"
 # Upper case: a key that was pasted here instead of the name of its variable is refused.
@@ -39,12 +42,15 @@ HOST = re.compile(r"(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*")
 
 
 def _iso_date(value: str) -> str:
-    date.fromisoformat(value)  # its ValueError says what is wrong
+    date.fromisoformat(value)  # its ValueError names the fault
     return value
 
 
 def _reachable(value: str) -> str:
-    """https anywhere, http only on this machine; nothing secret and nothing that would be lost."""
+    """Refuse an address other than https anywhere or http on this machine.
+
+    A user or a query could hold a secret, and a fragment would be lost.
+    """
     url = urlsplit(value)
     if url.username or url.password or url.query or url.fragment:
         raise ValueError(
@@ -74,7 +80,7 @@ Host = Annotated[str, AfterValidator(_host)]
 
 
 class SimulatorTeacher(Section):
-    """The embedded teacher: a rigid-body simulator that answers with a finished mp4."""
+    """The embedded teacher: a rigid-body simulator that delivers finished mp4 files."""
 
     kind: Literal["simulator"]
     """The embedded rigid-body simulator."""
@@ -89,14 +95,14 @@ class SimulatorTeacher(Section):
     training_permitted: Permission
     """The teacher's terms permit training on its clips; anything but "yes" is refused."""
     white_box: WhiteBoxParams | None = Field(default=None, exclude_if=lambda value: value is None)
-    """A network that learned the teacher's films; for objective distribution_matching alone.
+    """A network trained on the teacher's clips; for objective distribution_matching alone.
 
     Left out of dumps when null.
     """
 
 
 class Terms(Section):
-    """Where the teacher's terms of use were read, and when."""
+    """Address of the teacher's terms of use, and the day on which they were read."""
 
     url: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=500)]
     """Address of the terms of use, http(s), at most 500 characters."""
@@ -105,7 +111,7 @@ class Terms(Section):
 
 
 class Statement(Section):
-    """What a person says of the terms of clips that are there."""
+    """Statement of a person on the terms of clips that are already there."""
 
     training_permitted: Permission
     """The terms permit training on the clips."""
@@ -114,9 +120,9 @@ class Statement(Section):
 
 
 class Price(Section):
-    """What a clip costs, by exactly one measure, and the day the price was looked up.
+    """Price of a clip by exactly one measure, and the day on which it was looked up.
 
-    An estimate before anything is sent; what the vendor bills (its usage) replaces it afterwards.
+    The estimate before an order; the usage that the vendor bills replaces it afterwards.
     """
 
     usd_per_clip: NonNegative | None = None
@@ -144,7 +150,10 @@ class Price(Section):
 
 
 class Access(Section):
-    """How a remote teacher is reached and paid. Circumstance: nothing here is a clip's identity."""
+    """Address, key, price and budget of a remote teacher.
+
+    Circumstance: nothing here is part of a clip's identity.
+    """
 
     base_url: Url
     """Address of the API: https anywhere, http on this machine alone."""
@@ -167,7 +176,7 @@ class Access(Section):
 
 
 class Size(Section):
-    """Pixels."""
+    """Frame size in px."""
 
     width: Annotated[int, Field(ge=16, le=8192)]
     """Width in px, 16 to 8192."""
@@ -262,15 +271,15 @@ class DiffusersTeacher(Section):
 
     @field_validator("parameters")
     @classmethod
-    def _theirs_alone(cls, parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        taken = sorted(parameters.keys() & OWN_PARAMETERS)
+    def _not_reserved(cls, parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        taken = sorted(parameters.keys() & RESERVED_PARAMETERS)
         if taken:
             raise ValueError(f"must not hold {', '.join(taken)}: those are set from other fields")
         return parameters
 
 
-# What a pipeline is called with by AFD itself.
-OWN_PARAMETERS = {
+# Arguments that AFD itself passes to a pipeline.
+RESERVED_PARAMETERS = {
     "prompt", "height", "width", "num_frames", "generator", "output_type", "return_dict",
     "num_videos_per_prompt", "latents",
 }  # fmt: skip
@@ -278,12 +287,12 @@ Teacher = Annotated[
     SimulatorTeacher | RemoteTeacher | FolderTeacher | DiffusersTeacher,
     Field(discriminator="kind"),
 ]
-# Of a clip: how its teacher is reached and paid, and what else learned from it.
+# Fields that change none of a teacher's clips.
 CIRCUMSTANCE = ("access", "path", "min_clip_share", "white_box")
 
 
 def semantic_teacher(teacher: Any) -> Any:
-    """A teacher's values (as dumped) without what changes none of its clips."""
+    """Return a teacher's values (as dumped) without those that change none of its clips."""
     if not isinstance(teacher, dict):
         return teacher
     values = cast("dict[str, Any]", teacher)

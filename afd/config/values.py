@@ -49,7 +49,7 @@ FrameSize = Annotated[
 
 
 def rows_and_columns(frame_size: int | Sequence[int]) -> tuple[int, int]:
-    """Both sides of a FrameSize, also as it stands in a request."""
+    """Return rows and columns of a FrameSize, also of one from a request's JSON."""
     if isinstance(frame_size, int):
         return frame_size, frame_size
     rows, columns = frame_size

@@ -1,10 +1,10 @@
-"""How bodies of the pocket world move and look: the teacher's world and the warm start's."""
+"""Params of the pocket world's physics and rendering, for the teacher and for the warm start."""
 
 from afd.config.values import NonNegative, NonNegativeRange, Range, Section, Share, ShareRange
 
 
 class LawsParams(Section):
-    """How bodies move. Units: px of the 16x16 grid and frames."""
+    """Physics of the bodies. Units: px of the 16x16 grid and frames."""
 
     gravity: Range
     """Downward acceleration in px / frame^2 of the 16x16 grid, drawn once a clip."""
@@ -17,7 +17,7 @@ class LawsParams(Section):
 
 
 class LookParams(Section):
-    """How bodies are drawn."""
+    """Rendering of the bodies."""
 
     contrast: NonNegativeRange
     """Factor on the bodies' colour, 0 or more."""
