@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other: `make bench`."""
+"""All benchmarks, one after the other: `make bench`."""
 
 import subprocess
 import sys

@@ -1,16 +1,16 @@
-"""What the student's ways to attend, to roll out and to be updated cost, and how far the limit is.
+"""Costs of the student's attention, rollout and update against their alternatives.
 
-Ratios within one run: CPU seconds on one thread, best of five, variants taken in turn; peak memory
-of each in a process of its own, whose large tensors leave it when they die. Variants are checked to
-agree before they are timed. What is asked is what the arithmetic promises, less what small passes
-lose.
+Ratios within one run: CPU seconds on one thread, best of five, variants in turn; peak memory of
+each in a process of its own, which returns the memory of large tensors to the system. Variants are
+checked to agree before they are timed. A target is the ratio of the operation counts, less the
+loss of small passes.
 
 attention    the parallel pass attends to 30 % of its mask at 7 blocks: 3.3x at most
 rollout      static buffers need no copy of the history; recomputing reads it again in every step
 update       without gradient through the context a pass costs 1 + 3 in the place of 3 + 3: 1.5x
 limit        the same FLOPs as products of square matrices of 1,024, as fast as this core does them
 
-`python -m benchmarks.attention`; one part alone: `python -m benchmarks.attention rollout`.
+`python -m benchmarks.attention`, or one part: `python -m benchmarks.attention rollout`.
 """
 
 import json
@@ -45,7 +45,10 @@ from benchmarks.student import (
 )
 
 Variants = dict[str, Callable[[], Tensor]]
-HEADS, HEAD_SIZE = 12, 128  # Wan 1.3B's; 7 blocks of 96 tokens, the last clean one is nobody's past
+HEADS, HEAD_SIZE = (
+    12,
+    128,
+)  # Wan 1.3B's; 7 blocks of 96 tokens, no block attends to the last clean one
 FRAME_WISE = LatentGeometry(16, 21, 1, 8, 16)
 WIDE = {"num_heads": 4, "head_dim": 128, "ffn_dim": 2048}
 MATRIX = 1024
@@ -53,10 +56,10 @@ MATRIX = 1024
 
 @dataclass(frozen=True)
 class Part:
-    """Variants to compare: the first is what AFD does; a ratio is another's cost over its own."""
+    """Variants to compare: the first is AFD's; a ratio is another's cost over AFD's."""
 
     build: Callable[[], Variants]
-    asked: dict[str, tuple[float, float]]  # of each other variant: ratio of time, of peak memory
+    targets: dict[str, tuple[float, float]]  # of each other variant: ratio of time, of peak memory
     tolerance: float
 
 
@@ -64,7 +67,7 @@ class Part:
 
 
 def attention(has_gradient: bool) -> Variants:
-    """[clean | noisy] in one layer: a loop over blocks, a dense mask, FlexAttention uncompiled."""
+    """Return attention over [clean | noisy] in one layer: block loop, dense mask, eager flex."""
     num_blocks, draw = TOKENS.num_blocks, generator(0, "attention")
     size = 96
     num_tokens = (2 * num_blocks - 1) * size
@@ -109,7 +112,7 @@ def attention(has_gradient: bool) -> Variants:
 
 @dataclass
 class Growing:
-    """A history that is concatenated anew in every pass; kept when the pass commits."""
+    """History that every pass concatenates anew; stored where `commits` is true."""
 
     commits: bool = False
     keys: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict[int, tuple[Tensor, Tensor]])
@@ -125,8 +128,8 @@ class Growing:
 
 @torch.no_grad()
 def rollout_growing(model: CausalWan, text: Tensor, noise: Tensor) -> Tensor:
-    """The sampler of afd.flow.solver over a growing history."""
-    prompt: KeyValueCache = model.start(text)  # the prompt's keys are kept on both sides
+    """Sample as afd.flow.solver does, over a growing history."""
+    prompt: KeyValueCache = model.start(text)  # both sides store the prompt's keys
     history, blocks = Growing(), list[Tensor]()
 
     def velocity(positions: list[int], noisy: Tensor, t: Tensor) -> Tensor:
@@ -146,7 +149,7 @@ def rollout_growing(model: CausalWan, text: Tensor, noise: Tensor) -> Tensor:
 
 
 def rollouts(geometry: LatentGeometry) -> Variants:
-    """One sample, five passes a block."""
+    """Return rollouts of one sample, five passes a block."""
     model = student(geometry, PATCH)
     text = torch.randn(1, 24, 64, generator=generator(0, "text"))
     noise = torch.randn(1, 4, *geometry.shape(1)[1:], generator=generator(0, "noise"))
@@ -161,7 +164,7 @@ def rollouts(geometry: LatentGeometry) -> Variants:
 
 
 def update(checkpointing: bool) -> Variants:
-    """A training pass, forward and backward, with and without gradient through its context."""
+    """Return training passes with and without gradient through the context."""
     model = student(TOKENS, PATCH)
     if checkpointing:
         model.enable_gradient_checkpointing()
@@ -174,7 +177,7 @@ def update(checkpointing: bool) -> Variants:
 
 
 def training_pass(model: CausalWan, context_gradient: bool) -> Tensor:
-    """The velocity, which both ways give alike; gradients are added up in the weights."""
+    """Return the velocity, equal in both variants; add gradients to the weights."""
     geometry, draw = model.geometry, generator(0, "pass")
     clean, noise = (torch.randn(geometry.shape(1), generator=draw) for _ in range(2))
     text = torch.randn(1, 24, 64, generator=draw)
@@ -204,7 +207,7 @@ PARTS = {
 
 
 def compare(name: str, part: Part) -> None:
-    """Print a table of one part, after its variants have agreed."""
+    """Print a table of one part, after a check that its variants agree."""
     variants = part.build()
     ours, *others = variants
     expected = variants[ours]()
@@ -217,15 +220,16 @@ def compare(name: str, part: Part) -> None:
     print(f"{name}\n  {ours:16} {1000 * seconds[ours]:8.1f} ms {peaks[ours]:7.1f} MB")
     for other in others:
         slower, larger = seconds[other] / seconds[ours], peaks[other] / max(peaks[ours], 0.1)
-        asked = part.asked[other]
+        time_target, memory_target = part.targets[other]
         print(
             f"  {other:16} {1000 * seconds[other]:8.1f} ms {peaks[other]:7.1f} MB   "
-            f"time {slower:5.2f}x (asked {asked[0]}x)   memory {larger:5.2f}x (asked {asked[1]}x)"
+            f"time {slower:5.2f}x (target {time_target}x)   "
+            f"memory {larger:5.2f}x (target {memory_target}x)"
         )
 
 
 def fresh_peak_mb(name: str, variant: str) -> float:
-    """What one call adds at its peak to a process of its own."""
+    """Return the memory, MB, that one call adds at its peak to a process of its own."""
     command = [sys.executable, "-m", "benchmarks.attention", name, variant]
     at_once = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
@@ -235,7 +239,7 @@ def fresh_peak_mb(name: str, variant: str) -> float:
 
 
 def peak_mb(run: Callable[[], Tensor]) -> float:
-    """Libraries make their own buffers in the first call; the second one is measured."""
+    """Return the peak memory of a second call, MB; in the first, libraries make their buffers."""
     run()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
     before = status_mb("VmRSS")
@@ -244,11 +248,9 @@ def peak_mb(run: Callable[[], Tensor]) -> float:
 
 
 def limit() -> None:
-    """Time per token of a pass over the time of its FLOPs as plain products of large matrices."""
+    """Print a pass's time per token over that of its FLOPs as products of large matrices."""
     square = torch.randn(MATRIX, MATRIX, generator=generator(0, "square"))
-    print(
-        f"limit: the same FLOPs as products of {MATRIX} x {MATRIX} (asked at width 512: 2x at most)"
-    )
+    print(f"limit: the same FLOPs as products of {MATRIX} x {MATRIX} (target at width 512: 2x)")
     text = torch.randn(1, 24, 64, generator=generator(0, "text"))
     noise = torch.randn(1, 4, *TOKENS.shape(1)[1:], generator=generator(0, "noise"))
     for width, sizes in (("128", {}), ("512", WIDE)):
@@ -271,7 +273,7 @@ def limit() -> None:
 
 
 def flops_of(run: Callable[[], Tensor]) -> int:
-    """Floating-point operations of a call, products and attention, backward included."""
+    """Return the floating-point operations of a call: products and attention, with backward."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""The stages of a campaign called one after the other in this process: the least it can cost.
+"""The stages of a campaign in this process, one after the other: the lower bound of the cost.
 
 python -m benchmarks.bare PARAMS STORE [key=value ...]
 """

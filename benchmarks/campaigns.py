@@ -1,4 +1,4 @@
-"""Campaigns to time: a folder with git and dvc, the stages in order, the command as a process."""
+"""Campaigns to time: a folder with git and DVC, the stages in order, the command as a process."""
 
 import os
 import subprocess
@@ -26,13 +26,13 @@ CLUSTER = PROJECT / "params" / "cluster" / "local.yaml"
 
 
 class Requests:
-    """Collects what a campaign asks for, in order."""
+    """Recorder of a campaign's stage requests, in order."""
 
     def __init__(self) -> None:
-        self.asked: list[StageRequest] = []
+        self.made: list[StageRequest] = []
 
     def make(self, request: StageRequest) -> ArtifactRef:
-        self.asked.append(request)
+        self.made.append(request)
         return request.output
 
     def begin(self, request: StageRequest) -> Pending:
@@ -43,18 +43,18 @@ class Requests:
 
 
 def requests_of(params: Params) -> list[StageRequest]:
-    """Every stage of a campaign, in an order that can be computed one after the other."""
+    """Return all stage requests of a campaign, each after those that it needs."""
     requests = Requests()
     state = play_start(requests, params)
     for _ in range(params.num_rounds):
         state = play_round(requests, params, state)
     play_final(requests, params, state)
-    return requests.asked
+    return requests.made
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A clone-like folder: git, dvc, runs and store."""
+    """A folder like a clone, with git, DVC, runs and store."""
 
     path: Path
 
@@ -67,16 +67,16 @@ class Folder:
         return Store(self.path / "store")
 
     def afd(self, *arguments: str, **environment: str) -> float:
-        """Wall seconds of one command from process start to its end."""
+        """Return the wall seconds of one afd command, from the process's start to its end."""
         command = [sys.executable, "-m", "flows.cli", *arguments]
         command += ["--runs", str(self.places.runs), "--store", str(self.places.store)]
         return self.run(command, **environment)
 
     def run(self, command: Sequence[str], **environment: str) -> float:
-        everything = {**os.environ, **DEFAULTS, "PYTHONPATH": str(PROJECT), **environment}
+        all_variables = {**os.environ, **DEFAULTS, "PYTHONPATH": str(PROJECT), **environment}
         started = time.perf_counter()
         done = subprocess.run(
-            command, cwd=self.path, env=everything, check=False, capture_output=True, text=True
+            command, cwd=self.path, env=all_variables, check=False, capture_output=True, text=True
         )
         wall_s = time.perf_counter() - started
         if done.returncode:
@@ -86,7 +86,7 @@ class Folder:
 
 @contextmanager
 def folder() -> Iterator[Folder]:
-    """An empty one, gone afterwards."""
+    """Make an empty folder, removed at the end."""
     with TemporaryDirectory() as name:
         made = Folder(Path(name))
         made.run(["git", "init", "--quiet"])
@@ -96,7 +96,7 @@ def folder() -> Iterator[Folder]:
 
 @contextmanager
 def prefect_server(at: Folder) -> Iterator[tuple[str, float]]:
-    """The API of a running server of this folder, and how long its first start took."""
+    """Run a server of this folder; yield its API and the seconds of its first start."""
     started = time.perf_counter()
     own = OwnPrefect(at.places)
     own.start()

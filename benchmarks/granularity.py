@@ -1,7 +1,7 @@
-"""How stages share a process: a process a stage, one worker that forks, all in one process.
+"""Cost of a stage's process: a process a stage, one worker that forks, all in one process.
 
-The same tiny campaign three ways, the same artifacts byte for byte; what differs is what a stage
-costs beside its own work. docs/granularity.md keeps the numbers. `python -m benchmarks.granularity`
+The same tiny campaign three times gives the same artifacts byte for byte; the cost of a stage
+beside its own work differs. docs/granularity.md has the numbers. `python -m benchmarks.granularity`
 """
 
 import sys
@@ -11,7 +11,10 @@ from afd.params import load_params
 from benchmarks.campaigns import CLUSTER, PROJECT, Folder, folder, requests_of
 
 PARAMS = PROJECT / "params" / "tiny.yaml"
-SHORT, LONG = "num_rounds=1", "num_rounds=3"  # two lengths tell what is paid once from each stage's
+SHORT, LONG = (
+    "num_rounds=1",
+    "num_rounds=3",
+)  # two lengths part the cost of the campaign from that of a stage
 WAYS = {
     "a process per stage (submitit)": "allocation=stage",
     "a worker that forks (submitit)": "allocation=campaign",
@@ -21,7 +24,7 @@ Contents = dict[str, dict[str, str]]
 
 
 def contents(at: Folder) -> Contents:
-    """Content digests by fingerprint; but for the report, whose page says when it was made."""
+    """Return content digests by fingerprint, without the report, whose page has a date."""
     return {
         one.manifest.fingerprint: {name: e.sha256 for name, e in one.manifest.files.items()}
         for one in at.store.all()
@@ -30,7 +33,7 @@ def contents(at: Folder) -> Contents:
 
 
 def measure(way: str, length: str) -> tuple[float, float, Contents]:
-    """Seconds of the campaign, seconds of them beside its stages' own work, and what it made."""
+    """Return seconds of the campaign, seconds beside its stages' own work, and the contents."""
     with folder() as at:
         if way:
             wall_s = at.afd(

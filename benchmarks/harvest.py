@@ -1,13 +1,13 @@
-"""The harvest: throughput against what 16 slots can give, and a ledger of 100,000 orders.
+"""Throughput of a harvest against the ideal of 16 slots, and a ledger of 100,000 orders.
 
     python -m benchmarks.harvest
 
-The vendor is a process of its own (200 ms to every answer, jobs of 2 s), so that the clock is its
-and not this one's. Ideal: every slot full all the time, one answer's latency to create a task, and
-one to learn that it is done, of which the best that polling can do is none beside the job itself:
-16 clips every 2.2 s. Two readings of one run: clips that were finished between two of the live
-numbers, which come twice a second while clips come sixteen at a time, and the mean time in which
-all places were taken once, by when the ledger says that tasks were created.
+The vendor is a process of its own (200 ms to every answer, jobs of 2 s), so that its CPU time is
+not this one's. The ideal: every slot is full all the time, a task costs one answer's latency to
+create, and polling adds none beside the job itself: 16 clips every 2.2 s. One run is measured
+twice: the clips between two of the live numbers, which come twice a second while clips come
+sixteen at a time, and the mean time in which all slots were filled once, by the creation times in
+the ledger.
 """
 
 import os
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def throughput(root: Path) -> None:
-    """Clips a second while all slots are in use, against the ideal."""
+    """Print clips a second while all slots are in use, against the ideal."""
     vendor = subprocess.Popen(
         [
             *(sys.executable, "-m", "tests.harvest_server", "--provider", "openai_videos"),
@@ -61,7 +61,7 @@ def throughput(root: Path) -> None:
             marks.append((time.monotonic(), live.num_ended))
 
         cpu = time.process_time()
-        done = harvest(teacher, Store(root), wants_of(teacher, NUM_CLIPS), on_change=mark)
+        done = harvest(teacher, Store(root), requests_for(teacher, NUM_CLIPS), on_change=mark)
         cpu = time.process_time() - cpu
         vendors_cpu = cpu_of(vendor.pid)
     finally:
@@ -73,20 +73,20 @@ def throughput(root: Path) -> None:
     (start, first), (end, last) = busy[0], busy[-1]
     rate, ideal = (last - first) / (end - start), IN_FLIGHT / (LATENCY_S + JOB_S)
     print(f"{NUM_CLIPS} clips, {IN_FLIGHT} in flight, {LATENCY_S} s latency, jobs of {JOB_S} s")
-    print(f"  {rate:.2f} clips/s of {ideal:.2f}: {rate / ideal:.1%} of the ideal (asked: 90 %)")
+    print(f"  {rate:.2f} clips/s of {ideal:.2f}: {rate / ideal:.1%} of the ideal (target: 90 %)")
     wave = LATENCY_S + JOB_S
     share = wave / time_of_a_wave(root)
     print(
         f"  {share:.1%} by the time of {IN_FLIGHT} creations ({wave / share:.3f} s of {wave:.1f})"
     )
     print(
-        f"  CPU a clip: {cpu / NUM_CLIPS * 1000:.1f} ms here without the judges' processes, "
+        f"  CPU a clip: {cpu / NUM_CLIPS * 1000:.1f} ms here without the inspectors' processes, "
         f"{vendors_cpu / NUM_CLIPS * 1000:.1f} the vendor's; load {os.getloadavg()[0]:.1f}"
     )
 
 
 def time_of_a_wave(root: Path) -> float:
-    """Seconds from a task's creation to that of the sixteenth after it, the second wave on."""
+    """Return seconds from a task's creation to that of the sixteenth after it, from wave 2 on."""
     with Ledger(root) as ledger:
         rows = ledger.query("SELECT submitted_at FROM orders ORDER BY submitted_at")
     at = [float(row["submitted_at"]) for row in rows][2 * IN_FLIGHT :]
@@ -96,28 +96,28 @@ def time_of_a_wave(root: Path) -> float:
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds of CPU that a process with all its threads has taken."""
+    """Return the CPU seconds of a process with all its threads."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def ledger(root: Path) -> None:
-    """Planning 100,000 orders into an empty ledger, and going on with it."""
+    """Print the times to plan 100,000 orders into an empty ledger and to resume from it."""
     teacher = teacher_at("http://127.0.0.1:9/v1")
-    asked = teacher_spec(teacher)
+    spec = teacher_spec(teacher)
     started = time.monotonic()
-    requests = wants_of(teacher, NUM_ORDERS)
+    requests = requests_for(teacher, NUM_ORDERS)
     with Ledger(root) as opened:
-        opened.plan(asked, ((one, 0) for one in requests))
+        opened.plan(spec, ((one, 0) for one in requests))
     planned = time.monotonic() - started
     started = time.monotonic()
-    requests = list(distinct(wants_of(teacher, NUM_ORDERS)))
+    requests = list(distinct(requests_for(teacher, NUM_ORDERS)))
     with Ledger(root) as opened:
         opened.begin_work()
-        opened.take_over(asked)
-        standing = opened.last_attempts(asked)
+        opened.take_over(spec)
+        attempts = opened.last_attempts(spec)
         keys = [
-            order_key(one.request_id, standing[one.request_id][0], seeded=True) for one in requests
+            order_key(one.request_id, attempts[one.request_id][0], seeded=True) for one in requests
         ]
         claim, _ = opened.claim(keys[0], 1, 10**9, 16)
         opened.end_work()
@@ -126,8 +126,8 @@ def ledger(root: Path) -> None:
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size_mb = sum(f.stat().st_size for f in root.rglob("*") if f.is_file()) / 1e6
     print(f"a ledger of {NUM_ORDERS:,} orders, {size_mb:.0f} MB on disk")
-    print(f"  planned in {planned:.1f} s, gone on with in {resumed:.1f} s (asked: 5 s)")
-    print(f"  {peak_mb:.0f} MB at most in this process (asked: 400 MB)")
+    print(f"  planned in {planned:.1f} s, resumed in {resumed:.1f} s (target: 5 s)")
+    print(f"  {peak_mb:.0f} MB at most in this process (target: 400 MB)")
 
 
 def teacher_at(base_url: str) -> RemoteTeacher:
@@ -161,7 +161,7 @@ def teacher_at(base_url: str) -> RemoteTeacher:
     )
 
 
-def wants_of(teacher: RemoteTeacher, count: int) -> list[ClipRequest]:
+def requests_for(teacher: RemoteTeacher, count: int) -> list[ClipRequest]:
     digest = teacher_spec(teacher).digest
     texts = (f"a ball of the number {n} falls from the left and bounces" for n in range(count))
     return [clip_request(digest, Prompt(prompt_id(text), text, "train"), 0) for text in texts]

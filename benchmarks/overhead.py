@@ -1,7 +1,7 @@
-"""What the stack costs: Prefect, submitit, MLflow and DVC against the bare stages in one process.
+"""Cost of Prefect, submitit, MLflow and DVC against the bare stages in one process.
 
-Rounds of 30 s or more (the pocket student with many update steps); both sides timed from process
-start to process end, in turn; Prefect's server is up before, its start is given beside.
+Rounds of 30 s or more (the pocket student with many update steps). Both sides are timed in turn,
+from process start to process end; Prefect's server runs before, and its start is a number apart.
 Target: at most 1.10. A finished campaign again: at most 5 s. `python -m benchmarks.overhead`
 """
 

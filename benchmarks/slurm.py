@@ -1,6 +1,6 @@
-"""SLURM through the flow against bare sbatch, on the development cluster of four virtual nodes.
+"""Cost of SLURM through the flow against bare sbatch, on four virtual nodes.
 
-Both sides of every comparison in one run. `python -m benchmarks.slurm` (brings its own cluster up)
+Both sides of every comparison in one run. `python -m benchmarks.slurm` starts its own cluster.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ NUM_PARTS, NUM_WATCHED, REPEATS = 200, 500, 5
 
 @contextlib.contextmanager
 def running_cluster() -> Iterator[Path]:
-    """A cluster of its own, gone afterwards."""
+    """Run a cluster of its own, removed at the end."""
     root = Path(tempfile.mkdtemp(prefix="afd-slurm-"))
     chosen = {"AFD_SLURM_ROOT": str(root), "AFD_SLURM_PORT": "16900"}
     os.environ["SLURM_CONF"] = str(root / "slurm.conf")
@@ -64,38 +64,42 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def a_stage(folder: Path) -> None:
-    """The prompts stage through the flow, and by sbatch --wait with the same door."""
-    through: list[float] = []
+def measure_stage(folder: Path) -> None:
+    """Print the time of the prompts stage through the flow, and of its command by sbatch."""
+    by_flow: list[float] = []
     bare: list[float] = []
     for number in range(REPEATS):
         request = prompts(load_params(Params, PARAMS, (), [f"seed={number}"]))
-        here = place(folder / f"through{number}")
-        through.append(seconds(lambda here=here, asked=request: compute(build(here), here, asked)))
+        here = place(folder / f"by_flow{number}")
+        by_flow.append(
+            seconds(lambda here=here, request=request: compute(build(here), here, request))
+        )
         assert here.store.have(request.output)
         file = folder / f"{number}.json"
         file.write_text(request.model_dump_json())
-        door = f"{sys.executable} -m afd.stages prompts --request {file} --store {folder}/bare"
-        command = ["sbatch", "--wait", "--output=/dev/null", f"--wrap=srun {door}"]
+        command_line = (
+            f"{sys.executable} -m afd.stages prompts --request {file} --store {folder}/bare"
+        )
+        command = ["sbatch", "--wait", "--output=/dev/null", f"--wrap=srun {command_line}"]
         bare.append(seconds(lambda command=command: _quiet(command)))
-    extra = statistics.median(through) - statistics.median(bare)
+    extra = statistics.median(by_flow) - statistics.median(bare)
     print(
-        f"a stage: through the flow {statistics.median(through):.2f} s, sbatch --wait "
-        f"{statistics.median(bare):.2f} s, {extra:+.2f} s; asked: at most +3 s"
+        f"a stage: through the flow {statistics.median(by_flow):.2f} s, sbatch --wait "
+        f"{statistics.median(bare):.2f} s, {extra:+.2f} s; target: at most +3 s"
     )
 
 
-def an_array(folder: Path) -> None:
-    """Submitting 200 parts, against one bare sbatch --array; nothing of it runs."""
+def measure_array(folder: Path) -> None:
+    """Print the time to submit 200 parts, and of one bare sbatch --array; no job runs."""
     here = place(folder / "array", "resources.rollout.num_parts=200", "slurm.partition=main")
     _quiet(["scontrol", "update", "partition=main", "state=down"])
-    told = StageJob("rollout", "nowhere", "nowhere", 1, tuple(range(NUM_PARTS)), NUM_PARTS)
-    parts = told.parts
+    job = StageJob("rollout", "nowhere", "nowhere", 1, tuple(range(NUM_PARTS)), NUM_PARTS)
+    parts = job.parts
 
     def act(_: object) -> None: ...
 
     def submit() -> None:
-        submit_slurm(here, "bench", new_token(), "rollout", act, told, parts, NUM_PARTS)
+        submit_slurm(here, "bench", new_token(), "rollout", act, job, parts, NUM_PARTS)
 
     bare = ["sbatch", f"--array=0-{NUM_PARTS - 1}%64", "--output=/dev/null", "--wrap=true"]
     submit()  # imports submitit
@@ -105,12 +109,12 @@ def an_array(folder: Path) -> None:
     _quiet(["scontrol", "update", "partition=main", "state=up"])
     print(
         f"submitting {NUM_PARTS} parts: {1000 * ours:.0f} ms, one bare sbatch --array "
-        f"{1000 * theirs:.0f} ms, {ours / theirs:.1f}x; asked: at most 2x"
+        f"{1000 * theirs:.0f} ms, {ours / theirs:.1f}x; target: at most 2x"
     )
 
 
-def watching(folder: Path) -> None:
-    """Questions an interval while 500 jobs are waited for by 500 threads; memory of the head."""
+def measure_polling(folder: Path) -> None:
+    """Print queries an interval while 500 threads wait for 500 jobs, and the head's memory."""
     del folder
     _quiet(["scontrol", "update", "partition=main", "state=down"])
     submit = ["sbatch", "--parsable", "--output=/dev/null", "--wrap=true"]
@@ -118,13 +122,13 @@ def watching(folder: Path) -> None:
         subprocess.run(submit, check=True, capture_output=True, text=True).stdout.strip()
         for _ in range(NUM_WATCHED)
     ]
-    questions = 0
-    asked = SLURM.states
+    num_queries = 0
+    states = SLURM.states
 
     def counted(jobs: Sequence[Job]) -> dict[str, scheduler.Seen]:
-        nonlocal questions
-        questions += 1
-        return asked(jobs)
+        nonlocal num_queries
+        num_queries += 1
+        return states(jobs)
 
     SLURM.states = counted  # type: ignore[method-assign]
     period_s, num_periods = 2.0, 5
@@ -143,17 +147,17 @@ def watching(folder: Path) -> None:
     for thread in threads:
         thread.join()
     known = watch.look(jobs) or {}
-    SLURM.states = asked  # type: ignore[method-assign]
+    SLURM.states = states  # type: ignore[method-assign]
     _quiet(["scancel", "--user", str(os.getuid())])
     _quiet(["scontrol", "update", "partition=main", "state=up"])
     print(
-        f"watching {len(known)} jobs: {questions} questions in {num_periods} intervals; asked: one "
-        f"an interval. This process: {psutil.Process().memory_info().rss / 1e6:.0f} MB"
+        f"watching {len(known)} jobs: {num_queries} queries in {num_periods} intervals; target: "
+        f"one an interval. This process: {psutil.Process().memory_info().rss / 1e6:.0f} MB"
     )
 
 
-def a_round(folder: Path, allocation: str) -> None:
-    """One tiny round by the command line, every job waiting 30 s; the head's peak memory."""
+def measure_round(folder: Path, allocation: str) -> None:
+    """Print the time of one tiny round whose jobs wait 30 s each, and the head's peak memory."""
     shim = folder / "bin"
     shim.mkdir(parents=True)
     real = shutil.which("sbatch")
@@ -176,12 +180,12 @@ def a_round(folder: Path, allocation: str) -> None:
             most = max(most, psutil.Process(head.pid).memory_info().rss)
         time.sleep(0.5)
     wall_s = time.perf_counter() - started
-    told = head.stderr.read().decode() if head.stderr is not None else ""
+    errors = head.stderr.read().decode() if head.stderr is not None else ""
     num_stages = len(list((folder / "store").glob("*/*/manifest.json")))
-    how = "" if head.returncode == 0 else f"   FAILED: {told[-500:]}"
+    how = "" if head.returncode == 0 else f"   FAILED: {errors[-500:]}"
     print(
         f"allocation {allocation:9} one round of {num_stages} stages, each job waits {QUEUE_S} s: "
-        f"{wall_s:.0f} s, head {most / 1e6:.0f} MB at most (asked: below 400){how}",
+        f"{wall_s:.0f} s, head {most / 1e6:.0f} MB at most (target: below 400){how}",
         flush=True,
     )
 
@@ -194,10 +198,10 @@ def main() -> None:
     print(f"{len(requests_of(chosen))} stages in the tiny campaign", flush=True)
     with running_cluster(), tempfile.TemporaryDirectory(prefix="afd-bench-") as name:
         folder = Path(name)
-        for measure in (a_stage, an_array, watching):
+        for measure in (measure_stage, measure_array, measure_polling):
             measure(folder)
         for allocation in ("stage", "round", "campaign"):
-            a_round(folder / allocation, allocation)
+            measure_round(folder / allocation, allocation)
 
 
 def _quiet(command: Sequence[str]) -> None:

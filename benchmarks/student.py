@@ -1,13 +1,13 @@
-"""The student's two ways to be fast: a KV cache in rollout, a loop without a mask in training.
+"""Speed of the student's KV cache in rollout and of its mask-free loop in training.
 
-Ratios within one run of CPU seconds on one thread, best of several repeats of each variant taken in
-turn; peak memory of each variant in a process of its own. Both variants are checked to agree first.
+Ratios of CPU seconds within one run, on one thread, best of several repeats, variants in turn; peak
+memory of each variant in a process of its own. Both variants are checked to agree first.
 
 Counting blocks read, a cache over n blocks of 4 + 1 passes saves at most 2 (n + 1) / 5: 2.0x for
-the 4 blocks of the pocket student, 3.2x for 7, 8.8x for the 21 of a frame-wise student. The 4x we
-ask for is therefore asked of the frame-wise layout; short clips cannot reach it.
-A mask costs tokens x tokens, the rest of the pass tokens x width: what a loop saves depends on
-tokens for each channel of width. `python -m benchmarks.student`.
+the 4 blocks of the pocket student, 3.2x for 7, 8.8x for the 21 of a frame-wise student. The
+target of 4x is therefore for the frame-wise layout; short clips cannot reach it.
+A mask costs tokens x tokens, the rest of the pass tokens x width: the saving of a loop depends on
+the tokens for each channel of width. `python -m benchmarks.student`.
 """
 
 import json
@@ -49,7 +49,7 @@ ROLLOUTS = {
 
 @dataclass(frozen=True)
 class Prefix:
-    """Without a cache: the clean prefix and the noisy block in one block-causal pass."""
+    """Block-causal attention of the clean prefix and the noisy block, without a cache."""
 
     num_blocks: int
 
@@ -66,7 +66,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class DenseMask:
-    """[all clean | all noisy] by one call under a mask of tokens x tokens."""
+    """Attention over [all clean | all noisy] by one call under a mask of tokens x tokens."""
 
     mask: Tensor
 
@@ -75,7 +75,7 @@ class DenseMask:
 
 
 def dense_mask(geometry: LatentGeometry, patch: int) -> DenseMask:
-    """Clean block i sees clean blocks <= i, noisy block i sees clean blocks < i and itself."""
+    """Let clean block i attend to clean blocks <= i, noisy block i to clean < i and itself."""
     num_tokens = geometry.num_latent_frames * geometry.height * geometry.width // patch**2
     block = (torch.arange(num_tokens) * geometry.num_blocks // num_tokens).repeat(2)
     noisy = torch.arange(2 * num_tokens) >= num_tokens
@@ -87,7 +87,7 @@ def dense_mask(geometry: LatentGeometry, patch: int) -> DenseMask:
 def student(
     geometry: LatentGeometry, patch: int, num_heads: int = 4, head_dim: int = 32, ffn_dim: int = 512
 ) -> CausalWan:
-    """The pocket student's sizes, unless others are given, on this geometry."""
+    """Build a student of this geometry, by default of the pocket student's sizes."""
     params = CausalWanParams.model_validate(
         {
             "family": "causal_wan",
@@ -113,7 +113,7 @@ def student(
 
 @torch.no_grad()
 def rollout_without_cache(model: CausalWan, text: Tensor, noise: Tensor) -> Tensor:
-    """The sampler of afd.flow.solver, computing the clean prefix again in every pass."""
+    """Sample as afd.flow.solver does, with the clean prefix computed again in every pass."""
     geometry = model.geometry
     size = geometry.latent_frames_per_block
     clean = noise.new_empty(noise.shape[0], *noise.shape[2:])
@@ -126,7 +126,7 @@ def rollout_without_cache(model: CausalWan, text: Tensor, noise: Tensor) -> Tens
 
 @dataclass(frozen=True)
 class AfterPrefix:
-    """Velocity of a block behind a clean prefix that is read again in every call."""
+    """Velocity of a block after a clean prefix that every call computes again."""
 
     model: CausalWan
     text: Tensor
@@ -142,7 +142,7 @@ class AfterPrefix:
 
 
 def training_pass(model: CausalWan, kind: str) -> None:
-    """One pass over [clean | noisy], forward and backward: "loop" (the student's) or "dense"."""
+    """Run forward and backward over [clean | noisy]: "loop" (the student's) or "dense"."""
     geometry = model.geometry
     draw = generator(0, "pass")
     clean = torch.randn(geometry.shape(1), generator=draw)
@@ -163,7 +163,7 @@ def training_pass(model: CausalWan, kind: str) -> None:
 
 
 def fastest(variants: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Best CPU time of each variant in seconds, one thread, repeats taken in turn."""
+    """Return the best CPU time of each variant in seconds, on one thread, repeats in turn."""
     best = dict.fromkeys(variants, float("inf"))
     for repeat in range(REPEATS + 1):
         for name, run in variants.items():
@@ -175,7 +175,7 @@ def fastest(variants: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def rollout_ratio(geometry: LatentGeometry, patch: int, batch: int) -> dict[str, float]:
-    """Frames/s with the cache over frames/s without, after checking that both agree."""
+    """Return frames/s with and without the cache and their ratio, after a check of both."""
     model = student(geometry, patch)
     text = torch.randn(batch, 24, 64, generator=generator(0, "text"))
     noise = torch.randn(batch, 4, *geometry.shape(1)[1:], generator=generator(0, "noise"))
@@ -200,7 +200,7 @@ def rollout_ratio(geometry: LatentGeometry, patch: int, batch: int) -> dict[str,
 
 
 def pass_ratio(width: str) -> dict[str, float]:
-    """Time of the masked pass over that of the loop, after checking that their gradients agree."""
+    """Return seconds of both passes, dense over loop, after a check of their gradients."""
     model = student(TOKENS, PATCH, **WIDTHS[width])
     for ours, theirs in zip(gradients(model, "loop"), gradients(model, "dense"), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
@@ -214,14 +214,14 @@ def pass_ratio(width: str) -> dict[str, float]:
 
 
 def gradients(model: CausalWan, kind: str) -> list[Tensor]:
-    """What one pass leaves in every parameter."""
+    """Return the gradient of every parameter after one pass."""
     model.zero_grad()
     training_pass(model, kind)
     return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
 
 def memory_ratio(width: str) -> dict[str, float]:
-    """Peak memory a pass adds, masked over loop, each measured in a fresh process."""
+    """Return peak memory of both passes, dense over loop, each in a fresh process."""
     peaks: dict[str, float] = {}
     for name in ("loop", "dense"):
         command = [sys.executable, "-m", "benchmarks.student", width, name]
@@ -231,7 +231,7 @@ def memory_ratio(width: str) -> dict[str, float]:
 
 
 def pass_peak_mb(width: str, kind: str) -> float:
-    """Megabytes that one pass adds to this process at its peak; libraries are loaded before."""
+    """Return the MB that one pass adds to this process at its peak; libraries are loaded."""
     training_pass(student(LatentGeometry(16, 2, 1, 2, 2), PATCH, **WIDTHS[width]), kind)
     model = student(TOKENS, PATCH, **WIDTHS[width])
     for weight in model.parameters():
@@ -243,7 +243,7 @@ def pass_peak_mb(width: str, kind: str) -> float:
 
 
 def status_mb(field: str) -> float:
-    """One line of this process's status, in MB."""
+    """Return one field of this process's status, MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024

@@ -1,9 +1,10 @@
-"""VBench's six dimensions that take any prompt, as an evaluator of AFD, in its own environment.
+"""VBench evaluator program: the six dimensions that take any prompt.
 
     python evaluators/ask_vbench.py VIDEOS ANSWER INFO_JSON [DIMENSION ...]
 
 INFO_JSON is VBench_full_info.json of VBench's repository. VBench pins transformers 4.33.2 and
-numpy < 2: give it an environment of its own (docs/evaluators.md). Written from its documentation.
+numpy < 2, so it needs an environment of its own (docs/evaluators.md). Written from VBench's
+documentation.
 """
 
 import json
@@ -50,7 +51,7 @@ def main(videos: Path, answer: Path, info: str, dimensions: list[str]) -> None:
 
 
 def _number(value: object) -> float | None:
-    """dynamic_degree answers true or false."""
+    """Return a score as a number; dynamic_degree is true or false."""
     return float(value) if isinstance(value, bool | int | float) else None
 
 

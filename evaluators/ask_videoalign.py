@@ -1,9 +1,9 @@
-"""VideoAlign's VQ, MQ and TA as an evaluator of AFD. Runs in VideoAlign's environment.
+"""VideoAlign evaluator program: VQ, MQ and TA, run in VideoAlign's environment.
 
     python evaluators/ask_videoalign.py VIDEOS ANSWER REPOSITORY WEIGHTS
 
-REPOSITORY is a checkout of VideoAlign, WEIGHTS its checkpoint folder. Not independent where the
-discriminator started from VideoReward. Written from its documentation.
+REPOSITORY is a checkout of VideoAlign, WEIGHTS its checkpoint folder. They are not independent
+where the discriminator started from VideoReward. Written from VideoAlign's documentation.
 """
 
 import json
@@ -22,16 +22,16 @@ def main(videos: Path, answer: Path, repository: Path, weights: Path) -> None:
 
     listed = json.loads((videos / "videos.json").read_text())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    judge = VideoVLMRewardInference(str(weights), device=device, dtype=torch.bfloat16)
+    model = VideoVLMRewardInference(str(weights), device=device, dtype=torch.bfloat16)
     scores: dict[str, dict[str, float]] = {name: {} for name in DIMENSIONS}
     with torch.no_grad():
         for start in range(0, len(listed), BATCH):
             batch = listed[start : start + BATCH]
             paths = [str((videos / entry["video"]).resolve()) for entry in batch]
-            rewards = judge.reward(paths, [entry["prompt"] for entry in batch], use_norm=True)
+            rewards = model.reward(paths, [entry["prompt"] for entry in batch], use_norm=True)
             for entry, reward in zip(batch, rewards, strict=True):
-                for name, theirs in DIMENSIONS.items():
-                    scores[name][entry["video"]] = float(reward[theirs])
+                for name, key in DIMENSIONS.items():
+                    scores[name][entry["video"]] = float(reward[key])
     answer.write_text(json.dumps({"version": "VideoAlign", "scores": scores}))
 
 

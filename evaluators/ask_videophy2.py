@@ -1,10 +1,10 @@
-"""VideoPhy-2's semantic adherence and physical commonsense as an evaluator of AFD.
+"""VideoPhy-2 evaluator program: semantic adherence and physical commonsense.
 
     python evaluators/ask_videophy2.py VIDEOS ANSWER REPOSITORY WEIGHTS
 
-Runs in VideoPhy-2's environment; REPOSITORY is its folder VIDEOPHY2, WEIGHTS its checkpoint. Its
-model answers in words: what it could not parse is told as no value here, never as 0. Written from
-its documentation.
+Runs in VideoPhy-2's environment; REPOSITORY is its folder VIDEOPHY2, WEIGHTS its checkpoint. The
+model answers in text: an answer that cannot be parsed is null, never 0. Written from VideoPhy-2's
+documentation.
 """
 
 import csv
@@ -21,21 +21,21 @@ def main(videos: Path, answer: Path, repository: Path, weights: Path) -> None:
     listed = json.loads((videos / "videos.json").read_text())
     scores: dict[str, dict[str, float | None]] = {}
     with tempfile.TemporaryDirectory() as out:
-        asked = Path(out) / "asked.csv"
-        with asked.open("w", newline="") as file:
+        inputs = Path(out) / "videos.csv"
+        with inputs.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["videopath", "caption"])
             writer.writerows(
                 [str((videos / entry["video"]).resolve()), entry["prompt"]] for entry in listed
             )
         for task in TASKS:
-            said = Path(out) / f"{task}.csv"
+            outputs = Path(out) / f"{task}.csv"
             subprocess.run(
-                [sys.executable, "inference.py", "--input_csv", str(asked), "--checkpoint",
-                 str(weights), "--output_csv", str(said), "--task", task],
+                [sys.executable, "inference.py", "--input_csv", str(inputs), "--checkpoint",
+                 str(weights), "--output_csv", str(outputs), "--task", task],
                 cwd=repository, check=True,
             )  # fmt: skip
-            with said.open(newline="") as file:
+            with outputs.open(newline="") as file:
                 scores[task] = {
                     Path(row["videopath"]).name: _score(row.get("score", ""))
                     for row in csv.DictReader(file)
@@ -44,7 +44,7 @@ def main(videos: Path, answer: Path, repository: Path, weights: Path) -> None:
 
 
 def _score(text: str) -> float | None:
-    """1 to 5; anything else is an answer that could not be parsed."""
+    """Return a score from 1 to 5, or None where the answer could not be parsed."""
     try:
         value = float(text)
     except ValueError:

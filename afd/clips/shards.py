@@ -22,7 +22,7 @@ import torch
 from afd.store import StoreError, damage_cure
 from afd.video.canonical import CanonicalFormat
 from afd.video.content import Content
-from afd.video.decode import ClipError, Frames, Shown, open_clip
+from afd.video.decode import ClipError, Frames, TimedFrame, open_clip
 
 TAR = "clips.tar"
 TABLE = "clips.parquet"
@@ -96,7 +96,7 @@ def _about(number: int, row: dict[str, Any], data: bytes) -> dict[str, Any]:
         raise ShardError(f"row {number}, prompt {row['prompt'][:80]!r}: {error}") from error
     return known | {
         "frames_sha256": content.sha256,
-        "num_frames": clip.num_shown,
+        "num_frames": clip.num_frames,
         "fps": float(clip.header.fps),
         "width": clip.header.width,
         "height": clip.header.height,
@@ -159,7 +159,7 @@ def _member(tar: BinaryIO, row: dict[str, Any], folder: Path) -> bytes:
 def read_videos(
     folder: Path,
     canon: CanonicalFormat,
-    view: Callable[[Iterable[Shown], CanonicalFormat], Frames],
+    view: Callable[[Iterable[TimedFrame], CanonicalFormat], Frames],
     chosen: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, pd.DataFrame]:
     """Return clips, uint8 [N, F, 3, H, W], and the table in the same order; `chosen` selects rows.

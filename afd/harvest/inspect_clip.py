@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from afd.harvest.provenance import InspectionResult
-from afd.video.inspection import Inspectors, Sound
+from afd.video.inspection import Inspectors, ValidClip
 
 MAX_PROCESSES = 4  # 20 clips of 5 s and 720p a second between them: no vendor is that fast
 
@@ -41,4 +41,4 @@ class ClipInspector:
     def _inspect(self, file: Path) -> InspectionResult:
         found = self._inspectors.inspect(file)
         facts = asdict(found.facts) if found.facts else {}
-        return InspectionResult(None if isinstance(found, Sound) else found.reason, facts)
+        return InspectionResult(None if isinstance(found, ValidClip) else found.reason, facts)

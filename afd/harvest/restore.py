@@ -17,7 +17,7 @@ from afd.harvest.ledger import Ledger
 from afd.harvest.order import OrderRow
 from afd.prompts import Prompt
 from afd.store import Store, StoreError, disk_errors, write_json
-from afd.video.inspection import Inspectors, Sound
+from afd.video.inspection import Inspectors, ValidClip
 
 
 def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
@@ -32,7 +32,7 @@ def revalidate(store: Store) -> tuple[list[Entry], list[Entry]]:
 
         def problem_of(entry: Entry) -> str | None:
             result = inspectors.inspect(entry.path)
-            if not isinstance(result, Sound):
+            if not isinstance(result, ValidClip):
                 return result.reason
             facts[entry.sha256] = asdict(result.facts)
             return None

@@ -1,1 +1,1 @@
-"""Video files and frames: decode, encode, the canonical form, inspection, contact sheets."""
+"""Video files and frames: decoding, encoding, the canonical form, inspection, contact sheets."""

@@ -1,15 +1,15 @@
-"""The ONE path that teacher clips and student rollouts take before a discriminator sees them.
+"""The ONE path of teacher clips and student rollouts to the discriminator's input.
 
-    teacher    finished video -----------------------------> |
-    rollout    picture -> film: magnified, encoded, decoded  | -> canonical: rate, length, shape,
-               as the teacher's videos are                   |    size, colour, one encoding, 8 bits
+    teacher    finished video ---------------------------> |
+    rollout    pictures: magnified, encoded and decoded as | -> canonical: rate, length, shape,
+               the teacher's videos are                    |    size, colour, one encoding, 8 bits
 
-A teacher's video has been through an encoder that a rollout has never met, and no later step gives
-back what that encoder took away or hides that it did: after both sides' 4:4:4 encoding at QP 20 a
-linear probe on compression traces still told the same pictures apart in 91 % of cases, because one
-side had two generations and the other one. So a rollout is filmed first; then the same pictures
-give equal bytes, and the last encoding covers what differs in the teacher's finer original
-(afd/evaluation/leak.py holds the probe, docs/lab-notes.md the numbers).
+A teacher's video comes from an encoder. A rollout does not, and no later step hides that: after
+both sides' 4:4:4 encoding at QP 20, a linear probe on compression traces still told the same
+pictures apart in 91 % of cases, because one side was encoded twice and the other once. So a
+rollout is encoded first (`as_delivered`). Then the same pictures give equal bytes, and the last
+encoding covers the differences in the teacher's finer original (afd/evaluation/leak.py holds the
+probe, docs/lab-notes.md the numbers).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace
 
 from afd.config import CanonicalParams, rows_and_columns
-from afd.video.decode import ClipError, Converter, Frames, Shown
+from afd.video.decode import ClipError, Converter, Frames, TimedFrame
 from afd.video.encode import as_yuv, encode_yuv, through_h264
 
 LATE = Fraction(1, 10)  # of an instant: time bases round, 1/16 s is 62 or 63 ms in some files
@@ -45,33 +45,33 @@ class CanonicalFormat:
 
 
 def canonical_format(params: dict[str, Any]) -> CanonicalFormat:
-    """From a request's params."""
+    """Return the format that the params of a stage request give."""
     own = CanonicalParams.model_validate(params["canonical"])
     return CanonicalFormat(own, params["num_frames"], params["frame_size"], params["fps"])
 
 
-def canonical(video: Iterable[Shown], canon: CanonicalFormat) -> Frames:
-    """A finished video as a discriminator sees it; both sides come through here, and only here."""
+def canonical(video: Iterable[TimedFrame], canon: CanonicalFormat) -> Frames:
+    """Return the frames of a finished video as the discriminator's input, for both sides alike."""
     encoded = through_h264(_conformed(video, canon), canon.fps, qp=canon.params.qp)
     as_rgb = Converter()
     return np.stack([as_rgb(frame) for frame in encoded])
 
 
-def canonical_mp4(video: Iterable[Shown], canon: CanonicalFormat) -> bytes:
-    """The same as a file: its frames are those of `canonical`, to the bit."""
+def canonical_mp4(video: Iterable[TimedFrame], canon: CanonicalFormat) -> bytes:
+    """Return an mp4 file whose frames are those of `canonical`, to the bit."""
     return encode_yuv(_conformed(video, canon), canon.fps, qp=canon.params.qp)
 
 
-def as_delivered(pictures: Frames, canon: CanonicalFormat) -> Iterator[Shown]:
-    """A rollout, uint8 [F, rows, columns, 3], as a video of the teacher's size and encoding."""
+def as_delivered(pictures: Frames, canon: CanonicalFormat) -> Iterator[TimedFrame]:
+    """Yield a rollout, uint8 [F, rows, columns, 3], with the teacher's size and encoding."""
     size = canon.params.magnify
     magnified = pictures.repeat(size, axis=1).repeat(size, axis=2)
     frames = list(as_yuv(magnified, canon.fps))
     for number, frame in enumerate(through_h264(frames, canon.fps, canon.params.crf)):
-        yield Shown(frame, Fraction(number, canon.fps))
+        yield TimedFrame(frame, Fraction(number, canon.fps))
 
 
-def conform(video: Iterable[Shown], canon: CanonicalFormat) -> Frames:
+def conform(video: Iterable[TimedFrame], canon: CanonicalFormat) -> Frames:
     """Return the pictures that `canonical` encodes, for people and metrics.
 
     Errors: ClipError where `canon.params` refuses, and for a video smaller than the student's.
@@ -80,10 +80,10 @@ def conform(video: Iterable[Shown], canon: CanonicalFormat) -> Frames:
     return np.stack([as_rgb(frame) for frame in _conformed(video, canon)])
 
 
-def _conformed(video: Iterable[Shown], canon: CanonicalFormat) -> list[av.VideoFrame]:
-    """Rate, length, shape and size of the student's clips; nothing is invented beyond policy.
+def _conformed(video: Iterable[TimedFrame], canon: CanonicalFormat) -> list[av.VideoFrame]:
+    """Return frames of the student's rate, length, shape and size, as `canon.params` permits.
 
-    YUV all the way: a detour through RGB costs a third of the time of the whole path.
+    All steps are in YUV: a detour through RGB costs a third of the time of the whole path.
     """
     frames: list[av.VideoFrame] = []
     scaled: Converter | None = None
@@ -96,15 +96,15 @@ def _conformed(video: Iterable[Shown], canon: CanonicalFormat) -> list[av.VideoF
     return [frames[number] for number in _window(len(frames), canon)]
 
 
-def _resampled(video: Iterable[Shown], fps: int) -> Iterator[tuple[Any, int]]:
-    """Each frame and how many instants k / fps of the new rate fall into the time it is on show."""
+def _resampled(video: Iterable[TimedFrame], fps: int) -> Iterator[tuple[Any, int]]:
+    """Yield each frame and the number of instants k / fps of the new rate while it is displayed."""
     done, previous, before = 0, None, None
-    for shown in video:
+    for timed in video:
         if previous is not None:
-            due = _instants(shown.time, fps)
+            due = _instants(timed.time, fps)
             yield previous.frame, due - done
             done, before = due, previous
-        previous = shown
+        previous = timed
     if previous is not None:  # the last frame stays as long as the one before it, or 1 / fps
         step = previous.time - before.time if before else Fraction(1, fps)
         end = previous.time + (step or Fraction(1, fps))
@@ -137,7 +137,7 @@ def _window(found: int, canon: CanonicalFormat) -> list[int]:
 
 
 def _covering(width: int, height: int, canon: CanonicalFormat) -> tuple[int, int]:
-    """The size that covers the student's frame, width first."""
+    """Return the smallest size that covers the student's frame, width first."""
     rows, columns = canon.sides
     if width * rows != height * columns and canon.params.aspect == "refuse":
         shape = "square" if rows == columns else f"{columns}:{rows}"
@@ -151,7 +151,7 @@ def _covering(width: int, height: int, canon: CanonicalFormat) -> tuple[int, int
 
 
 def _cropped(frame: av.VideoFrame, rows: int, columns: int) -> av.VideoFrame:
-    """The middle of it, on whole chroma cells."""
+    """Return the middle of a frame, cut at whole chroma cells."""
     if (frame.height, frame.width) == (rows, columns):
         return frame
     top, left = (frame.height - rows) // 2, (frame.width - columns) // 2

@@ -1,7 +1,7 @@
-"""Clips for people to look at: filmstrips as PNG, clips side by side as mp4.
+"""Contact sheets: filmstrips as PNG, clips side by side as mp4.
 
-All take clips [F, 3, H, W], floats in [0, 1] as everywhere in the method, or bytes. Small clips are
-magnified by whole factors, nearest neighbour: what is seen is what is scored.
+All functions take clips [F, 3, H, W], floats in [0, 1] or bytes. Small clips are magnified by whole
+factors, nearest neighbour: a person sees the pixels that are scored.
 """
 
 import io
@@ -23,16 +23,19 @@ MIN_SIDE_PX = 128
 
 
 def filmstrips(
-    clips: Sequence[Clip], labels: Sequence[str], num_shown: int = 8, side: int = 64
+    clips: Sequence[Clip], labels: Sequence[str], num_frames: int = 8, side: int = 64
 ) -> bytes:
-    """A PNG with a row a clip: its label above `num_shown` frames spread evenly, first and last."""
+    """Return a PNG with one row a clip: a label above `num_frames` frames at even distances.
+
+    The first and the last frame are among them.
+    """
     if not clips or len(clips) != len(labels):
         raise ValueError(f"{len(clips)} clips and {len(labels)} labels; give one label a clip")
-    shown = min(num_shown, *(len(clip) for clip in clips))
-    cells = [_magnify(_frames(clip, shown), side) for clip in clips]
+    columns = min(num_frames, *(len(clip) for clip in clips))
+    cells = [_magnify(_frames(clip, columns), side) for clip in clips]
     height, width = cells[0].shape[1:3]
     row_height = LABEL_PX + height + GAP_PX
-    sheet = Image.new("RGB", (shown * (width + GAP_PX), len(clips) * row_height), (GROUND,) * 3)
+    sheet = Image.new("RGB", (columns * (width + GAP_PX), len(clips) * row_height), (GROUND,) * 3)
     draw = ImageDraw.Draw(sheet)
     for row, (frames, label) in enumerate(zip(cells, labels, strict=True)):
         draw.text((1, row * row_height + 1), _printable(label), fill=INK)
@@ -45,14 +48,14 @@ def filmstrips(
 
 
 def side_by_side(clips: Sequence[Clip], fps: int, min_side: int = MIN_SIDE_PX) -> bytes:
-    """One mp4 with the clips from left to right, each at least `min_side` px high."""
+    """Return one mp4 with the clips from left to right, each at least `min_side` px high."""
     if not clips:
         raise ValueError("no clips to show")
     if len({clip.shape for clip in clips}) > 1:
         raise ValueError(f"clips of one shape, not {sorted({clip.shape for clip in clips})}")
-    shown = [_magnify(_frames(clip, len(clip)), min_side) for clip in clips]
-    bar = np.full((*shown[0].shape[:2], 2 * GAP_PX, 3), GROUND, np.uint8)
-    parts = [part for clip in shown for part in (clip, bar)][:-1]
+    magnified = [_magnify(_frames(clip, len(clip)), min_side) for clip in clips]
+    bar = np.full((*magnified[0].shape[:2], 2 * GAP_PX, 3), GROUND, np.uint8)
+    parts = [part for clip in magnified for part in (clip, bar)][:-1]
     return encode(_even(np.concatenate(parts, axis=2)), fps)
 
 
@@ -77,5 +80,5 @@ def _even(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _printable(label: str) -> str:
-    """Pillow's own font knows Latin-1; anything else becomes a question mark."""
+    """Replace characters outside Latin-1, all that Pillow's own font has, by question marks."""
     return label.encode("latin-1", "replace").decode("latin-1")

@@ -1,7 +1,7 @@
-"""What a clip shows, as far as arithmetic on its brightness can tell: black, flat, frozen, static.
+"""Detection of clips without content: black, flat, frozen or nearly static.
 
-A vendor that fails politely delivers a sound file with nothing in it. Every frame is looked at on a
-grid of about 64 x 64 points; codecs of other years keep these thresholds, they are levels of 255.
+A vendor may deliver a valid file with nothing in it. Every frame is sampled on a grid of about
+64 x 64 points. The thresholds are levels of 255, so that they hold for every codec.
 """
 
 import hashlib
@@ -22,37 +22,37 @@ CODING_NOISE = 6  # a still picture, coded, moves by less
 MOVED = 12  # a point that changed
 FEW = 0.002  # of all points: a ball of 2 px on 64 x 64 crosses ten times as many
 MOST = 0.9  # of the frames
-TOGETHER = 16  # frames looked at in one go: for 64 x 64, calls outweigh arithmetic
-STALLED = 0.6  # of the steps: 12 frames a second shown at 24 repeat half of them
+BATCH = 16  # frames at once: for 64 x 64, calls cost more than arithmetic
+STALLED = 0.6  # of the steps: 12 frames a second played at 24 repeat half of them
 
 
 class Content:
-    """Told frame by frame; afterwards `flags()`, and `sha256` of all decoded planes.
+    """Statistics of a clip, frame by frame: `add` each frame, then read `flags()` and `sha256`.
 
-    The hash is the identity of what is shown: encoders' containers and tags do not enter it.
+    The hash is over all decoded planes: an encoder's container and tags do not change it.
     """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._waiting: list[Points] = []  # of the last frames, not yet looked at
+        self._waiting: list[Points] = []  # of the last frames, not yet counted
         self._first: Points | None = None
         self._before: Points | None = None
         self._moved: Points | None = None
         self._num_frames = self._num_black = self._num_flat = self._num_repeated = 0
 
     def add(self, frame: av.VideoFrame) -> None:
-        """The next frame, planar YUV of 8 bits, as large as those before it."""
+        """Add the next frame, planar YUV of 8 bits, as large as the frames before."""
         self._digest.update(f"{frame.format.name} {frame.width}x{frame.height}".encode())
         luma, *chroma = (_pixels(plane) for plane in frame.planes)
         for rows in (luma, *chroma):
             self._digest.update(rows.tobytes())
         step = max(1, min(luma.shape) // POINTS)
         self._waiting.append(luma[step // 2 :: step, step // 2 :: step].copy())
-        if len(self._waiting) == TOGETHER:
-            self._look()
+        if len(self._waiting) == BATCH:
+            self._count()
 
-    def _look(self) -> None:
-        """At the frames that wait, exactly: whole numbers throughout."""
+    def _count(self) -> None:
+        """Take the waiting frames into the counts, in exact arithmetic on whole numbers."""
         if not self._waiting:
             return
         points = np.stack(self._waiting)
@@ -72,17 +72,17 @@ class Content:
         self._num_frames += len(points)
         self._num_black += int((lit / size < FEW).sum())
         self._num_flat += int((size * squares - total**2 < FLAT**2 * size**2).sum())
-        changed = _apart(steps[1:], steps[:-1]).max(axis=(1, 2))
+        changed = _distance(steps[1:], steps[:-1]).max(axis=(1, 2))
         self._num_repeated += int((changed <= CODING_NOISE).sum())
-        np.maximum(moved, _apart(points, first).max(axis=0), out=moved)
+        np.maximum(moved, _distance(points, first).max(axis=0), out=moved)
 
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
     def flags(self) -> tuple[Flag, ...]:
-        """What is wrong or odd, the worst first; () for a clip with something in it that moves."""
-        self._look()
+        """Return the faults of the clip, the worst first; () where something in it moves."""
+        self._count()
         found: list[Flag] = []
         if self._moved is None or not self._num_frames:
             return ()
@@ -104,6 +104,6 @@ def _pixels(plane: VideoPlane) -> Points:
     return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
-def _apart(one: Points, other: Points) -> Points:
-    """How many levels lie between them."""
+def _distance(one: Points, other: Points) -> Points:
+    """Return the number of levels between two pictures, point by point."""
     return np.maximum(one, other) - np.minimum(one, other)

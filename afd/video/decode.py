@@ -1,11 +1,11 @@
-"""Clips from bytes that anybody may have written, checked until they can be believed.
+"""Decoding of mp4 files from untrusted sources.
 
-A video that decodes is not sound: 40 flipped bytes gave all 49 frames without an error, half a
-file gave 11 of 49. So the header is read and held against limits before a frame is decoded, the
-decoder explodes on damage, and what it gives is counted against what the file declares. What is
-left (a flip that decodes) is caught by the sha256 of whoever stored the bytes.
+A file that decodes may still be damaged: 40 flipped bytes gave all 49 frames without an error, half
+a file gave 11 of 49. So the header is checked against limits before a frame is decoded, the decoder
+stops at damage, and the number of frames is compared with the declared one. A flipped byte that
+still decodes is caught by the sha256 of the stored file.
 
-    hostile bytes -> shown frames, one at a time -> canonical.py -> what a discriminator sees
+    untrusted bytes -> timed frames, one at a time -> canonical.py -> the discriminator's input
 """
 
 import contextlib
@@ -52,7 +52,7 @@ SLOWEST_FPS, FASTEST_FPS = 1, 240
 
 @dataclass(frozen=True)
 class ClipLimits:
-    """What a header may ask for before anything is decoded: 200 KB can hold 12 GB of RGB."""
+    """Limits of a header, checked before anything is decoded: 200 KB can hold 12 GB of RGB."""
 
     max_bytes: int = 256 * 2**20
     max_frames: int = MAX_FRAMES
@@ -69,8 +69,8 @@ class Clip:
     fps: Fraction
 
 
-class Shown(NamedTuple):
-    """A decoded frame and when it comes on, in seconds from the first one."""
+class TimedFrame(NamedTuple):
+    """A decoded frame and its time, in seconds from the first one."""
 
     frame: av.VideoFrame
     time: Fraction
@@ -81,7 +81,7 @@ LIMITS = ClipLimits()
 
 @dataclass(frozen=True)
 class Header:
-    """What the file says about its only video stream, once it is inside the policy."""
+    """Properties of the file's only video stream, within the limits."""
 
     width: int
     height: int
@@ -94,26 +94,26 @@ class Header:
 
 
 @dataclass
-class Opened:
-    """A clip whose header is believed. `num_shown` and `is_variable_rate` count as frames come."""
+class OpenClip:
+    """A clip with a checked header; `num_frames` and `is_variable_rate` grow with the frames."""
 
     header: Header
-    num_shown: int = 0
+    num_frames: int = 0
     is_variable_rate: bool = False
     _container: InputContainer | None = None
     _limits: ClipLimits = LIMITS
 
-    def frames(self) -> Iterator[Shown]:
-        """Each frame once, in order of time; ClipError at the first that cannot be believed.
+    def frames(self) -> Iterator[TimedFrame]:
+        """Yield each frame once, in order of time; raise ClipError at the first damaged one.
 
-        Memory holds one frame. Only who reads to the end knows that the clip is whole.
+        Memory holds one frame. The clip is known to be whole after the last frame only.
         """
         if self._container is None:
             raise ValueError("the clip is closed")
-        with _told():
+        with _ffmpeg_errors():
             yield from self._frames(self._container)
 
-    def _frames(self, container: InputContainer) -> Iterator[Shown]:
+    def _frames(self, container: InputContainer) -> Iterator[TimedFrame]:
         stream, header = container.streams.video[0], self.header
         tick = Fraction(stream.time_base or 1)
         # Time bases round: a constant rate may alternate between two neighbouring tick counts.
@@ -127,42 +127,43 @@ class Opened:
                 num_packets += 1
                 num_hidden += packet.is_discard  # by an edit list
             for frame in packet.decode():
-                _check_frame(frame, self.num_shown, header)
+                _check_frame(frame, self.num_frames, header)
                 pts = int(frame.pts or 0)
-                if self.num_shown == 0:
+                if self.num_frames == 0:
                     start = pts
                 elif pts <= last:
-                    raise ClipError(f"frame {self.num_shown} comes before the one in front of it")
+                    raise ClipError(f"frame {self.num_frames} comes before the one in front of it")
                 else:
                     step = step or pts - last
                     self.is_variable_rate |= abs(pts - last - step) > allowed
                 if pts - start > latest:
                     raise ClipError(f"longer than {self._limits.max_seconds:g} s")
-                if self.num_shown >= header.num_declared:
+                if self.num_frames >= header.num_declared:
                     raise ClipError(f"more than the declared {header.num_declared} frames")
-                self.num_shown, last = self.num_shown + 1, pts
-                yield Shown(frame, (pts - start) * tick)
+                self.num_frames, last = self.num_frames + 1, pts
+                yield TimedFrame(frame, (pts - start) * tick)
         # An edit list may hide frames; what is missing otherwise was cut away or lost.
-        if header.num_declared not in (self.num_shown, self.num_shown + num_hidden):
+        if header.num_declared not in (self.num_frames, self.num_frames + num_hidden):
             raise ClipError(
-                f"{self.num_shown} frames decoded, {header.num_declared} declared: cut short?"
+                f"{self.num_frames} frames decoded, {header.num_declared} declared: cut short?"
             )
-        if not self.num_shown:
+        if not self.num_frames:
             raise ClipError("no frame is shown")
 
 
 @contextlib.contextmanager
-def open_clip(source: bytes | BinaryIO, limits: ClipLimits = LIMITS) -> Iterator[Opened]:
-    """The clip, its header checked; one thread, reads nothing but the given bytes.
+def open_clip(source: bytes | BinaryIO, limits: ClipLimits = LIMITS) -> Iterator[OpenClip]:
+    """Open a clip and check its header, in one thread, from the given bytes alone.
 
-    ClipError for what is not mp4/mov, no or several video streams, another codec, more than 8 bits,
-    HDR, rotation, non-square pixels, sizes beyond `limits`, and later, as frames come, for damaged
-    or missing ones. Sound tracks are ignored. A variable rate is noted: times are true.
+    Raises ClipError for a file that is not mp4/mov, no or several video streams, another codec,
+    more than 8 bits, HDR, rotation, non-square pixels and sizes beyond `limits`; `frames` raises
+    ClipError for damaged or missing frames. Sound tracks are ignored. A clip of variable rate is
+    read with its true times.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     outlined = outline(file, limits.max_bytes)
     with contextlib.ExitStack() as stack:
-        with _told():
+        with _ffmpeg_errors():
             container = stack.enter_context(
                 av.open(
                     file,
@@ -176,19 +177,19 @@ def open_clip(source: bytes | BinaryIO, limits: ClipLimits = LIMITS) -> Iterator
             context = container.streams.video[0].codec_context
             context.thread_count, context.thread_type = 1, "NONE"
             context.options = {"err_detect": "explode", "max_pixels": str(limits.max_side**2)}
-        yield Opened(header, _container=container, _limits=limits)
+        yield OpenClip(header, _container=container, _limits=limits)
 
 
 def decode(source: bytes | BinaryIO, limits: ClipLimits = LIMITS) -> Clip:
-    """The whole clip as RGB at its own size, or ClipError with the reason (see `open_clip`)."""
+    """Return the whole clip as RGB at its own size; raise ClipError as `open_clip` does."""
     with open_clip(source, limits) as clip:
         as_rgb = Converter()
-        pictures = [as_rgb(shown.frame) for shown in clip.frames()]
+        pictures = [as_rgb(timed.frame) for timed in clip.frames()]
         return Clip(np.stack(pictures), clip.header.fps)
 
 
 class Converter:
-    """Frames of one clip to another size or format by their own matrix and range.
+    """Converter of one clip's frames to another size or format by their own matrix and range.
 
     YUV becomes BT.709 of limited range, RGB full range. Sizes are exact area averages (to the
     rounding of 8 bits) over pixels as they are stored, of each plane on its own grid.
@@ -201,7 +202,7 @@ class Converter:
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
 
     def frame(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame in the new size and format; it may be the same object."""
+        """Return the frame in the new size and format; it may be the same object."""
         full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
         return self._reformatter.reformat(
             frame,
@@ -216,7 +217,7 @@ class Converter:
         )
 
     def __call__(self, frame: av.VideoFrame) -> Frames:
-        """As an array: [H, W, 3] of RGB, or the planes of YUV."""
+        """Return an array: [H, W, 3] of RGB, or the planes of YUV."""
         return self.frame(frame).to_ndarray().astype(np.uint8, copy=False)
 
 
@@ -242,13 +243,13 @@ def _check_header(container: InputContainer, limits: ClipLimits, outlined: Outli
         bool(container.streams.audio),
         outlined,
     )
-    if problems := [*_looks_problems(stream), *_size_problems(header, limits)]:
+    if problems := [*_format_problems(stream), *_size_problems(header, limits)]:
         raise ClipError("; ".join(problems))
     return header
 
 
-def _looks_problems(stream: av.VideoStream) -> Iterator[str]:
-    """What of codec and colour is not read."""
+def _format_problems(stream: av.VideoStream) -> Iterator[str]:
+    """Yield the properties of codec and colour that are not supported."""
     context = stream.codec_context
     if context.name not in CODECS:
         yield f"codec {context.name}, known are {', '.join(CODECS)}"
@@ -263,13 +264,13 @@ def _looks_problems(stream: av.VideoStream) -> Iterator[str]:
 
 
 def _size_problems(header: Header, limits: ClipLimits) -> Iterator[str]:
-    """What of size, rate and length is outside the limits."""
+    """Yield the sizes, rates and lengths outside the limits."""
     width, height, declared = header.width, header.height, header.num_declared
     if not (0 < width <= limits.max_side and 0 < height <= limits.max_side):
         yield f"{width}x{height} px, 1 to {limits.max_side} a side are read"
     if not SLOWEST_FPS <= header.fps <= FASTEST_FPS:
-        shown = f"{float(header.fps):g} frames a second" if header.fps else "no frame rate"
-        yield f"{shown}; {SLOWEST_FPS} to {FASTEST_FPS} are read"
+        rate = f"{float(header.fps):g} frames a second" if header.fps else "no frame rate"
+        yield f"{rate}; {SLOWEST_FPS} to {FASTEST_FPS} are read"
     if not 0 < declared <= limits.max_frames:
         yield f"{declared} frames declared, 1 to {limits.max_frames} are read"
     if declared * width * height > limits.max_pixels:
@@ -291,8 +292,8 @@ def _check_frame(frame: av.VideoFrame, number: int, header: Header) -> None:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What FFmpeg says, as a ClipError."""
+def _ffmpeg_errors() -> Iterator[None]:
+    """Raise ClipError in the place of FFmpeg's errors."""
     try:
         yield
     except (av.error.FFmpegError, EOFError, OverflowError, MemoryError) as error:

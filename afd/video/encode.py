@@ -1,11 +1,11 @@
-"""Frames to mp4 bytes: H.264, yuv420p, BT.709 in fact and by tag, equal bytes for equal frames.
+"""Deterministic H.264 encoding: frames to mp4 bytes, BT.709 in fact and by tag.
 
 A tag converts no colours (libswscale's default is BT.601: a player that trusts the tag turns red
 into 255,23,0), so matrix and range are passed explicitly.
 
-Deterministic: one thread, since the bytes of x264 change with the number of threads, and neither
-B-frames nor macroblock-tree rate control: with both, bytes were once seen to change from run to run
-on a machine with AVX-512 (14 % of encodings of one clip; not seen again in 350).
+Equal frames give equal bytes: one thread, since the bytes of x264 change with the number of
+threads, and neither B-frames nor macroblock-tree rate control. With both, bytes once changed from
+run to run on a machine with AVX-512 (14 % of encodings of one clip; not seen again in 350).
 """
 
 import io
@@ -50,10 +50,10 @@ def encode(
     qp: int | None = None,
     chroma: Chroma = "420",
 ) -> bytes:
-    """uint8 [F, H, W, 3] RGB -> one mp4 with its index in front (a half file shows as one).
+    """Return uint8 [F, H, W, 3] RGB as one mp4 with its index in front.
 
-    `qp` is a fixed quantiser instead of `crf`. Height and width must be even for 4:2:0. Errors:
-    ValueError for other shapes or types.
+    With the index in front a cut file is found at its boxes. `qp` is a fixed quantiser instead of
+    `crf`. Height and width must be even for 4:2:0. Raises ValueError for other shapes or types.
     """
     return encode_yuv(list(as_yuv(frames, fps, chroma)), fps, crf, qp=qp)
 
@@ -61,7 +61,7 @@ def encode(
 def encode_yuv(
     frames: Sequence[av.VideoFrame], fps: int, crf: int = CRF, *, qp: int | None = None
 ) -> bytes:
-    """`encode` of YUV frames, which are shown in their order, 1 / fps each."""
+    """Return an mp4 of YUV frames in their order, 1 / fps each, encoded as in `encode`."""
     first, buffer = frames[0], io.BytesIO()
     # A place for the index in front of the data: faststart without a second pass over a file.
     options = {"moov_size": str(4096 + 16 * len(frames)), "fflags": "+bitexact"}
@@ -107,9 +107,9 @@ def through_h264(
 def as_yuv(
     frames: npt.NDArray[np.uint8], fps: int, chroma: Chroma = "420"
 ) -> Iterator[av.VideoFrame]:
-    """uint8 [F, H, W, 3] RGB -> BT.709, limited range; ValueError for what cannot be that."""
+    """Yield uint8 [F, H, W, 3] RGB as BT.709 frames of limited range; ValueError for others."""
     _check(frames, fps, chroma)
-    converter = VideoReformatter()  # one for all: each makes its tables anew
+    converter = VideoReformatter()  # one for all frames: each object makes its tables anew
     for picture in frames:
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         yield converter.reformat(

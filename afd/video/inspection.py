@@ -1,11 +1,11 @@
-"""Is this file a sound clip? Asked of child processes with bounds on memory and time.
+"""Inspection of untrusted video files in child processes with bounds on memory and time.
 
     inspect(path)                     one file
-    with Inspectors(2) as pool:       many: children are kept, one a core
+    with Inspectors(2) as pool:       many files in two processes, one a core
         pool.inspect(path)            from any thread (asyncio: asyncio.to_thread)
-        for path, said in pool.map(paths): ...
+        for path, verdict in pool.map(paths): ...
 
-Imports no torch and no decoder: those live in the child (afd/video/inspector.py).
+This module imports no torch and no decoder: the child does (afd/video/inspector.py).
 """
 
 import contextlib
@@ -27,15 +27,15 @@ from typing import Any
 from afd.video.canonical import CanonicalFormat
 from afd.video.content import Flag
 from afd.video.decode import ClipLimits
-from afd.video.inspector import described
+from afd.video.inspector import as_json
 
 INSPECTOR = "afd.video.inspector"
-CLIPS_PER_CHILD = 500  # then a fresh one: what a decoder leaks does not add up
+CLIPS_PER_CHILD = 500  # then a fresh one: a decoder's leaks do not add up
 
 
 @dataclass(frozen=True)
 class InspectionLimits:
-    """What a clip may cost and what it must not be."""
+    """Limits of a clip's cost, and the contents that are refused."""
 
     clip: ClipLimits = field(default_factory=ClipLimits)
     memory_mb: int = 1024
@@ -47,7 +47,7 @@ class InspectionLimits:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about a clip that was read to its end."""
+    """Properties of a clip that was read to its end."""
 
     sha256: str  # of the file
     content_sha256: str  # of the decoded planes: equal for equal pictures in another container
@@ -65,15 +65,15 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Sound:
-    """A clip that can be used."""
+class ValidClip:
+    """Verdict on a clip that can be used."""
 
     facts: Facts
 
 
 @dataclass(frozen=True)
-class Unsound:
-    """A file that cannot, why, and what is known where it could be read to its end."""
+class InvalidClip:
+    """Verdict on a file that cannot be used; `facts` where it was read to its end."""
 
     reason: str
     facts: Facts | None = None
@@ -82,14 +82,14 @@ class Unsound:
 LIMITS = InspectionLimits()
 
 
-def inspect(path: Path, limits: InspectionLimits = LIMITS) -> Sound | Unsound:
-    """One file in a child of its own (0.5 s to start); many want `Inspectors`."""
+def inspect(path: Path, limits: InspectionLimits = LIMITS) -> ValidClip | InvalidClip:
+    """Inspect one file in a child of its own (0.5 s to start); `Inspectors` is for many."""
     with Inspectors(1, limits) as pool:
         return pool.inspect(path)
 
 
 class Inspectors:
-    """A pool of children. Thread-safe; memory does not grow with the number of clips."""
+    """Thread-safe pool of child processes; memory does not grow with the number of clips."""
 
     def __init__(self, num_processes: int, limits: InspectionLimits = LIMITS) -> None:
         self._limits = limits
@@ -113,22 +113,22 @@ class Inspectors:
 
     def inspect(
         self, path: Path, canon: CanonicalFormat | None = None, out: Path | None = None
-    ) -> Sound | Unsound:
-        """The verdict; with `canon` and `out` the canonical clip is left in `out`, or nothing.
+    ) -> ValidClip | InvalidClip:
+        """Return the verdict; with `canon` and `out`, write the canonical clip of a valid file.
 
-        Raises RuntimeError when children cannot run at all: that says nothing about the clip.
+        Raises RuntimeError where children cannot run at all, whatever the clip is.
         """
-        asked = {
+        request = {
             "path": str(path),
             "limits": asdict(self._limits.clip),
             "cpu_s": self._limits.cpu_s,
-            "canon": described(canon) if canon else None,
+            "canon": as_json(canon) if canon else None,
             "out": str(out) if out else None,
         }
         child = self._idle.get()
         try:
             child = child or _Child(self._limits.memory_mb)
-            answer = child.ask(asked, self._limits.wall_s)
+            answer = child.inspect(request, self._limits.wall_s)
         except _ChildError as error:
             if child:
                 child.end()
@@ -139,25 +139,25 @@ class Inspectors:
             child = None
             raise
         finally:
-            if child and child.num_asked >= CLIPS_PER_CHILD:
+            if child and child.num_inspected >= CLIPS_PER_CHILD:
                 child.end()
                 child = None
             self._idle.put(child)
-        return self._judged(answer)
+        return self._within_limits(answer)
 
     def pids(self) -> list[int]:
-        """Of the children that wait for work: what they cost can be measured."""
+        """Return the ids of the idle children, to measure their cost."""
         return [child.pid for child in list(self._idle.queue) if child]
 
     def map(
         self, paths: Iterable[Path], canon: CanonicalFormat | None = None, out: Path | None = None
-    ) -> Iterator[tuple[Path, Sound | Unsound]]:
-        """Verdicts as they come; `out` is a folder, canonical clips are named as their originals.
+    ) -> Iterator[tuple[Path, ValidClip | InvalidClip]]:
+        """Yield each path and its verdict as they come; canonical clips go to the folder `out`.
 
-        A few clips wait at a time, so `paths` may be endless.
+        They have the names of their originals. `paths` may be endless: few are read ahead.
         """
         with ThreadPoolExecutor(self._num_processes) as threads:
-            waiting: dict[Future[Sound | Unsound], Path] = {}
+            waiting: dict[Future[ValidClip | InvalidClip], Path] = {}
             for path in paths:
                 target = out / f"{path.stem}.mp4" if out else None
                 waiting[threads.submit(self.inspect, path, canon, target)] = path
@@ -166,45 +166,45 @@ class Inspectors:
             while waiting:
                 yield from _done(waiting)
 
-    def _judged(self, answer: dict[str, Any]) -> Sound | Unsound:
+    def _within_limits(self, answer: dict[str, Any]) -> ValidClip | InvalidClip:
         if "reason" in answer:
-            return Unsound(answer["reason"])
-        told = answer["facts"]
-        facts = Facts(**(told | {"flags": tuple(told["flags"])}))
+            return InvalidClip(answer["reason"])
+        answered = answer["facts"]
+        facts = Facts(**(answered | {"flags": tuple(answered["flags"])}))
         if facts.num_frames < self._limits.min_frames:
-            return Unsound(f"{facts.num_frames} frame: a still picture, not a video", facts)
+            return InvalidClip(f"{facts.num_frames} frame: a still picture, not a video", facts)
         if found := [flag for flag in facts.flags if flag in self._limits.refused]:
-            return Unsound(f"its pictures are {' and '.join(found)}", facts)
-        return Sound(facts)
+            return InvalidClip(f"its pictures are {' and '.join(found)}", facts)
+        return ValidClip(facts)
 
 
 class _ChildError(Exception):
-    """The child is no more, and what that says about the clip."""
+    """The child ended over this clip; the message is the reason."""
 
 
 class _Child:
     def __init__(self, memory_mb: int) -> None:
-        self.num_asked = 0
+        self.num_inspected = 0
         self._memory_mb = memory_mb
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
         self._process = subprocess.Popen(
             [sys.executable, "-m", INSPECTOR, str(memory_mb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             env=environment,
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
 
-    def ask(self, asked: dict[str, Any], wall_s: float) -> dict[str, Any]:
-        """Its answer; _ChildError when it died or hung over this clip."""
-        self.num_asked += 1
+    def inspect(self, request: dict[str, Any], wall_s: float) -> dict[str, Any]:
+        """Return the child's answer; raise _ChildError where it died or hung over this clip."""
+        self.num_inspected += 1
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise _ChildError("the inspecting process has no pipes")
         try:
-            stdin.write(json.dumps(asked).encode() + b"\n")
+            stdin.write(json.dumps(request).encode() + b"\n")
             stdin.flush()
             with selectors.DefaultSelector() as selector:
                 selector.register(stdout, selectors.EVENT_READ)
@@ -214,7 +214,7 @@ class _Child:
         except BrokenPipeError:
             line = b""
         if not line.endswith(b"\n"):
-            raise _ChildError(self._last_words())
+            raise _ChildError(self._exit_reason())
         return json.loads(line)
 
     @property
@@ -222,17 +222,17 @@ class _Child:
         return self._process.pid
 
     def end(self) -> None:
-        """Kill it and forget it."""
+        """Kill the child and close its pipes."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
-        self._said.close()
+        self._stderr.close()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
-    def _last_words(self) -> str:
+    def _exit_reason(self) -> str:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
             return "took more CPU time than a clip may"
@@ -240,14 +240,16 @@ class _Child:
             return (
                 f"the decoder died of {signal.Signals(-code).name} ({self._memory_mb} MB allowed)"
             )
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip().splitlines()
-        raise RuntimeError(f"{INSPECTOR} ended with code {code}: {said[-1] if said else 'no word'}")
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        raise RuntimeError(
+            f"{INSPECTOR} ended with code {code}: {lines[-1] if lines else 'no word'}"
+        )
 
 
 def _done(
-    waiting: dict[Future[Sound | Unsound], Path],
-) -> Iterator[tuple[Path, Sound | Unsound]]:
+    waiting: dict[Future[ValidClip | InvalidClip], Path],
+) -> Iterator[tuple[Path, ValidClip | InvalidClip]]:
     finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
     for future in finished:
         yield waiting.pop(future), future.result()

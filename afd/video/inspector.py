@@ -1,9 +1,9 @@
-"""The child that opens untrusted files: a line of JSON asks, another answers (inspection.py).
+"""Child process that opens untrusted files: one line of JSON in, one out (inspection.py).
 
     {"path": ..., "limits": {...}, "cpu_s": ..., "canon": {...} | null, "out": ... | null}
     {"facts": {...}} or {"reason": ...}
 
-A crash, a bomb or an endless loop of a decoder ends this process and nothing else.
+A crash, a decompression bomb or an endless loop of a decoder ends this process and nothing else.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import numpy as np
 from afd.config import CanonicalParams
 from afd.video.canonical import CanonicalFormat, canonical_mp4
 from afd.video.content import Content
-from afd.video.decode import ClipLimits, Opened, Shown, open_clip
+from afd.video.decode import ClipLimits, OpenClip, TimedFrame, open_clip
 from afd.video.encode import encode
 from afd.video.mp4_boxes import ClipError
 
@@ -32,14 +32,14 @@ LARGEST_OUTPUT = 512 * 2**20  # of a canonical clip
 
 
 def main() -> None:
-    """Answer until the input ends. The memory that may be taken, in MB, is the only argument."""
-    _load_everything()
-    _confine(int(sys.argv[1]))
+    """Answer until the input ends; the only argument is the most memory in MB."""
+    _load_libraries()
+    _limit_memory(int(sys.argv[1]))
     for line in sys.stdin:
-        asked = json.loads(line)
-        _allow_cpu(float(asked["cpu_s"]))
+        request = json.loads(line)
+        _allow_cpu(float(request["cpu_s"]))
         try:
-            answer = {"facts": _look(asked)}
+            answer = {"facts": _inspect(request)}
         except ClipError as error:
             answer = {"reason": str(error)}
         except MemoryError:
@@ -48,29 +48,29 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def _look(asked: dict[str, Any]) -> dict[str, Any]:
-    canon = _canon(asked.get("canon"))
-    with _regular(asked["path"]) as file:
+def _inspect(request: dict[str, Any]) -> dict[str, Any]:
+    canon = _canonical_format(request.get("canon"))
+    with _plain_file(request["path"]) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with open_clip(file, ClipLimits(**asked["limits"])) as clip:
+        with open_clip(file, ClipLimits(**request["limits"])) as clip:
             content = Content()
             if canon is None:
-                for _ in _told(clip, content):
+                for _ in _inspected(clip, content):
                     pass
             else:
-                made = canonical_mp4(_told(clip, content), canon)
-                _leave(Path(asked["out"]), made)
+                made = canonical_mp4(_inspected(clip, content), canon)
+                _write(Path(request["out"]), made)
             header = clip.header
             return {
                 "sha256": digest,
                 "content_sha256": content.sha256,
                 "num_bytes": header.outline.num_bytes,
-                "num_frames": clip.num_shown,
+                "num_frames": clip.num_frames,
                 "fps": float(header.fps),
                 "width": header.width,
                 "height": header.height,
                 "codec": header.codec,
-                "duration_s": float(clip.num_shown / header.fps),
+                "duration_s": float(clip.num_frames / header.fps),
                 "is_variable_rate": clip.is_variable_rate,
                 "has_sound": header.has_sound,
                 "has_c2pa": header.outline.has_c2pa,
@@ -78,15 +78,15 @@ def _look(asked: dict[str, Any]) -> dict[str, Any]:
             }
 
 
-def _told(clip: Opened, content: Content) -> Iterator[Shown]:
-    for shown in clip.frames():
-        content.add(shown.frame)
-        yield shown
+def _inspected(clip: OpenClip, content: Content) -> Iterator[TimedFrame]:
+    for timed in clip.frames():
+        content.add(timed.frame)
+        yield timed
 
 
 @contextlib.contextmanager
-def _regular(path: str) -> Iterator[BufferedReader]:
-    """A plain file, opened without following a link or waiting for a pipe."""
+def _plain_file(path: str) -> Iterator[BufferedReader]:
+    """Open a plain file without following a link or waiting for a pipe."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -98,7 +98,7 @@ def _regular(path: str) -> Iterator[BufferedReader]:
         yield file
 
 
-def _leave(path: Path, made: bytes) -> None:
+def _write(path: Path, made: bytes) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:
@@ -110,29 +110,29 @@ def _leave(path: Path, made: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _canon(asked: dict[str, Any] | None) -> CanonicalFormat | None:
-    if asked is None:
+def _canonical_format(request: dict[str, Any] | None) -> CanonicalFormat | None:
+    if request is None:
         return None
-    own = CanonicalParams.model_validate(asked["params"])
-    return CanonicalFormat(own, asked["num_frames"], asked["frame_size"], asked["fps"])
+    own = CanonicalParams.model_validate(request["params"])
+    return CanonicalFormat(own, request["num_frames"], request["frame_size"], request["fps"])
 
 
-def described(canon: CanonicalFormat) -> dict[str, Any]:
-    """The inverse of `_canon`."""
+def as_json(canon: CanonicalFormat) -> dict[str, Any]:
+    """Return `canon` as the JSON that `_canonical_format` reads."""
     return asdict(canon) | {"params": canon.params.model_dump(mode="json")}
 
 
-def _load_everything() -> None:
-    """PyAV and NumPy load libraries when first used: not any more once memory is bounded."""
+def _load_libraries() -> None:
+    """Make PyAV and NumPy load their libraries before memory is limited."""
     picture = np.zeros((2, 16, 16, 3), np.uint8)
     with open_clip(encode(picture, 16)) as clip:
         content = Content()
-        for _ in _told(clip, content):
+        for _ in _inspected(clip, content):
             content.flags()
 
 
-def _confine(memory_mb: int) -> None:
-    """No more memory than now plus `memory_mb`, no core file, no large output."""
+def _limit_memory(memory_mb: int) -> None:
+    """Limit memory to what is in use plus `memory_mb`; no core file, no large output."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -141,7 +141,7 @@ def _confine(memory_mb: int) -> None:
 
 
 def _allow_cpu(seconds: float) -> None:
-    """Whoever takes longer over one clip dies by SIGXCPU: a bound that a busy machine keeps."""
+    """Let SIGXCPU end this process after `seconds` of CPU: a limit that no other load changes."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = used.ru_utime + used.ru_stime
     most = resource.getrlimit(resource.RLIMIT_CPU)[1]

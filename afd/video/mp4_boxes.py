@@ -1,7 +1,7 @@
-"""The outermost structure of an mp4, read before any demuxer is let near it.
+"""Top-level boxes of an mp4, read before any demuxer opens the file.
 
-A demuxer reads what is there and keeps quiet about the rest of a file that was cut, so every
-top-level box must end inside the file. What stands in place of a video is named by its first bytes.
+A demuxer reads a cut file without an error, so every top-level box must end inside the file. A file
+that is no video is named by its first bytes.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import BinaryIO
 # User type of the uuid box that carries a C2PA manifest (C2PA 2.1, A.5 "Embedding into BMFF").
 C2PA = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 MAX_BOXES = 20_000  # fragments of 10 minutes at 16 fps; more is somebody's joke
-# What vendors, proxies and people give in place of an mp4: first bytes -> what to say.
+# Deliveries that are no mp4: first bytes -> message.
 IMPOSTORS: tuple[tuple[bytes, str], ...] = (
     (b"GIF8", "a GIF; convert it to mp4"),
     (
@@ -31,7 +31,7 @@ IMPOSTORS: tuple[tuple[bytes, str], ...] = (
 )
 
 
-# Marks that say what it is; the words behind them are never shown.
+# Marks of a format; the text behind them is never printed.
 _MARKS = re.compile(
     rb"<!DOCTYPE html>|<[!?/]?[A-Za-z]{1,10}|[{\[]|#EXTM3U|GIF8[79]a|RIFF|PK\x03\x04|\x1f\x8b|"
     rb"\x89PNG|\xff\xd8\xff|\x1a\x45\xdf\xa3"
@@ -40,12 +40,12 @@ _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")  # UTF-8 or an older page's 
 
 
 class ClipError(ValueError):
-    """Bytes that are not a sound clip, and why."""
+    """The bytes are no valid clip; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What the top-level boxes tell."""
+    """Properties of the top-level boxes."""
 
     num_bytes: int
     has_c2pa: bool  # a provenance manifest; detected, never removed from the original
@@ -53,10 +53,10 @@ class Outline:
 
 
 def beginning(head: bytes) -> str:
-    """The first bytes of a delivery as they may be shown, in a terminal and in any file.
+    """Return the first bytes of a delivery in a form that is safe to print and to store.
 
-    A vendor's page or message may echo the key, and an error may hold a signed URL: of what is no
-    video only the mark that says what it is, else four bytes, and of text none.
+    A vendor's page or message may hold the key or a signed URL. So of a delivery that is no video
+    only its format's mark is returned, else four bytes, and of text none.
     """
     mark = _MARKS.match(head.lstrip())
     if mark:
@@ -65,7 +65,7 @@ def beginning(head: bytes) -> str:
 
 
 def outline(file: BinaryIO, max_bytes: int) -> Outline:
-    """The boxes of a whole mp4 or mov. Errors: ClipError for what is none, too large or cut."""
+    """Return the outline of a whole mp4 or mov; raise ClipError for other, large or cut files."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from afd.video.canonical import as_delivered, canonical, conform
-from afd.video.decode import ClipError, Shown, decode, open_clip
+from afd.video.decode import ClipError, TimedFrame, decode, open_clip
 from afd.video.encode import as_yuv, encode, through_h264
 from tests.afd.canon import STRICT, canon
 
@@ -29,12 +29,12 @@ def smooth(num_frames: int = 16, height: int = 16, width: int = 16) -> np.ndarra
     )
 
 
-def grey(levels: list[int], times: list[Fraction], side: int = 16) -> Iterator[Shown]:
+def grey(levels: list[int], times: list[Fraction], side: int = 16) -> Iterator[TimedFrame]:
     """A flat video: frame k has one grey level and comes on at times[k]."""
     frames = np.repeat(np.array(levels, np.uint8)[:, None, None, None], 3, axis=3)
     frames = frames.repeat(side, axis=1).repeat(side, axis=2)
     for frame, time in zip(as_yuv(frames, 16, "444"), times, strict=True):
-        yield Shown(frame, time)
+        yield TimedFrame(frame, time)
 
 
 def levels_of(clip: np.ndarray) -> list[int]:

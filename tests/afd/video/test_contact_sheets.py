@@ -23,7 +23,7 @@ def pixels(png: bytes) -> np.ndarray:
 
 def test_strip_shows_first_and_last_frame_in_order() -> None:
     clips = [flat(*np.linspace(0, 1, 16)), flat(*np.linspace(1, 0, 16))]
-    sheet = pixels(filmstrips(clips, ["up", "down"], num_shown=4, side=64))
+    sheet = pixels(filmstrips(clips, ["up", "down"], num_frames=4, side=64))
     row_height = LABEL_PX + 64 + GAP_PX
     assert sheet.shape == (2 * row_height, 4 * (64 + GAP_PX), 3)
     shown = [
@@ -38,7 +38,7 @@ def test_strip_shows_first_and_last_frame_in_order() -> None:
 
 def test_magnification_is_nearest_neighbour() -> None:
     clip = np.random.default_rng(0).random((2, 3, 16, 16), np.float32)
-    sheet = pixels(filmstrips([clip], [""], num_shown=1, side=48))
+    sheet = pixels(filmstrips([clip], [""], num_frames=1, side=48))
     cell = sheet[LABEL_PX : LABEL_PX + 48, :48]
     expected = np.rint(clip[0] * 255).transpose(1, 2, 0).repeat(3, 0).repeat(3, 1)
     np.testing.assert_array_equal(cell, expected)

@@ -14,7 +14,7 @@ import pytest
 from afd.video.canonical import canonical
 from afd.video.decode import ClipLimits, decode, open_clip
 from afd.video.encode import encode
-from afd.video.inspection import InspectionLimits, Inspectors, Sound, Unsound, inspect
+from afd.video.inspection import InspectionLimits, Inspectors, InvalidClip, ValidClip, inspect
 from afd.video.mp4_boxes import C2PA
 from tests.afd.canon import canon
 from tests.afd.video.videos import FRAMES, SOUND, muxed, sound_only
@@ -28,7 +28,7 @@ def pool() -> Iterator[Inspectors]:
         yield made
 
 
-def judged(pool: Inspectors, folder: Path, data: bytes) -> Sound | Unsound:
+def judged(pool: Inspectors, folder: Path, data: bytes) -> ValidClip | InvalidClip:
     path = folder / "clip.mp4"
     path.write_bytes(data)
     return pool.inspect(path)
@@ -58,7 +58,7 @@ def box(name: bytes, content: bytes) -> bytes:
 
 def test_a_sound_clip_and_what_is_known_of_it(pool: Inspectors, tmp_path: Path) -> None:
     said = judged(pool, tmp_path, SOUND)
-    assert isinstance(said, Sound)
+    assert isinstance(said, ValidClip)
     facts = said.facts
     assert (facts.num_frames, facts.fps, facts.width, facts.height) == (16, 16.0, 64, 64)
     assert (facts.codec, facts.duration_s, facts.has_sound) == ("h264", 1.0, False)
@@ -90,7 +90,7 @@ def test_a_sound_clip_and_what_is_known_of_it(pool: Inspectors, tmp_path: Path) 
 )
 def test_unsound_with_its_reason(pool: Inspectors, tmp_path: Path, data: bytes, told: str) -> None:
     said = judged(pool, tmp_path, data)
-    assert isinstance(said, Unsound)
+    assert isinstance(said, InvalidClip)
     assert told in said.reason
 
 
@@ -100,7 +100,7 @@ def test_odd_but_usable_is_flagged(pool: Inspectors, tmp_path: Path) -> None:
     stalled = MOVING[[0] * 6 + [1] * 5 + [2] * 5]
     for frames, flag in ((one_dot, "near_static"), (stalled, "stalling")):
         said = judged(pool, tmp_path, encode(frames, 16))
-        assert isinstance(said, Sound)
+        assert isinstance(said, ValidClip)
         assert said.facts.flags == (flag,)
 
 
@@ -110,17 +110,17 @@ def test_provenance_is_seen_and_left_alone(pool: Inspectors, tmp_path: Path) -> 
     other = box(b"uuid", bytes(16) + bytes(40))
     for data, present in ((SOUND + manifest, True), (SOUND + other, False), (SOUND, False)):
         said = judged(pool, tmp_path, data)
-        assert isinstance(said, Sound)
+        assert isinstance(said, ValidClip)
         assert said.facts.has_c2pa is present
         assert (tmp_path / "clip.mp4").read_bytes() == data
 
 
 def test_variable_rate_is_noted_and_read(pool: Inspectors, tmp_path: Path) -> None:
     said = judged(pool, tmp_path, muxed(times=[0, 1, 2, 3, 7, 8, 9, 10]))
-    assert isinstance(said, Sound)
+    assert isinstance(said, ValidClip)
     assert said.facts.is_variable_rate
     steady = judged(pool, tmp_path, muxed())
-    assert isinstance(steady, Sound)
+    assert isinstance(steady, ValidClip)
     assert not steady.facts.is_variable_rate
 
 
@@ -128,7 +128,7 @@ def test_edit_lists_hide_frames_without_being_a_cut(pool: Inspectors, tmp_path: 
     """A start in the middle, as trimming without encoding leaves it."""
     data = muxed(times=list(range(-3, 5)), movflags={"use_editlist": "1"})
     said = judged(pool, tmp_path, data)
-    assert isinstance(said, Sound)
+    assert isinstance(said, ValidClip)
     assert said.facts.num_frames == len(decode(data).frames) == 5
 
 
@@ -151,13 +151,13 @@ def test_time_is_bounded(tmp_path: Path) -> None:
         assert "CPU time" in reason(pool.inspect(heavy))
         ok = tmp_path / "ok.mp4"
         ok.write_bytes(SOUND)
-        assert isinstance(pool.inspect(ok), Sound)  # in a fresh child
+        assert isinstance(pool.inspect(ok), ValidClip)  # in a fresh child
     with Inspectors(1, InspectionLimits(wall_s=0.0)) as pool:
         assert "no verdict within 0 s" in reason(pool.inspect(heavy))
 
 
-def reason(said: Sound | Unsound) -> str:
-    assert isinstance(said, Unsound)
+def reason(said: ValidClip | InvalidClip) -> str:
+    assert isinstance(said, InvalidClip)
     return said.reason
 
 
@@ -179,7 +179,7 @@ def test_hostile_names(pool: Inspectors, tmp_path: Path) -> None:
     for name in (b"new\nline.mp4", b"\xff\xfe.mp4", "\u202e4pm.mp4".encode(), b'"{}.mp4'):
         path = tmp_path / os.fsdecode(name)
         path.write_bytes(SOUND)
-        assert isinstance(pool.inspect(path), Sound)
+        assert isinstance(pool.inspect(path), ValidClip)
 
 
 def test_many_files_by_several_children_each_with_its_own_verdict(tmp_path: Path) -> None:
@@ -192,9 +192,9 @@ def test_many_files_by_several_children_each_with_its_own_verdict(tmp_path: Path
         path.write_bytes(sound if number % 3 else sound[:-50])
     with Inspectors(2) as pool:
         said = dict(pool.map(paths, canon(), out))
-    assert [isinstance(said[path], Sound) for path in paths] == [n % 3 > 0 for n in range(12)]
+    assert [isinstance(said[path], ValidClip) for path in paths] == [n % 3 > 0 for n in range(12)]
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        path.name for path in paths if isinstance(said[path], Sound)
+        path.name for path in paths if isinstance(said[path], ValidClip)
     )
     with open_clip(paths[1].read_bytes()) as clip:
         here = canonical(clip.frames(), canon())
@@ -205,8 +205,8 @@ def test_equal_pictures_in_another_container_are_known(pool: Inspectors, tmp_pat
     """Tags, names and times of files differ; what is shown does not."""
     other = SOUND + box(b"free", b"somebody else's note")
     facts = [judged(pool, tmp_path, data) for data in (SOUND, other, muxed())]
-    assert all(isinstance(said, Sound) for said in facts)
-    first, again, different = (said.facts for said in facts if isinstance(said, Sound))
+    assert all(isinstance(said, ValidClip) for said in facts)
+    first, again, different = (said.facts for said in facts if isinstance(said, ValidClip))
     assert first.sha256 != again.sha256
     assert first.content_sha256 == again.content_sha256 != different.content_sha256
 
