@@ -101,13 +101,9 @@ def acknowledge(folder: Path) -> int | None:
     return index
 
 
-def lines(record: Mapping[str, Any], num_rounds: int | None = None) -> Sequence[str]:
-    """Return a decision as text, a line an alarm and a change.
-
-    With `num_rounds` rounds are counted as a terminal does, else named by their index.
-    """
-    index = record["round"]
-    where = f"round {index}" if num_rounds is None else round_label(index, num_rounds)
+def lines(record: Mapping[str, Any]) -> Sequence[str]:
+    """Return a decision as text, a line an alarm and a change."""
+    where = round_label(record["round"])
     alarms = [
         f"{where}: {one['name']} ({one['action']}): {one['gauge']} is "
         f"{one['value']:.3g}, limit {one['limit']:.3g}: {one['says']}"

@@ -124,6 +124,6 @@ def stage_progress(store: Store, request: StageRequest) -> tuple[int, int] | Non
     return int(steps["done"]), int(steps["total"])
 
 
-def round_label(round_index: int | None, num_rounds: int) -> str:
-    """ "round 3 of 8": the one way in which terminals count rounds, from 1."""
-    return "campaign" if round_index is None else f"round {round_index + 1} of {num_rounds}"
+def round_label(round_index: int | None) -> str:
+    """Return "round 7", by the number that files, options, MLflow and Prefect use: from 0."""
+    return "campaign" if round_index is None else f"round {round_index}"

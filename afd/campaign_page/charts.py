@@ -20,10 +20,7 @@ _Place = Callable[[float], float]  # a coordinate from a value
 
 @dataclass(frozen=True)
 class Chart:
-    """One quantity against the round; `levels` are constants to compare with (teacher, base).
-
-    Points have the round's index; what is drawn counts from 1, as a terminal does.
-    """
+    """One quantity against the round; `levels` are constants to compare with (teacher, base)."""
 
     title: str
     unit: str
@@ -40,9 +37,9 @@ class Chart:
         unit = f" {self.unit}" if self.unit else ""
         (first, start), (last, end) = self.points[0], self.points[-1]
         marks = "".join(f"; {name} {show(value)}" for name, value in self.levels.items())
-        course = f"{show(start)}{unit} after round {first + 1}"
+        course = f"{show(start)}{unit} after round {first}"
         if last != first:
-            course += f", {show(end)} after round {last + 1}"
+            course += f", {show(end)} after round {last}"
         return f"{self.title}: {course}{marks}"
 
 
@@ -66,7 +63,7 @@ def svg(chart: Chart) -> str:
              f'<text x="{LEFT - 6}" y="{y(m) + 4}" text-anchor="end">{_mark(m, marks)}</text>'
              for m in marks]  # fmt: skip
     every = max(1, math.ceil((last - first) / 8))
-    parts += [f'<text x="{x(n)}" y="{BOTTOM + 16}" text-anchor="middle">{n + 1}</text>'
+    parts += [f'<text x="{x(n)}" y="{BOTTOM + 16}" text-anchor="middle">{n}</text>'
               for n in range(first, last + 1, every)]  # fmt: skip
     parts.append(f'<text x="{RIGHT}" y="{HEIGHT - 2}" text-anchor="end">round</text>')
     parts.append(f'<line class="at" x1="0" x2="0" y1="{TOP}" y2="{BOTTOM}"/>')
@@ -113,7 +110,7 @@ def _line(kind: str, points: Points, x: _Place, y: _Place) -> str:
     drawn = " ".join(f"{x(index)},{y(value)}" for index, value in points)
     dots = "".join(
         f'<circle class="{kind}" cx="{x(n)}" cy="{y(v)}" r="3">'
-        f"<title>round {n + 1}: {show(v)}</title></circle>"
+        f"<title>round {n}: {show(v)}</title></circle>"
         for n, v in points
     )
     return f'<polyline class="{kind}" points="{drawn}"/>{dots}'

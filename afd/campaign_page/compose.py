@@ -36,7 +36,7 @@ class RoundOnPage:
     """One place of the slider."""
 
     index: int
-    label: str  # as a terminal counts: from 1
+    label: str
     clips: Sequence[Clip]
     score: str  # the main metric in words
     show_command: str
@@ -126,7 +126,7 @@ def _films(
         return []
     evaluation, num_frames = made["evaluation"], int(request.params["num_frames"])
     prompts = _measured(evaluation).get("filmstrip_prompts", [])
-    stem = f"r{index:03d}-{evaluation.manifest.fingerprint[:8]}"
+    stem = f"round{index:03d}-{evaluation.manifest.fingerprint[:8]}"
     paths = [beside / f"{stem}-{n}.mp4" for n in range(len(prompts))]
     clips = start.get("held_out_clips")
     shape = (num_frames, *rows_and_columns(request.params["frame_size"]))
@@ -136,7 +136,7 @@ def _films(
         for path, (prompt, base, student) in zip(paths, sides, strict=False):
             panels = [
                 Panel("base", "base", base),
-                Panel("student", f"student, round {index + 1}", student),
+                Panel("student", f"student, round {index}", student),
                 Panel("teacher", "teacher", filmed.get(prompt), "no clip"),
             ]
             write_atomic(path, films.film(prompt, panels, int(request.params["fps"])))
@@ -165,7 +165,7 @@ def _on_page(
     maker = made["student"].manifest.made_by if "student" in made else None
     return RoundOnPage(
         index,
-        f"round {index + 1} of {request.num_rounds}",
+        f"round {index}",
         clips,
         score,
         request.show_commands[index] if index < len(request.show_commands) else "",
@@ -181,11 +181,7 @@ def _results(
     if not measured:
         return None
     prompts = int(measured["num_prompts"])
-    title = (
-        "after the last round"
-        if whole
-        else f"after round {num_rounds} of {request.num_rounds}, so far"
-    )
+    title = "after the last round" if whole else f"after round {num_rounds - 1}, so far"
     margin = measured.get("frechet_margin") if whole else None
     rows = numbers.rows_of(measured, margin)
     return Results(title, prompts, rows, numbers.targets_of(measured) if whole else [])

@@ -39,9 +39,8 @@ class Progress:
 
     def label(self, round_index: int | None) -> str:
         """The round, always as wide as the widest one."""
-        num_rounds = self.session.params.num_rounds
-        width = len(round_label(num_rounds - 1, num_rounds))
-        return f"{round_label(round_index, num_rounds):<{width}}"
+        width = max(len(round_label(None)), len(round_label(self.session.params.num_rounds - 1)))
+        return f"{round_label(round_index):<{width}}"
 
     def steps(self, entry: RunningStage) -> tuple[int, int] | None:
         """(done, total) of a stage that runs."""

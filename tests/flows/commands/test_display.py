@@ -106,9 +106,9 @@ def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_c
         ledger.end(name, "done")
     assert isinstance(console.file, io.StringIO)
     assert [" ".join(line.split()) for line in console.file.getvalue().splitlines()] == [
-        "round 1 of 2 prompts job 7 PENDING (Nodes required for job are DOWN, DRAINED or reserved)",
+        "round 0 prompts job 7 PENDING (Nodes required for job are DOWN, DRAINED or reserved)",
         f"goes on by itself when nodes come back; {stops} stops it",
-        "round 1 of 2 prompts job 7 PENDING (Priority)",
+        "round 0 prompts job 7 PENDING (Priority)",
     ]
 
 
@@ -130,6 +130,6 @@ def test_work_between_stages_is_a_line_once_it_takes_long(
         with session.progress.busy("DVC keeps its artifacts", 1):
             lines.print_slow_activities()
     assert console.file.getvalue().splitlines() == [
-        "campaign      Prefect's server starts  0:00",
-        "round 2 of 2  DVC keeps its artifacts  0:00",
+        "campaign  Prefect's server starts  0:00",
+        "round 1   DVC keeps its artifacts  0:00",
     ]
