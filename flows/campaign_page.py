@@ -5,7 +5,6 @@ for it at its end alone, and not for long. A page that fails costs a line in pag
 """
 
 import contextlib
-import json
 import logging
 import os
 import subprocess
@@ -25,6 +24,7 @@ from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 from flows.params_source import read_source
 from flows.prefect_runs.flow_runs import OWN, FlowRun
+from flows.round_files import known_round
 
 log = logging.getLogger(__name__)
 LOG = "page.log"
@@ -103,7 +103,7 @@ def page_request(
     """Return the page of a campaign as its folder is now; `state` is one word of `afd status`."""
     before, source = read_request(folder), read_source(folder)
     rounds = _rounds(folder)
-    final = _refs(folder / "rounds" / "final.json")
+    final = known_round(folder / "rounds" / "final.json")
     names = [one["student"].short for one in rounds if "student" in one]
     goes_on = command("campaign", "--name", folder.name, runs=folder.parent, store=store)
     return PageRequest(
@@ -119,17 +119,13 @@ def page_request(
         source="" if source is None else str(source),
         changes=_changes(folder),
         links=_links(folder, tracking_uri, before),
-        start=_refs(folder / "rounds" / "start.json"),
+        start=known_round(folder / "rounds" / "start.json"),
         rounds=tuple(rounds),
         final=final,
         show_commands=tuple(
             command("show", name, runs=folder.parent, store=store) for name in names
         ),
-        alarms=tuple(
-            line
-            for one in alarm_log.records(folder)
-            for line in alarm_log.lines(one, params.num_rounds)
-        ),
+        alarms=tuple(line for one in alarm_log.records(folder) for line in alarm_log.lines(one)),
         next_command="" if state in ("running", "finished") else goes_on,
     )
 
@@ -197,14 +193,6 @@ def _prefect(folder: Path) -> list[Link]:
 def _rounds(folder: Path) -> list[dict[str, ArtifactRef]]:
     """Those that are finished, without a gap."""
     found: list[dict[str, ArtifactRef]] = []
-    while made := _refs(folder / "rounds" / f"{len(found):03d}.json"):
+    while made := known_round(folder / "rounds" / f"{len(found):03d}.json"):
         found.append(made)
     return found
-
-
-def _refs(file: Path) -> dict[str, ArtifactRef]:
-    try:
-        content = json.loads(file.read_bytes())
-        return {role: ArtifactRef.model_validate(ref) for role, ref in content.items()}
-    except (OSError, ValueError):
-        return {}  # not finished, or cut short: the next command mends it

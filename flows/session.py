@@ -8,7 +8,6 @@ runs/<name>/{logs,ledger,workers}  circumstance
 """
 
 import contextlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,7 @@ from afd.failpoints import failpoint
 from afd.params import ParamsError
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
-from afd.store import Store, StoreError, disk_errors, write_json
+from afd.store import Store, disk_errors, write_json
 from flows import dvc_tracking
 from flows.alarm_log import PausedError, is_stopped, lines
 from flows.campaign_lock import hold_campaign
@@ -45,6 +44,7 @@ from flows.mlflow_runs.run_ids import CampaignEnding
 from flows.params_source import ParamsSource
 from flows.paths import CampaignPaths, campaign_folder, refuse_unusable, save_params
 from flows.progress import ProgressBoard
+from flows.round_files import read_round
 
 
 @dataclass
@@ -250,14 +250,3 @@ def open_sessions() -> tuple[Session, ...]:
 def session_of(name: str, paths: CampaignPaths) -> Session | None:
     """Return the campaign's session, None where this process has none open."""
     return _open_sessions.get(campaign_folder(name, paths))
-
-
-def read_round(file: Path) -> dict[str, ArtifactRef] | None:
-    """Return the artifacts of a round, by role; None before it is finished."""
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise StoreError(f"{file}: not JSON; remove it and run the same command again") from None
-    return {role: ArtifactRef.model_validate(ref) for role, ref in content.items()}

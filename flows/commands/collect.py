@@ -25,7 +25,7 @@ from flows.command_text import command, sibling_program
 from flows.commands.status import campaigns_in
 from flows.dvc_tracking import tracked_by
 from flows.paths import CampaignPaths
-from flows.session import read_round
+from flows.round_files import read_round
 
 REMOVABLE = ("rollouts", "evaluation", "report")
 CACHE = ".cache"

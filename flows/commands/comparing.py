@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 
 from afd.evaluation.comparison import Difference, Judged, compare
@@ -17,7 +17,7 @@ from flows.command_text import command
 from flows.commands.json_output import Document, print_document
 from flows.commands.status import campaigns_in, known_campaign
 from flows.paths import CampaignPaths
-from flows.session import read_round
+from flows.round_files import read_round
 
 NEEDED = (
     "Student rollouts until the trajectory error of the look after a round first reaches a level, "
@@ -72,23 +72,25 @@ def differences(
     return {rival.name: compare([reference], [rival]) for rival in rivals}
 
 
-def compared(first: str, others: Sequence[str], paths: CampaignPaths) -> list[RenderableType]:
-    """Return a table for each of `others` against `first`; raises RefusedError or CardError."""
-    found = differences(first, others, paths)
-    return [_table(first, second, rows) for second, rows in found.items()]
-
-
 def print_comparison(
     first: str, others: Sequence[str], runs: Path, store: Path, *, as_json: bool = False
 ) -> None:
-    """Print the comparison as tables, no number cut, or as JSON."""
+    """Print the comparison as tables, no number cut, or as JSON.
+
+    In a terminal that is too narrow, interval and prompts stand below difference and p.
+    """
     paths = CampaignPaths(runs, store)
     if as_json:
         print_document(compare_document(first, differences(first, others, paths)))
         return
-    for table in compared(first, others, paths):
-        needed = Console(width=1000).measure(table).maximum
-        Console(width=max(Console().width, needed)).print(table)
+    console = Console()
+    for second, rows in differences(first, others, paths).items():
+        wide = difference_table(first, second, rows)
+        needed = Console(width=1000).measure(wide).maximum
+        if console.width >= needed or not console.is_terminal:
+            Console(width=max(console.width, needed)).print(wide)
+        else:
+            console.print(difference_table(first, second, rows, two_lines=True))
 
 
 def _lacks_another(first: str, runs: Path) -> str:
@@ -102,15 +104,19 @@ def _lacks_another(first: str, runs: Path) -> str:
     )
 
 
-def _table(first: str, second: str, rows: Sequence[Difference]) -> Table:
+def difference_table(
+    first: str, second: str, rows: Sequence[Difference], *, two_lines: bool = False
+) -> Table:
+    """Return a row a metric; with `two_lines` each takes two lines and fits 80 columns."""
     prompts = max((row.paired.num_prompts for row in rows), default=0)
     table = Table(
         title=f"{second} minus {first}, paired over {prompts} prompts",
         title_justify="left", box=None, padding=(0, 2, 0, 0),
     )  # fmt: skip
-    table.add_column("metric", no_wrap=True)
-    for name in (first, second, "difference", "interval", "p (Holm)", "prompts"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("metric", no_wrap=not two_lines)
+    columns = [first, second, "difference", "interval", "p (Holm)", "prompts"]
+    for name in _joined(columns, two_lines):
+        table.add_column(name, justify="right", no_wrap=not two_lines)
     for row in rows:
         paired = row.paired
         interval = "not estimable"
@@ -118,11 +124,23 @@ def _table(first: str, second: str, rows: Sequence[Difference]) -> Table:
             interval = f"{show(paired.low)} to {show(paired.high)}"
         p = "\u2013" if row.p_holm is None else f"{row.p_holm:.3g}"
         dropped = f" (+{paired.num_dropped} dropped)" if paired.num_dropped else ""
+        cells = [
+            show(row.first), show(row.second), show(paired.mean),
+            interval, p, f"{paired.num_prompts}{dropped}",
+        ]  # fmt: skip
         table.add_row(
-            meaning(row.metric).title, show(row.first), show(row.second), show(paired.mean),
-            interval, p, f"{paired.num_prompts}{dropped}", style="bold" if row.is_clear else "",
+            meaning(row.metric).title, *_joined(cells, two_lines),
+            style="bold" if row.is_clear else "",
         )  # fmt: skip
     return table
+
+
+def _joined(cells: list[str], two_lines: bool) -> list[str]:
+    """Return the cells; with `two_lines` interval and prompts stand below difference and p."""
+    if not two_lines:
+        return cells
+    first, second, difference, interval, p, prompts = cells
+    return [first, second, f"{difference}\n{interval}", f"{p}\n{prompts}"]
 
 
 def write_results(

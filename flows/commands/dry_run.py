@@ -28,7 +28,7 @@ from flows.paths import (
 )
 from flows.prefect_runs.reach import configured_api
 from flows.round import play_round, play_start
-from flows.session import read_round
+from flows.round_files import read_round
 from flows.state import CampaignState
 from flows.tasks import Pending
 

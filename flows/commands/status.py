@@ -27,6 +27,7 @@ from flows.last_command import FILE as ASKED
 from flows.last_command import LastCommand, read_last_command
 from flows.paths import CampaignPaths, campaign_folder, saved_params
 from flows.progress import round_label, stage_progress
+from flows.round_files import damaged_rounds
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class CampaignStatus:
     last_command: LastCommand | None
     rounds_done: int
     num_rounds: int | None  # None: its params are of another version
+    damaged: tuple[str, ...] = ()  # files of rounds, each with its cure
     work: tuple[Work, ...] = ()
     ended_badly: tuple[StageRecord, ...] = ()
     decisions: tuple[dict[str, Any], ...] = ()  # of its alarms, a round each
@@ -118,15 +120,12 @@ def goes_on(one: CampaignStatus) -> str:
 
 def alarm_lines(one: CampaignStatus) -> list[str]:
     """Return what the last round's alarms found, and what they have changed since the first."""
-    num_rounds = one.num_rounds or len(one.decisions)
     changed = [
-        f"{round_label(record['round'], num_rounds)}: {change}"
+        f"{round_label(record['round'])}: {change}"
         for record in one.decisions[:-1]
         for change in record["changes"]
     ]
-    return changed + [
-        line for record in one.decisions[-1:] for line in alarm_log.lines(record, num_rounds)
-    ]
+    return changed + [line for record in one.decisions[-1:] for line in alarm_log.lines(record)]
 
 
 def known_campaign(name: str, runs: Path) -> Path:
@@ -157,12 +156,15 @@ def _standing(folder: Path, entries: list[StageRecord], seen: dict[str, Seen]) -
     except ParamsError:
         params = None
     live = [entry for entry in entries if not entry.ended]
+    rounds = sorted((folder / "rounds").glob("[0-9]*.json"))
+    damaged = damaged_rounds(folder)
     return CampaignStatus(
         name=folder.name,
         folder=folder,
         holder=holder_of(folder),
         last_command=last_command,
-        rounds_done=len(list((folder / "rounds").glob("[0-9]*.json"))),
+        rounds_done=len(set(rounds) - damaged.keys()),
+        damaged=tuple(damaged.values()),
         num_rounds=None if params is None else params.num_rounds,
         work=tuple(work for entry in live for work in _work(folder, entry, seen, store)),
         ended_badly=tuple(
