@@ -112,7 +112,7 @@ def test_a_page_has_what_a_person_looks_for(finished: PageOnDisk) -> None:
 def test_films_of_rounds_that_are_there_are_not_made_again(on_disk: PageOnDisk) -> None:
     on_disk.write("running", 2)
     beside = on_disk.campaign.folder / "page"
-    before = {file: file.stat().st_mtime_ns for file in beside.glob("r001-*.mp4")}
+    before = {file: file.stat().st_mtime_ns for file in beside.glob("round001-*.mp4")}
     on_disk.write("finished", 3)
     assert len(before) == len(SENTENCES)
     assert {file: file.stat().st_mtime_ns for file in before} == before
@@ -172,9 +172,9 @@ def test_clips_play_and_the_slider_works_by_keyboard(
     assert slider.get_attribute("aria-valuetext") == "after round 0"
     assert "trajectory error" in page.locator("#round-said").inner_text()
     shown = page.locator("#clips video").first
-    assert "page/r000-" in str(shown.get_attribute("src"))
+    assert "page/round000-" in str(shown.get_attribute("src"))
     page.keyboard.press("ArrowRight")
-    assert "page/r001-" in str(shown.get_attribute("src"))
+    assert "page/round001-" in str(shown.get_attribute("src"))
     assert page.evaluate(FRAMES_MOVE)[2]
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
