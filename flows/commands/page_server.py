@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOSTS = ["127.0.0.1", "localhost"]
-FILM = re.compile(r"r\d{3,}-[0-9a-f]{8}-\d+\.mp4")
+FILM = re.compile(r"r(?:ound)?\d{3,}-[0-9a-f]{8}-\d+\.mp4")  # r000-... before 0.2
 REPORT, SUMMARY = "report.html", "summary.json"
 COMPOSE_PATIENCE_S = 60.0
 HEADERS = {
