@@ -14,11 +14,11 @@ from afd.artifacts import ArtifactRef
 from afd.config import Params
 from afd.runtime.request import StageRequest
 from afd.store import Store
+from flows.baselines import play_round, play_start
 from flows.campaign import play_final
 from flows.library_env import DEFAULTS
 from flows.paths import CampaignPaths
 from flows.prefect_runs.services import OwnPrefect
-from flows.round import play_round, play_start
 from flows.tasks import Pending, Ready
 
 PROJECT = Path(__file__).resolve().parents[1]

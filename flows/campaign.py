@@ -15,9 +15,9 @@ from afd.runtime.outcome import RefusedError
 from afd.stages import requests
 from afd.store import disk_errors, write_atomic, write_json
 from flows import alarm_log, dvc_tracking
+from flows.baselines import play_round, play_start
 from flows.command_text import command
 from flows.paths import CampaignPaths
-from flows.round import play_round, play_start
 from flows.session import Session
 from flows.state import CampaignState
 from flows.tasks import ComputedStages, Stages

@@ -8,7 +8,7 @@ from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import alarm_log
-from flows.round import play_round, play_start
+from flows.baselines import play_round, play_start
 from flows.state import CampaignState
 from flows.tasks import Pending, Ready
 

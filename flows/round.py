@@ -6,9 +6,13 @@
     update    its scores weigh a flow-matching loss on the student's own rollouts
     evaluate  held-out prompts, always against the student before any round
 
-`play_round` is the method; Prefect runs it as the flow `afd` (flows/deploy.py).
+`play_round` is the method; Prefect runs it as the flow `afd` (flows/deploy.py). Other objectives
+have rounds of their own (flows/baselines.py).
 """
 
+from collections.abc import Mapping
+
+from afd.artifacts import ArtifactRef
 from afd.config import Params
 from afd.evaluation import course
 from afd.stages import requests
@@ -21,50 +25,39 @@ def play_start(stages: Stages, params: Params) -> CampaignState:
     prompt_set = stages.make(requests.prompts(params))
     held_out_clips = stages.begin(requests.harvest_held_out(params, prompt_set))
     reference = stages.make(requests.warmstart(params, prompt_set))
-    white_box = None
-    if params.update.objective == "distribution_matching":
-        white_box = stages.make(requests.white_box(params, prompt_set, reference))
-    return CampaignState(
-        prompt_set, held_out_clips.result(), reference, student=reference, white_box=white_box
-    )
+    return CampaignState(prompt_set, held_out_clips.result(), reference, student=reference)
 
 
 def play_round(stages: Stages, params: Params, state: CampaignState) -> CampaignState:
-    """Run one round and return the next state."""
+    """Run one round of AFD and return the next state."""
     index, prompt_set = len(state.rounds), state.prompt_set
-    fit = state.course.fit(params.fit, params.alarms)
-    own = params if fit == params.fit else params.model_copy(update={"fit": fit})
-    harvested = stages.begin(requests.harvest_round(params, prompt_set, index))
-    rollouts = discriminator = critic = None
-    if params.update.objective != "supervised":  # the sft arm: no rollouts, nobody to convince
-        rollouts = stages.make(
-            requests.rollout(params, prompt_set, state.behaviour_student(params), index)
-        )
-    teacher_clips = [*state.replayed("teacher_clips", params), harvested.result()]
-    if rollouts and state.white_box:  # the dmd arm: velocities in place of a discriminator
-        critic = stages.make(requests.critic(params, rollouts, state.critic, index))
-    elif rollouts:
-        student_clips = [*state.replayed("rollouts", params), rollouts]
-        discriminator = stages.make(
-            requests.fit(
-                own, teacher_clips, student_clips, state.discriminator, index, state.first_pairs
-            )
-        )
-    student = stages.make(
-        requests.update(
-            params, teacher_clips, rollouts, discriminator, state.student, state.reference, index,
-            state.matching_models(critic),
+    harvest = stages.begin(requests.harvest_round(params, prompt_set, index))
+    behaviour = state.behaviour_student(params)
+    rollouts = stages.make(requests.rollout(params, prompt_set, behaviour, index))
+    teacher_clips = [*state.replayed("teacher_clips", params), harvest.result()]
+    student_clips = [*state.replayed("rollouts", params), rollouts]
+    discriminator = stages.make(
+        requests.fit(
+            state.with_fit_of_alarms(params), teacher_clips, student_clips, state.discriminator,
+            index, state.first_pairs,
         )
     )  # fmt: skip
+    student = stages.make(
+        requests.update(
+            params, teacher_clips, rollouts, discriminator, state.student, state.reference, index
+        )
+    )
     evaluation = stages.make(requests.evaluate_round(params, prompt_set, student, state.reference))
     made = {
-        "teacher_clips": teacher_clips[-1],
-        "rollouts": rollouts,
-        "discriminator": discriminator,
-        "critic": critic,
-        "student": student,
-        "evaluation": evaluation,
-    }
-    refs = {role: ref for role, ref in made.items() if ref is not None}
-    gauges = course.gauges({role: stages.summary(ref) for role, ref in refs.items()})
-    return state.after(refs, gauges, params.alarms)
+        "teacher_clips": teacher_clips[-1], "rollouts": rollouts, "discriminator": discriminator,
+        "student": student, "evaluation": evaluation,
+    }  # fmt: skip
+    return state_after(stages, params, state, made)
+
+
+def state_after(
+    stages: Stages, params: Params, state: CampaignState, made: Mapping[str, ArtifactRef]
+) -> CampaignState:
+    """Return the state after a round that made these artifacts; alarms read their summaries."""
+    gauges = course.gauges({role: stages.summary(ref) for role, ref in made.items()})
+    return state.after(made, gauges, params.alarms)

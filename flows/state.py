@@ -33,16 +33,14 @@ class CampaignState:
         line = self.course.line
         return [self.rounds[i][role] for i in line[max(0, len(line) - params.fit.replay_rounds) :]]
 
-    @property
-    def critic(self) -> ArtifactRef:
-        """The dmd arm's critic on the way to this student; at first the one it starts from."""
-        return self.rounds[self.course.line[-1]]["critic"] if self.rounds else self.reference
+    def last_made(self, role: str) -> ArtifactRef | None:
+        """Return a role's artifact of the round that the current student is from."""
+        return self.rounds[self.course.line[-1]][role] if self.rounds else None
 
-    def matching_models(self, critic: ArtifactRef | None) -> dict[str, ArtifactRef]:
-        """Return the two models whose velocities the dmd arm compares; empty in other arms."""
-        if critic is None or self.white_box is None:
-            return {}
-        return {"white_box": self.white_box, "critic": critic}
+    def with_fit_of_alarms(self, params: Params) -> Params:
+        """Return `params` with the discriminator's fit as alarms have changed it."""
+        fit = self.course.fit(params.fit, params.alarms)
+        return params if fit == params.fit else params.model_copy(update={"fit": fit})
 
     @property
     def first_pairs(self) -> tuple[ArtifactRef, ArtifactRef] | None:

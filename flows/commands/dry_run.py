@@ -12,6 +12,7 @@ from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import alarm_log
 from flows.ablations import Cell, is_finished
+from flows.baselines import play_round, play_start
 from flows.campaign import play_final, play_horizon, refuse_no_round
 from flows.campaign_lock import already_running, sure_holder_of
 from flows.command_text import short_path
@@ -27,7 +28,6 @@ from flows.paths import (
     teacher_name,
 )
 from flows.prefect_runs.reach import configured_api
-from flows.round import play_round, play_start
 from flows.round_files import read_round
 from flows.state import CampaignState
 from flows.tasks import Pending

@@ -9,10 +9,10 @@ from afd.config import Params
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.store import Store
+from flows.baselines import play_round, play_start
 from flows.campaign import play_final, play_horizon
 from flows.dry_run import DryRunStages
 from flows.progress import FinishedStage, RunningStage
-from flows.round import play_round, play_start
 from flows.tasks import Pending
 
 # Time gone over time computed: below 1 where stages run side by side, above it for what lies

@@ -9,8 +9,8 @@ from afd.artifacts import ArtifactRef
 from afd.config import Params
 from afd.params import load_params
 from afd.runtime.request import StageName, StageRequest
+from flows.baselines import play_round, play_start
 from flows.dry_run import NotComputedError, state_before
-from flows.round import play_round, play_start
 from flows.state import CampaignState
 from flows.tasks import Pending, Ready
 
