@@ -9,8 +9,9 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 # One may choose: make install PYTHON=/path/to/python3.12
 export PYTHON
-# A file stays in one of two workers (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+# A file stays in one worker (tests/conftest.py). Three for two cores: one of them mostly waits, for
+# SLURM, servers and processes that start.
+PYTEST := $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install install-test check unit test nightly bench system-packages cluster-up cluster-down clean

@@ -42,8 +42,9 @@ NOTHING_STARTED = {
 }
 
 
-# Two workers (Makefile) take files in this order: SLURM's daemons mostly wait, campaigns compute.
-FOLDERS_FIRST = ("slurm", "flows", "docs")
+# Workers (Makefile) take files in this order: the longest chains begin first, so that all end
+# together. SLURM's daemons mostly wait, README's commands are one test, campaigns compute.
+FOLDERS_FIRST = ("slurm", "docs", "flows")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ The command line, the worker's children and tests all call this module.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -198,12 +199,17 @@ def limit_threads(num_threads: int) -> None:
 
 def describe_maker() -> MadeBy:
     """Return code revision, package versions and host; workers call it once."""
-    versions = {"python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in VERSIONED}
     revision, is_dirty = _revision()
     return MadeBy(
-        revision=revision, is_dirty=is_dirty, versions=versions, host=socket.gethostname()
+        revision=revision, is_dirty=is_dirty, versions=_versions(), host=socket.gethostname()
     )
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that compute: 10 ms of reading each."""
+    versions = {"python": platform.python_version()}
+    return versions | {name: importlib.metadata.version(name) for name in VERSIONED}
 
 
 def _revision() -> tuple[str, bool]:
