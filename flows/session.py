@@ -115,7 +115,7 @@ class Session:
 
     def note_alarms(self, decision: Mapping[str, Any]) -> None:
         """Note what alarms decided after a round, for the terminal."""
-        for line in lines(decision, self.params.num_rounds):
+        for line in lines(decision):
             self.progress.note(line)
 
 

@@ -2,11 +2,14 @@
 
     echo '{"arguments": [...], "environment": {...}, "log": "file"}' | python tests/flows/forge.py
 
-Every line answers with the exit code of its child; negative is the signal that killed it.
+Every line answers with the exit code of its child; negative is the signal that killed it. The
+campaign page is asked for and not written: a third of a tiny campaign's CPU, and a wait at its end.
+tests/flows/test_campaign_page.py writes it.
 """
 
 import json
 import os
+import subprocess
 import sys
 import traceback
 from typing import Any, NoReturn, get_args
@@ -23,11 +26,13 @@ def preload() -> None:
     import flows.commands.launch  # noqa: F401
     from afd.runtime.request import StageName
     from afd.stages import worker
+    from flows import campaign_page
     from flows.library_env import set_library_defaults
 
     set_library_defaults()
     assert get_args(StageName)
     worker.preload()
+    campaign_page.compose = lambda _: subprocess.Popen(["true"])
 
 
 def run(asked: dict[str, Any]) -> NoReturn:
