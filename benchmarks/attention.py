@@ -32,8 +32,9 @@ from afd.flow import path
 from afd.flow.solver import rollout, sample_block
 from afd.latents import LatentGeometry
 from afd.seeds import generator
-from afd.students.causal_wan import CausalWan, Manner
-from afd.students.reach import KeyValueCache, Parallel
+from afd.students.attention_pattern import Parallel
+from afd.students.causal_wan import CausalWan, RunOptions
+from afd.students.key_value_cache import KeyValueCache
 from benchmarks.student import (
     PATCH,
     STEPS,
@@ -85,7 +86,7 @@ def attention(has_gradient: bool) -> Variants:
     masked = create_block_mask(
         lambda batch, head, query, key: sees(query, key), None, None, num_tokens, num_tokens, "cpu"
     )
-    reach = Parallel(num_blocks)
+    pattern = Parallel(num_blocks)
 
     def run(attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         query, key, value = (part.clone().requires_grad_(has_gradient) for part in states)
@@ -97,7 +98,7 @@ def attention(has_gradient: bool) -> Variants:
         return query.grad
 
     variants: Variants = {
-        "loop": lambda: run(partial(reach.attend, 0)),
+        "loop": lambda: run(partial(pattern.attend, 0)),
         "dense mask": lambda: run(partial(scaled_dot_product_attention, attn_mask=mask)),
     }
     if not has_gradient:  # FlexAttention has no backward on CPU
@@ -134,7 +135,7 @@ def rollout_growing(model: CausalWan, text: Tensor, noise: Tensor) -> Tensor:
 
     def velocity(positions: list[int], noisy: Tensor, t: Tensor) -> Tensor:
         timestep = (1000 * t[:, None]).expand(-1, len(positions))
-        return model.under(history, noisy, timestep, positions, prompt)
+        return model.run_pattern(history, noisy, timestep, positions, prompt)
 
     for block in range(model.geometry.num_blocks):
         frames = model.geometry.block_frames(block)
@@ -182,7 +183,7 @@ def training_pass(model: CausalWan, context_gradient: bool) -> Tensor:
     clean, noise = (torch.randn(geometry.shape(1), generator=draw) for _ in range(2))
     text = torch.randn(1, 24, 64, generator=draw)
     t = torch.full((1, geometry.num_blocks), STEPS[2])
-    model.adopt(geometry, Manner(context_gradient=context_gradient))
+    model.configure(geometry, RunOptions(context_gradient=context_gradient))
     output = model.velocity(path.noisy(clean, noise, t), t, text, clean)
     (output - path.velocity(clean, noise)).square().mean().backward()
     return output.detach()

@@ -28,8 +28,9 @@ from afd.flow.solver import rollout, sample_block
 from afd.flow.times import step_list
 from afd.latents import LatentGeometry
 from afd.seeds import generator
-from afd.students.causal_wan import CausalWan, build
-from afd.students.reach import Reach
+from afd.students.attention_pattern import AttentionPattern
+from afd.students.causal_wan import CausalWan
+from afd.students.initialisation import build
 
 STEPS = step_list(4, 3)
 REPEATS = 5
@@ -131,14 +132,16 @@ class AfterPrefix:
     model: CausalWan
     text: Tensor
     prefix: Tensor
-    reach: Reach
+    pattern: AttentionPattern
 
     def __call__(self, noisy: Tensor, t: Tensor) -> Tensor:
         frames = torch.cat([self.prefix, noisy], dim=2)
         timestep = (1000 * t[:, None]).repeat(1, frames.shape[2])
         timestep[:, : self.prefix.shape[2]] = 0
         positions = list(range(frames.shape[2]))
-        return self.model.under(self.reach, frames, timestep, positions, self.text, noisy.shape[2])
+        return self.model.run_pattern(
+            self.pattern, frames, timestep, positions, self.text, noisy.shape[2]
+        )
 
 
 def training_pass(model: CausalWan, kind: str) -> None:
@@ -157,8 +160,10 @@ def training_pass(model: CausalWan, kind: str) -> None:
         frames = torch.cat([clean, noisy], dim=2)
         timestep = torch.full((1, 2 * num_frames), 1000 * STEPS[2])
         timestep[:, :num_frames] = 0
-        reach = dense_mask(geometry, PATCH)
-        output = model.under(reach, frames, timestep, 2 * [*range(num_frames)], text, num_frames)
+        pattern = dense_mask(geometry, PATCH)
+        output = model.run_pattern(
+            pattern, frames, timestep, 2 * [*range(num_frames)], text, num_frames
+        )
     (output - path.velocity(clean, noise)).square().mean().backward()
 
 

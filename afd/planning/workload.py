@@ -117,8 +117,8 @@ def published(
         if (folder / "config.json").is_file():
             return _sizes(json.loads((folder / "config.json").read_text()))
     if path.is_file():
-        from afd.students.foreign import read
-        from afd.students.strict import CheckpointError
+        from afd.students.strict_loading import CheckpointError
+        from afd.students.wan_checkpoints import read
 
         try:
             return _sizes(read(path, head_dim, entry).config)

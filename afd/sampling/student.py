@@ -26,7 +26,7 @@ from afd.sampling.sentences import POCKET_FAMILY, refuse_sentences
 from afd.sampling.text import encoder_of
 from afd.sampling.video import Video, Videos
 from afd.store import Store
-from afd.students.checkpoint import Loaded, Which, describe, load_student
+from afd.students.checkpoint import LoadedStudent, WeightsName, describe, load_student
 from afd.students.sampling import noise_seed_of, sample_clips
 
 
@@ -38,14 +38,14 @@ class SampledStudent:
         artifact: Artifact,
         label: str,
         fps: int,
-        which: Which = "average",
+        which: WeightsName = "average",
         components: Path | None = None,
         example: str = "",
     ) -> None:
         self.artifact = artifact
         self.label = label
         self.fps = fps
-        self.which: Which = which
+        self.which: WeightsName = which
         self.params = describe(artifact.path).params
         self._components = components
         self._example = example
@@ -118,7 +118,7 @@ class SampledStudent:
                 yield Video(frames.cpu().numpy(), self.fps, text, self.label, number)
 
     @cached_property
-    def _loaded(self) -> Loaded:
+    def _loaded(self) -> LoadedStudent:
         return load_student(self.artifact.path, self.which)
 
 
@@ -127,7 +127,7 @@ def load(
     round: int | str | None = None,
     *,
     store: str | Path | None = None,
-    which: Which = "average",
+    which: WeightsName = "average",
     components: str | Path | None = None,
 ) -> SampledStudent:
     """Load the student of a campaign's round.
@@ -150,7 +150,7 @@ def load(
 def of_round(
     campaign: Campaign,
     student: RoundStudent,
-    which: Which = "average",
+    which: WeightsName = "average",
     components: Path | None = None,
 ) -> SampledStudent:
     """Load the student that a campaign's round made."""
@@ -163,7 +163,7 @@ def of_round(
 def of_weights(
     folder: Path,
     fps: int | None = None,
-    which: Which = "average",
+    which: WeightsName = "average",
     components: Path | None = None,
 ) -> SampledStudent:
     """Load the student of a StudentWeights folder; raises SamplingError for another folder."""

@@ -24,7 +24,7 @@ from afd.runtime.parts import evaluation_batch
 from afd.runtime.revisions import REVISION
 from afd.stages.discriminator_inputs import in_levels
 from afd.store import Store
-from afd.students.checkpoint import Loaded, load_student
+from afd.students.checkpoint import LoadedStudent, load_student
 from afd.students.sampling import noise_seed_of, sample_clips
 from afd.video.canonical import canonical_format, conform
 from afd.video.encode import encode as encode_mp4
@@ -125,9 +125,9 @@ def sampler(
     params: dict[str, Any], inputs: dict[str, Artifact], prompts: list[Prompt]
 ) -> Callable[[Cell, range], Clips]:
     """Return the function that samples rows of a cell; students load at first use."""
-    held: dict[str, Loaded] = {}
+    held: dict[str, LoadedStudent] = {}
 
-    def student_of(side: SideName) -> Loaded:
+    def student_of(side: SideName) -> LoadedStudent:
         """Load one student at a time: two of 14B with a cache do not fit 80 GB."""
         role = "student" if side == "student" else "reference"
         if role not in held:
@@ -163,7 +163,7 @@ def sampler(
 
 
 def sample(
-    loaded: Loaded,
+    loaded: LoadedStudent,
     prompts: list[Prompt],
     noise_seed: int,
     guidance: float | None = None,

@@ -21,7 +21,7 @@ from afd.runtime.parts import num_batches
 from afd.runtime.workspace import Workspace
 from afd.store import Store
 from afd.students.checkpoint import describe, load_student
-from afd.students.strict import CheckpointError
+from afd.students.strict_loading import CheckpointError
 
 
 def run(

@@ -29,9 +29,8 @@ from afd.stages.requests import refuse_unpermitted
 from afd.stages.update_data import OffPolicyError
 from afd.store import Store
 from afd.students.averaging import average_into
-from afd.students.checkpoint import Loaded
-from afd.students.players import Players
-from afd.students.players import gather as gather_players
+from afd.students.checkpoint import LoadedStudent
+from afd.students.update_models import UpdateModels, load_update_models
 from afd.video.canonical import CanonicalFormat, canonical_format
 
 PLENTY = MemoryParams()
@@ -43,8 +42,8 @@ def run(
     """Write the updated student, its average and its optimiser."""
     own = UpdateParams.model_validate(params["update"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
-    loaded, players = gather(params, inputs, own.memory, work.ranks)
-    weights = players.weights
+    loaded, models = gather(params, inputs, own.memory, work.ranks)
+    weights = models.weights
     optimiser = torch.optim.AdamW(
         weights.parameters(), lr=0.0, betas=own.betas, weight_decay=own.weight_decay
     )
@@ -52,12 +51,12 @@ def run(
     if before.exists():  # not after the warm start, whose schedule was another one
         restore_optimiser("optimiser", weights, optimiser, load_file(before))
     data = load_update_data(
-        own, inputs, store, canonical_format(params), loaded, players, seed, round_index, work.ranks
+        own, inputs, store, canonical_format(params), loaded, models, seed, round_index, work.ranks
     )
     refuse_uneven(own, len(data.clean), work.ranks)
-    loss = objectives.build(own, players, data)
+    loss = objectives.build(own, models, data)
 
-    training = Training("student", {"student": weights, "average": players.average}, optimiser)
+    training = Training("student", {"student": weights, "average": models.average}, optimiser)
     start = round_index * own.num_steps  # steps are counted over the campaign
     span = range(start, start + own.num_steps)
     tally = {"num_skipped": 0}
@@ -74,7 +73,7 @@ def run(
         norm = torch.nn.utils.clip_grad_norm_(weights.parameters(), own.gradient_clip)
         if math.isfinite(computed.pop("total")) and torch.isfinite(norm):
             optimiser.step()
-            average_into(players.average, weights, own.ema_decay)
+            average_into(models.average, weights, own.ema_decay)
         else:
             tally["num_skipped"] += 1
             skipped = data.table.iloc[batch.tolist()]
@@ -84,7 +83,7 @@ def run(
         work.record(step, {f"update/{name}": value for name, value in metrics.items()})
     if not work.ranks.is_first:
         return {}
-    players.save(work.out)
+    models.save(work.out)
     data.scored.to_parquet(work.out / "scores.parquet", index=False)
     moments = optimiser_tensors("optimiser", weights, optimiser)
     save_file(moments, work.out / "optimiser.safetensors")
@@ -102,8 +101,8 @@ def load_update_data(
     inputs: dict[str, Artifact],
     store: Store,
     canon: CanonicalFormat,
-    loaded: Loaded,
-    players: Players,
+    loaded: LoadedStudent,
+    models: UpdateModels,
     seed: int,
     round_index: int,
     ranks: Ranks = ALONE,
@@ -117,10 +116,10 @@ def load_update_data(
         case "supervised":
             return update_data.from_clips(clips_of_teacher, loaded, canon)
         case "distribution_matching":
-            return update_data.from_samples(inputs, loaded, players.behaviour)
+            return update_data.from_samples(inputs, loaded, models.behaviour)
         case "forward_process" | "reverse_chain" | "generator":
             return update_data.from_rollouts(
-                inputs, store, canon, loaded, players.behaviour, own, seed, round_index, ranks
+                inputs, store, canon, loaded, models.behaviour, own, seed, round_index, ranks
             )
 
 
@@ -129,12 +128,12 @@ def gather(
     inputs: dict[str, Artifact],
     memory: MemoryParams = PLENTY,
     ranks: Ranks = ALONE,
-) -> tuple[Loaded, Players]:
+) -> tuple[LoadedStudent, UpdateModels]:
     """Load the models; raises OffPolicyError for another student's rollouts."""
     behaved = inputs["reference" if params["refresh"] == "never" else "student"]
     if "rollouts" in inputs:
         refuse_off_policy(inputs["rollouts"], behaved)
-    players = gather_players(
+    models = load_update_models(
         inputs["student"].path,
         (behaved.path, params["behaviour"]),
         inputs["reference"].path,
@@ -142,10 +141,10 @@ def gather(
         compile_blocks=memory.compile_blocks,
     )
     if "rollouts" in inputs:
-        refuse_other_weights(inputs["rollouts"], players.behaviour_sha256())
+        refuse_other_weights(inputs["rollouts"], models.behaviour_sha256())
     if memory.shard_blocks and ranks.count > 1:
-        players.shard()
-    return players.loaded, players
+        models.shard()
+    return models.loaded, models
 
 
 def accumulate(

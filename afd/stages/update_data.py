@@ -24,7 +24,7 @@ from afd.runtime.ranks import ALONE, Ranks
 from afd.stages.diagnostics import rank_correlation
 from afd.stages.discriminator_inputs import chunk_size, in_chunks, load_rollouts, load_teacher_clips
 from afd.store import Store
-from afd.students.checkpoint import Loaded, load_student
+from afd.students.checkpoint import LoadedStudent, load_student
 from afd.students.codec import Codec
 from afd.students.student import AnyStudent
 from afd.video.canonical import CanonicalFormat, conform
@@ -63,7 +63,9 @@ class UpdateData:
     matched: MatchedVelocities
 
 
-def from_clips(shards: Sequence[Artifact], loaded: Loaded, canon: CanonicalFormat) -> UpdateData:
+def from_clips(
+    shards: Sequence[Artifact], loaded: LoadedStudent, canon: CanonicalFormat
+) -> UpdateData:
     """Return teacher clips in the student's latents, for the supervised objective."""
     tables: list[pd.DataFrame] = []
     latents: list[Tensor] = []
@@ -75,7 +77,7 @@ def from_clips(shards: Sequence[Artifact], loaded: Loaded, canon: CanonicalForma
 
 
 def from_samples(
-    inputs: dict[str, Artifact], loaded: Loaded, behaviour: AnyStudent | None = None
+    inputs: dict[str, Artifact], loaded: LoadedStudent, behaviour: AnyStudent | None = None
 ) -> UpdateData:
     """Return every rollout without scores, for a critic and for distribution matching.
 
@@ -91,7 +93,7 @@ def from_samples(
     return replace(data, chain=traced(data, behaviour), matched=matched)
 
 
-def _unscored(clean: Tensor, table: pd.DataFrame, loaded: Loaded) -> UpdateData:
+def _unscored(clean: Tensor, table: pd.DataFrame, loaded: LoadedStudent) -> UpdateData:
     """Return update data without scores."""
     none = torch.zeros(len(clean))
     return UpdateData(
@@ -126,7 +128,7 @@ def from_rollouts(
     inputs: dict[str, Artifact],
     store: Store,
     canon: CanonicalFormat,
-    loaded: Loaded,
+    loaded: LoadedStudent,
     behaviour: AnyStudent,
     own: UpdateParams,
     seed: int,

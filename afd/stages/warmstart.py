@@ -27,8 +27,8 @@ from afd.runtime.workspace import Workspace
 from afd.store import Store
 from afd.students import codec as codecs
 from afd.students.averaging import average_into, frozen_copy
-from afd.students.causal_wan import build
 from afd.students.checkpoint import load_student, params_of, save_student
+from afd.students.initialisation import build
 from afd.text.word_vectors import encode
 from afd.world import build as world
 from afd.world.films import film_corpus
@@ -58,7 +58,7 @@ def adopt(
     rows, columns = rows_and_columns(params["frame_size"])
     clips = torch.Size((1, int(params["num_frames"]), 3, rows, columns))
     draw = seeds.generator(int(params["seed"]), "lora")
-    started = published.start(student, prompts, clips, work.out, draw)
+    started = published.write_start(student, prompts, clips, work.out, draw)
     save_student(
         work.out, started.weights, started.weights, started.codec, started.geometry, student
     )

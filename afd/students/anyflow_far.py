@@ -1,14 +1,14 @@
 """AnyFlow-FAR of diffusers as a Student: a causal flow map u(t, r) with FlexAttention.
 
-Its mean velocity is asked from t straight to r = 0, so clean = noisy - t u(t, 0) is one jump and
-the re-noising sampler of afd.flow.solver applies as it is. The last `full_chunk_limit` blocks are
-seen in full, earlier ones in larger patches; so every block's velocity is a pass of its own over
-[far context | noisy | clean], which is exact where one pass over all blocks would not be.
+The mean velocity goes from t straight to r = 0, so clean = noisy - t u(t, 0) is one jump and the
+re-noising sampler of afd.flow.solver applies unchanged. Attention reads the last `full_chunk_limit`
+blocks in full and earlier ones in larger patches. So every block's velocity is a pass of its own
+over [far context | noisy | clean]: that is exact, and one pass over all blocks would not be.
 
 Differences to the released pipeline: blocks are of one size (it uses 1 + 3 x 6 + 2 latent frames),
 and steps are re-noised instead of mapped on.
 
-FlexAttention has no backward pass on CPU, so it is trained on a GPU and refused elsewhere.
+FlexAttention has no backward pass on a CPU, so training needs a GPU and is refused elsewhere.
 """
 
 import copy
@@ -28,16 +28,16 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from afd.latents import BlockTimes, LatentGeometry, Latents, Text
-from afd.students.foreign import read_folder
-from afd.students.precision import Precision, computing
-from afd.students.strict import CheckpointError, UntrainableError, load_strictly
+from afd.students.precision import Precision, autocast_to
+from afd.students.strict_loading import CheckpointError, UntrainableError, load_strictly
+from afd.students.wan_checkpoints import read_folder
 
 STOCK_CLASS = "AnyFlowFARTransformer3DModel"
 
 
 @dataclass(slots=True)
 class FarCache:
-    """One rollout's history: the clean blocks, and what the network keeps of them in each layer."""
+    """History of one rollout: the clean blocks, and the network's buffers of each layer."""
 
     text: Text
     blocks: list[Latents] = field(default_factory=list[Tensor])
@@ -49,11 +49,11 @@ class FarCache:
 
 
 class FarProcessor(AnyFlowCausalAttnProcessor):
-    """Stock attention, but for the reading pass of a rollout.
+    """Stock attention, except in the pass of a rollout that reads the cache.
 
-    There diffusers pads queries and keys with zeros to a multiple of 128 and masks nothing, so zero
-    keys take part in every softmax, in a rollout and not in training: 56 beside 14,000 at real
-    size, most of all keys at small sizes. Nothing needs padding without a mask.
+    In that pass diffusers pads queries and keys with zeros to a multiple of 128 and masks nothing.
+    Zero keys then take part in every softmax of a rollout, and of no training pass: 56 beside
+    14,000 at real size, most of all keys at small sizes. Without a mask nothing needs padding.
     """
 
     def __call__(
@@ -82,8 +82,8 @@ class FarProcessor(AnyFlowCausalAttnProcessor):
         far = kv_cache_flag["num_cached_compressed_tokens"]
         full = kv_cache_flag["num_cached_full_tokens"]
         past = [
-            torch.cat([kept_far[:, :, :far], kept[:, :, :full]], dim=2)
-            for kept_far, kept in zip(
+            torch.cat([compressed[:, :, :far], recent[:, :, :full]], dim=2)
+            for compressed, recent in zip(
                 kv_cache["compressed_cache"], kv_cache["full_cache"], strict=True
             )
         ]
@@ -96,13 +96,16 @@ class FarProcessor(AnyFlowCausalAttnProcessor):
 
 
 class AnyFlowFar(AnyFlowFARTransformer3DModel):
-    """diffusers' AnyFlow-FAR that is a Student (afd.students.student), once it is adopted."""
+    """diffusers' AnyFlow-FAR as a Student (afd.students.student), after `configure`."""
 
     _geometry: LatentGeometry | None = None
     _precision: Precision = "float32"
 
-    def adopt(self, geometry: LatentGeometry, precision: Precision = "float32") -> "AnyFlowFar":
-        """Fix the latents' geometry; returns self. Raises ValueError when it does not fit."""
+    def configure(self, geometry: LatentGeometry, precision: Precision = "float32") -> "AnyFlowFar":
+        """Set the latents' geometry and the precision; return self.
+
+        Raises ValueError when the geometry does not fit the config.
+        """
         sizes = cast(Any, self.config)
         for patch in (sizes.patch_size, sizes.compressed_patch_size):
             if patch[0] != 1 or geometry.height % patch[1] or geometry.width % patch[2]:
@@ -121,21 +124,21 @@ class AnyFlowFar(AnyFlowFARTransformer3DModel):
 
     @property
     def geometry(self) -> LatentGeometry:
-        """Shape and blocks of the latents; RuntimeError before `adopt`."""
+        """Shape and blocks of the latents; RuntimeError before `configure`."""
         if self._geometry is None:
-            raise RuntimeError("this AnyFlowFar has no geometry: call adopt(geometry)")
+            raise RuntimeError("this AnyFlowFar has no geometry: call configure(geometry)")
         return self._geometry
 
     def lengthened(self, num_latent_frames: int) -> "AnyFlowFar":
-        """The same weights for clips of another length."""
+        """Return a student that shares these weights, for clips of another length."""
         longer = copy.copy(self)
         longer._geometry = replace(self.geometry, num_latent_frames=num_latent_frames)
         return longer
 
     def velocity(self, noisy: Latents, t: BlockTimes, text: Text, clean: Latents) -> Latents:
-        """Velocity of every block at t [batch, blocks], each in a pass over what it sees.
+        """Return the velocity of every block at t [batch, blocks], each in a pass of its own.
 
-        Raises UntrainableError where it would have to be differentiated without a GPU.
+        Raises UntrainableError where gradients are enabled on a CPU.
         """
         if torch.is_grad_enabled() and self.device.type == "cpu":
             raise UntrainableError(
@@ -154,45 +157,45 @@ class AnyFlowFar(AnyFlowFARTransformer3DModel):
         return torch.cat(parts, dim=2)
 
     def start(self, text: Text) -> FarCache:
-        """An empty history."""
+        """Return an empty history."""
         return FarCache(text)
 
     def block_velocity(self, noisy_block: Latents, t: Tensor, cache: FarCache) -> Latents:
-        """Velocity of the next block at t [batch]; leaves the history as it is."""
+        """Return the velocity of the next block at t [batch]; the history does not change."""
         times = self._times(t, noisy_block)
-        return self._said(
+        return self._run(
             like=noisy_block,
             hidden_states=noisy_block,
             timestep=times,
             r_timestep=torch.zeros_like(times),
             encoder_hidden_states=cache.text,
             chunk_partition=[noisy_block.shape[2]] * (cache.num_blocks + 1),
-            kv_cache=self._room(cache, noisy_block),
+            kv_cache=self._cache_buffers(cache, noisy_block),
             kv_cache_flag={"num_cached_chunks": cache.num_blocks, "is_cache_step": False},
         )
 
     @torch.no_grad()
     def commit(self, clean_block: Latents, cache: FarCache) -> None:
-        """Append a block; all that is seen of the past is encoded anew, coarser as it recedes."""
+        """Append a block, and encode the visible history anew: far blocks in larger patches."""
         cache.blocks.append(clean_block)
         past = torch.cat(cache.blocks, dim=2)
         at_zero = past.new_zeros(len(past), past.shape[2])
-        self._said(
+        self._run(
             like=None,
             hidden_states=past,
             timestep=at_zero,
             r_timestep=at_zero,
             encoder_hidden_states=cache.text,
             chunk_partition=[clean_block.shape[2]] * cache.num_blocks,
-            kv_cache=self._room(cache, clean_block),
+            kv_cache=self._cache_buffers(cache, clean_block),
             kv_cache_flag={"num_cached_chunks": cache.num_blocks - 1, "is_cache_step": True},
         )
 
     def _last_block(self, noisy: Latents, t: Tensor, text: Text, clean: Latents) -> Latents:
-        """Velocity of the last block of `noisy` after `clean`, which is a block shorter.
+        """Return the velocity of the last block of `noisy`; `clean` is one block shorter.
 
-        The network wants as many clean frames as noisy ones in full; the last clean block is seen
-        by nobody, so the noisy one stands in its place.
+        The network takes as many clean frames as full noisy ones. No query reads the last clean
+        block, so the noisy one fills its place.
         """
         size = self.geometry.latent_frames_per_block
         num_chunks = noisy.shape[2] // size
@@ -202,7 +205,7 @@ class AnyFlowFar(AnyFlowFARTransformer3DModel):
         frames = torch.cat([past[:, :, :-full], noisy[:, :, -full:]], dim=2)
         times = self._times(t, noisy)
         times[:, :-full] = 0
-        return self._said(
+        return self._run(
             like=noisy,
             hidden_states=frames,
             timestep=times,
@@ -213,21 +216,21 @@ class AnyFlowFar(AnyFlowFARTransformer3DModel):
             clean_timestep=torch.zeros_like(times[:, -full:]),
         )[:, :, -size:]
 
-    def _said(self, like: Latents | None, **given: Any) -> Latents:
-        """One pass in the network's own order of axes and on its own device."""
+    def _run(self, like: Latents | None, **given: Any) -> Latents:
+        """Run one pass in the network's own order of axes and on its own device."""
         for name, value in given.items():
             if isinstance(value, Tensor):
                 moved = value.to(self.device)
                 given[name] = moved.movedim(1, 2) if moved.ndim == 5 else moved
-        with computing(self._precision, self.device):
+        with autocast_to(self._precision, self.device):
             output = self(**given, return_dict=False)[0]
         return torch.empty(0) if like is None else output.movedim(1, 2).to(like)
 
     def _times(self, t: Tensor, like: Latents) -> Tensor:
         return (1000 * t[:, None]).expand(-1, like.shape[2]).clone()
 
-    def _room(self, cache: FarCache, like: Latents) -> dict[int, dict[str, Tensor]]:
-        """The network's buffers for one rollout, made the first time."""
+    def _cache_buffers(self, cache: FarCache, like: Latents) -> dict[int, dict[str, Tensor]]:
+        """Return the network's buffers of one rollout, allocated at the first call."""
         if not cache.layers:
             sizes, geometry = cast(Any, self.config), self.geometry
             dtype = torch.bfloat16 if self._precision == "bfloat16" else torch.float32
@@ -256,7 +259,7 @@ class AnyFlowFar(AnyFlowFARTransformer3DModel):
 
 
 def load_far(path: Path) -> AnyFlowFar:
-    """The transformer of an AnyFlow-FAR folder, in eval mode; raises CheckpointError."""
+    """Return the transformer of an AnyFlow-FAR folder in eval mode; raises CheckpointError."""
     config, tensors, source = read_folder(path, STOCK_CLASS)
     known: Mapping[str, Any] = {k: v for k, v in config.items() if not k.startswith("_")}
     with init_empty_weights(include_buffers=False):

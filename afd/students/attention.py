@@ -1,8 +1,8 @@
-"""The two attention processors of the causal Wan student, and what they are handed.
+"""Attention processors of the block-causal Wan, and their context objects.
 
-Wan's block hands `rotary_emb` to self-attention and `encoder_hidden_states` to cross-attention
-untouched, so both carry a small context object here. Nothing is stored on modules: gradient
-checkpointing, FSDP and compilation keep working. Heads are laid out [batch, heads, tokens, size].
+Wan's block passes `rotary_emb` to self-attention and `encoder_hidden_states` to cross-attention
+untouched, so both carry a small context object here. Nothing is stored on modules, so gradient
+checkpointing, FSDP and compilation work. Heads are laid out [batch, heads, tokens, size].
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,22 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from afd.students.reach import Reach, TextContext
+from afd.students.attention_pattern import AttentionPattern
+from afd.students.key_value_cache import TextContext
 
 
 @dataclass(frozen=True, slots=True)
 class SelfContext:
-    """What one layer's self-attention needs beside its tokens."""
+    """Inputs of one layer's self-attention beside its tokens."""
 
     layer: int
     num_frames: int
     rotation: Tensor
-    reach: Reach
+    pattern: AttentionPattern
 
 
 class SelfProcessor:
-    """Wan's self-attention over frames folded into the batch; `rotary_emb` is a SelfContext."""
+    """Wan's self-attention for frames folded into the batch; `rotary_emb` is a SelfContext."""
 
     def __call__(
         self,
@@ -41,8 +42,8 @@ class SelfProcessor:
         query = rotated(attn.norm_q(attn.to_q(hidden)), attn.heads, rotary_emb.rotation)
         key = rotated(attn.norm_k(attn.to_k(hidden)), attn.heads, rotary_emb.rotation)
         value = _heads(attn.to_v(hidden), attn.heads)
-        # Autocast on CUDA leaves a norm in float32: cached so, keys would take twice the bytes. In
-        # this order, for it is that of the sum of the three gradients.
+        # Autocast on CUDA leaves a norm in float32: keys would take twice the bytes in the cache.
+        # The order of these calls is the order in which the three gradients are summed.
         output = _attended(rotary_emb, query.type_as(value), key.type_as(value), value)  # pyright: ignore[reportCallIssue]
         return _project_out(attn, output, hidden_states)
 
@@ -66,23 +67,23 @@ class CrossProcessor:
         return _project_out(attn, output, hidden_states)
 
 
-# A compiled block is one graph for all layers, blocks and passes; what differs between them (which
-# layer, how much history, whether the prompt is kept) stays outside of it, or it would be compiled
-# anew for each. Attention is a fused kernel either way.
+# A compiled block is one graph for all layers, blocks and passes. Their differences (the layer, the
+# length of the history, a cached prompt) stay outside of the graph, which would otherwise be
+# compiled anew for each. Attention is a fused kernel either way.
 @torch.compiler.disable
 def _attended(context: SelfContext, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return context.reach.attend(context.layer, query, key, value)
+    return context.pattern.attend(context.layer, query, key, value)
 
 
 @torch.compiler.disable
 def _text_keys(attn: WanAttention, context: TextContext) -> tuple[Tensor, Tensor]:
-    """The prompt's keys and values in this layer."""
+    """Return the prompt's keys and values in this layer."""
     if context.key is not None and context.value is not None:
         return context.key, context.value
     key = _heads(attn.norm_k(attn.to_k(context.embedded)), attn.heads)
     value = _heads(attn.to_v(context.embedded), attn.heads)
     key = key.type_as(value)
-    if context.is_kept:
+    if context.is_cached:
         context.key, context.value = key, value
     return key, value
 
@@ -91,12 +92,12 @@ def _text_keys(attn: WanAttention, context: TextContext) -> tuple[Tensor, Tensor
 def rotations(
     positions: tuple[int, ...], grid: tuple[int, int], head_size: int, device: torch.device
 ) -> Tensor:
-    """Wan's three-axis rotary angles as unit complex numbers, [frames * patches, head_size / 2].
+    """Return Wan's three-axis rotary angles as unit complex numbers.
 
-    `grid` is the rows and columns of patches in a frame. Frames are explicit, so clean and noisy
-    copies of a frame turn alike and a cached block starts at its own frame. Built in float64: Wan's
-    own buffers follow .to(bfloat16) and lose the angle. Rows and columns get 2 * (head_size // 6)
-    channels each, frames the rest.
+    Their shape is [frames * patches, head_size / 2]; `grid` is the rows and columns of patches in a
+    frame. Frames are explicit, so clean and noisy copies of a frame turn alike and a cached block
+    starts at its own frame. Angles are float64: Wan's own buffers follow .to(bfloat16) and lose the
+    angle. Rows and columns get 2 * (head_size // 6) channels each, frames the rest.
     """
     plane = 2 * (head_size // 6)
     rows, columns = grid

@@ -1,8 +1,8 @@
 """Copies and running averages of a student's parameters.
 
-A campaign holds up to four sets of weights: the student in training, the behaviour student (made
-the rollouts), the reference student (the anchor) and the exponential moving average that is
-evaluated. At pocket size these are copies; at real size adapters.
+A campaign holds up to four sets of weights: the student in training, the behaviour student (its
+rollouts are the data), the reference student (of the prior loss) and the exponential moving average
+(for evaluation). At pocket size these are copies; at real size adapters.
 """
 
 import copy
@@ -16,7 +16,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def frozen_copy(module: Module) -> Module:
-    """A copy that shares no memory with `module` and takes no gradient."""
+    """Return a copy that shares no memory with `module` and takes no gradient."""
     return copy.deepcopy(module).requires_grad_(False).eval()
 
 
@@ -25,7 +25,7 @@ def averaged(
 ) -> dict[str, Tensor]:
     """decay * average + (1 - decay) * current, entry by entry; integers are taken from `current`.
 
-    Raises ValueError when decay is outside [0, 1], KeyError when the two hold different names.
+    Raises ValueError for a decay outside [0, 1], KeyError for different names in the two.
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay is {decay}: must lie in [0, 1]")
@@ -45,5 +45,5 @@ def average_into(average: nn.Module, student: nn.Module, decay: float) -> None:
     """Move `average` in place towards `student`: one update of an exponential moving average."""
     if not 0 <= decay <= 1:
         raise ValueError(f"decay is {decay}: must lie in [0, 1]")
-    for kept, current in zip(average.parameters(), student.parameters(), strict=True):
-        kept.lerp_(current, 1 - decay)
+    for mean, current in zip(average.parameters(), student.parameters(), strict=True):
+        mean.lerp_(current, 1 - decay)

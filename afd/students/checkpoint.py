@@ -1,12 +1,12 @@
-"""Student weights on disk: what StudentWeights holds and how it comes back, strictly.
+"""Student weights on disk: the files of a StudentWeights folder, and their strict loading.
 
-student.json          params, latent geometry, and the start that its frozen parts are read from
-student.safetensors   what trains; it makes the rollouts
-average.safetensors   its exponential moving average; it is what evaluation judges
+student.json          params, latent geometry, and the start that holds the frozen parts
+student.safetensors   the trained weights, for rollouts
+average.safetensors   their exponential moving average, for evaluation
 
-A fresh causal_wan trains all its weights and keeps its codec beside them (codec.safetensors). A
-published student trains a LoRA; everything frozen lies once in its start (afd.students.published,
-imported where it is needed: peft and AutoencoderKLWan cost a pocket process seconds).
+A fresh student trains all its weights, with its codec beside them (codec.safetensors). A published
+student trains a LoRA; all frozen parts lie once in its start (afd.students.published, imported at
+first use: importing peft and AutoencoderKLWan takes seconds that a pocket process saves).
 """
 
 import hashlib
@@ -28,74 +28,76 @@ from afd.device import compute_device
 from afd.flow.times import step_list
 from afd.latents import LatentGeometry
 from afd.students import codec as codecs
-from afd.students.causal_wan import build
 from afd.students.codec import Codec
-from afd.students.strict import CheckpointError, load_strictly, weights_sha256
+from afd.students.initialisation import build
+from afd.students.strict_loading import CheckpointError, load_strictly, weights_sha256
 from afd.students.student import AnyStudent
 from afd.text.encoder import TextEncoder
 from afd.text.word_vectors import Words
 
-Which = Literal["student", "average"]
+WeightsName = Literal["student", "average"]
 _PARAMS: TypeAdapter[StudentParams] = TypeAdapter(StudentParams)
 
 
 @dataclass(frozen=True)
-class Described:
-    """The content of student.json, and the folder of the frozen parts."""
+class StudentDescription:
+    """Content of student.json, and the folder of the frozen parts."""
 
     params: StudentParams
     geometry: LatentGeometry
-    start: Path  # the folder that holds the frozen parts; its own, for a student that starts
+    start: Path  # the folder that holds the frozen parts; its own, for a start
 
     @property
     def steps(self) -> tuple[float, ...]:
-        """The times its sampler visits, from 1 down."""
+        """Times of the sampler, from 1 down."""
         return step_list(self.params.num_steps, self.params.shift)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A student ready to use, with everything that stages need to know of it."""
+class LoadedStudent:
+    """A student in memory with its codec, text encoder and params."""
 
     student: AnyStudent
     codec: Codec
     encode: TextEncoder
     params: StudentParams
     start: Path
-    weights_sha256: Callable[[], str]  # of what trains, as it is in memory
+    weights_sha256: Callable[[], str]  # of the trained weights in memory
 
     @property
     def steps(self) -> tuple[float, ...]:
-        """The times its sampler visits, from 1 down."""
+        """Times of the sampler, from 1 down."""
         return step_list(self.params.num_steps, self.params.shift)
 
 
-def load_student(folder: Path, which: Which) -> Loaded:
-    """The student of a StudentWeights folder, in eval mode, where it computes.
+def load_student(folder: Path, which: WeightsName) -> LoadedStudent:
+    """Load the student of a StudentWeights folder in eval mode on the compute device.
 
     Raises CheckpointError naming missing, unexpected, misshapen or non-finite tensors.
     """
-    said = describe(folder)
+    described = describe(folder)
     file = folder / f"{which}.safetensors"
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be read as student weights: {error}") from error
-    if isinstance(said.params, CausalWanParams):
-        student = build(said.params, said.geometry, seeds.generator(0, "overwritten"))
+    if isinstance(described.params, CausalWanParams):
+        student = build(described.params, described.geometry, seeds.generator(0, "overwritten"))
         load_strictly(student, tensors, str(file))
         trained: nn.Module = student
     else:
         from afd.students import published
 
-        student = published.load(said.params, said.geometry, said.start)
-        trained = published.give(student, said.params, "student", tensors, str(file))
-    return Loaded(
+        student = published.load(described.params, described.geometry, described.start)
+        trained = published.add_trained_adapter(
+            student, described.params, "student", tensors, str(file)
+        )
+    return LoadedStudent(
         student=cast(Any, student).eval().to(compute_device()),
         codec=load_codec(folder),
         encode=load_encoder(folder),
-        params=said.params,
-        start=said.start,
+        params=described.params,
+        start=described.start,
         weights_sha256=lambda: weights_sha256(trained.state_dict()),
     )
 
@@ -109,9 +111,9 @@ def save_student(
     params: StudentParams,
     start: Path | None = None,
 ) -> None:
-    """Write what trains, its average and what describes them; frozen parts stay in `start`.
+    """Write trained weights, their average and student.json; frozen parts stay in `start`.
 
-    Contiguous copies, so that views never share storage in the file.
+    Tensors are contiguous copies, so that views never share storage in the file.
     """
     for name, module in (("student", trained), ("average", average)):
         save_file(
@@ -121,43 +123,46 @@ def save_student(
             },
             folder / f"{name}.safetensors",
         )
-    said: dict[str, Any] = {"params": params.model_dump(mode="json"), "geometry": asdict(geometry)}
+    content: dict[str, Any] = {
+        "params": params.model_dump(mode="json"),
+        "geometry": asdict(geometry),
+    }
     if start is None:
         codec.save(folder)
     else:
-        said["start"] = start.name
-    (folder / "student.json").write_text(json.dumps(said, indent=1))
+        content["start"] = start.name
+    (folder / "student.json").write_text(json.dumps(content, indent=1))
 
 
 def params_of(values: Any) -> StudentParams:
-    """A request's section `student` as the params of its family; raises pydantic's error."""
+    """Return a request's section `student` as params of its family; raises pydantic's error."""
     return _PARAMS.validate_python(values)
 
 
-def describe(folder: Path) -> Described:
+def describe(folder: Path) -> StudentDescription:
     """Read the description of a StudentWeights folder, no weights; raises CheckpointError."""
     try:
-        said = json.loads((folder / "student.json").read_text())
-        params = params_of(said["params"])
-        geometry = LatentGeometry(**said["geometry"])
+        content = json.loads((folder / "student.json").read_text())
+        params = params_of(content["params"])
+        geometry = LatentGeometry(**content["geometry"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: cannot be read as student weights: {error}") from error
-    start = folder if "start" not in said else folder.parent / str(said["start"])
+    start = folder if "start" not in content else folder.parent / str(content["start"])
     if not (start / "student.json").is_file():
         raise CheckpointError(
             f"{folder}: its frozen parts belong in {start}, which is not there: restore it with "
             "`dvc pull`, or make it anew by running the campaign again"
         )
-    return Described(params, geometry, start)
+    return StudentDescription(params, geometry, start)
 
 
 def load_codec(folder: Path) -> Codec:
-    """The codec of a StudentWeights folder alone: pixels need no student."""
-    said = describe(folder)
-    if not isinstance(said.params, CausalWanParams):
+    """Load the codec of a StudentWeights folder without its student."""
+    described = describe(folder)
+    if not isinstance(described.params, CausalWanParams):
         from afd.students import published
 
-        return published.load_codec(said.start)
+        return published.load_codec(described.start)
     try:
         return codecs.load(load_file(folder / "codec.safetensors"))
     except (OSError, KeyError, SafetensorError) as error:
@@ -175,10 +180,10 @@ def codec_sha256(folder: Path) -> str:
 
 
 def load_encoder(folder: Path) -> TextEncoder:
-    """The text encoder of a StudentWeights folder alone."""
-    said = describe(folder)
-    if isinstance(said.params, CausalWanParams):
-        return Words(said.params.num_text_tokens, said.params.text_dim)
+    """Load the text encoder of a StudentWeights folder without its student."""
+    described = describe(folder)
+    if isinstance(described.params, CausalWanParams):
+        return Words(described.params.num_text_tokens, described.params.text_dim)
     from afd.students import published
 
-    return published.load_encoder(said.params, said.start)
+    return published.load_encoder(described.params, described.start)

@@ -1,8 +1,8 @@
-"""The pocket student's pixel codec: fixed space-to-depth patches, optionally followed by a PCA.
+"""Pixel codec of the pocket student: fixed space-to-depth patches, optionally with a PCA.
 
 One patch of frames x rows x columns pixels becomes one latent position. At pocket size a whole
-4-frame block of 16x16 RGB is one token of 3,072 channels: measured, four tokens a block did not
-learn where things are (RoPE carries no absolute position in its values), one did.
+4-frame block of 16x16 RGB is one token of 3,072 channels. Measured: a student with four tokens a
+block did not learn positions (RoPE carries no absolute position in its values), one with one did.
 """
 
 from collections.abc import Mapping
@@ -21,38 +21,38 @@ SMALLEST_DEVIATION = 1e-4  # of a component, in pixels: below it, whitening ampl
 
 
 class Codec(Protocol):
-    """Clips [0, 1] <-> latents: what stages know of any student's codec."""
+    """Clips [0, 1] <-> latents: the interface of every student's codec."""
 
     @property
     def variance(self) -> float:
-        """Mean variance of clean latents: the scale of the anchor."""
+        """Mean variance of clean latents: the scale of the prior loss."""
         ...
 
     def geometry(self, clips_shape: torch.Size, latent_frames_per_block: int) -> LatentGeometry:
-        """Geometry of the latents of clips of this shape [batch, frames, 3, rows, columns]."""
+        """Return the latents' geometry for clips [batch, frames, 3, rows, columns]."""
         ...
 
     def encode(self, clips: Clips) -> Latents:
-        """Pixels -> latents. Raises ValueError for sizes it cannot hold."""
+        """Return the latents of pixels. Raises ValueError for sizes that do not divide."""
         ...
 
     def decode(self, latents: Latents) -> Clips:
-        """Latents -> pixels; differentiable with regard to them."""
+        """Return the pixels of latents; gradients reach the latents."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Leave in an artifact's folder what brings it back."""
+        """Write the codec's files into an artifact's folder."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PatchCodec:
-    """Clips [0, 1] <-> latents of zero mean; made by `fit`, or by `load` from saved tensors.
+    """Clips [0, 1] <-> latents of zero mean; `fit` makes one, `load` restores one from tensors.
 
-    `mean` [pixels of a patch] is taken away; without `basis` the centred pixels are the latents.
-    `basis` [channels, pixels] holds orthonormal components, `deviation` [channels] the factor each
-    latent was divided by (component standard deviation ** whitening). `variance` is the mean
-    variance of the clean latents of the corpus: the scale of the anchor.
+    `mean` [pixels of a patch] is subtracted; without `basis` the centred pixels are the latents.
+    `basis` [channels, pixels] holds orthonormal components, `deviation` [channels] the divisor of
+    each latent (component standard deviation ** whitening). `variance` is the mean variance of the
+    corpus's clean latents: the scale of the prior loss.
     """
 
     patch: tuple[int, int, int]
@@ -66,7 +66,7 @@ class PatchCodec:
         return len(self.mean) if self.basis is None else len(self.basis)
 
     def geometry(self, clips_shape: torch.Size, latent_frames_per_block: int) -> LatentGeometry:
-        """Geometry of the latents of clips of this shape [batch, frames, 3, rows, columns]."""
+        """Return the latents' geometry for clips [batch, frames, 3, rows, columns]."""
         _check_divides(clips_shape, self.patch)
         _, frames, _, rows, columns = clips_shape
         return LatentGeometry(
@@ -78,25 +78,25 @@ class PatchCodec:
         )
 
     def encode(self, clips: Clips) -> Latents:
-        """Pixels -> latents. Raises ValueError when clips do not divide into patches."""
+        """Return the latents of pixels. Raises ValueError for clips that leave part patches."""
         latents = _to_patches(clips, self.patch) - self.mean
         if self.basis is not None and self.deviation is not None:
             latents = latents @ self.basis.T / self.deviation
         return latents.movedim(-1, 1)  # channels stay last in memory: patching them is then free
 
     def decode(self, latents: Latents) -> Clips:
-        """Latents -> pixels, clamped to [0, 1]. Exact without a basis, a projection with one."""
+        """Return pixels, clamped to [0, 1]: exact without a basis, a projection with one."""
         patches = latents.movedim(1, -1)
         if self.basis is not None and self.deviation is not None:
             patches = (patches * self.deviation) @ self.basis
         return _from_patches(patches + self.mean, self.patch).clamp(0, 1)
 
     def save(self, folder: Path) -> None:
-        """As codec.safetensors."""
+        """Write codec.safetensors into `folder`."""
         save_file(self.state(), folder / "codec.safetensors")
 
     def state(self) -> dict[str, Tensor]:
-        """Everything as tensors, for safetensors."""
+        """Return all fields as tensors, for safetensors."""
         state = {
             "patch": torch.tensor(self.patch),
             "mean": self.mean,
@@ -108,7 +108,7 @@ class PatchCodec:
 
 
 def load(state: Mapping[str, Tensor]) -> PatchCodec:
-    """The codec whose `state` this is."""
+    """Return the codec of a saved `state`."""
     frames, rows, columns = (int(size) for size in state["patch"])
     return PatchCodec(
         patch=(frames, rows, columns),
@@ -128,10 +128,10 @@ def fit(
 ) -> PatchCodec:
     """Fit mean, components and variance on corpus clips.
 
-    `num_components` None keeps all pixels and no PCA; `whitening` 0 keeps each component's own
+    `num_components` None means all pixels and no PCA; `whitening` 0 leaves each component its own
     scale, 1 brings all to unit variance. Components come from a randomised subspace iteration
     (Halko et al., arXiv:0909.4061) with `generator`: 0.2 s where an eigendecomposition takes 8 s.
-    Raises ValueError when there are fewer patches or pixels than components.
+    Raises ValueError for fewer patches or pixels than components.
     """
     pixels = _to_patches(clips, patch).flatten(0, -2)
     mean = pixels.mean(dim=0)

@@ -1,11 +1,11 @@
-"""A trained student for everybody else: python -m afd.students.export STUDENT OUT --as KIND.
+"""Export of a trained student: python -m afd.students.export STUDENT OUT --as KIND.
 
 lora        pytorch_lora_weights.safetensors for WanPipeline.load_lora_weights
 diffusers   a folder for WanTransformer3DModel.from_pretrained, LoRA merged in
-original    model.safetensors under the original's names, LoRA merged in: what Self-Forcing's and
-            Wan's own code load
+original    model.safetensors under the original's names, LoRA merged in, for Self-Forcing's and
+            Wan's own code
 
-STUDENT is a folder of store/student_weights. Licences of the weights it started from go on.
+STUDENT is a folder of store/student_weights. The licences of its published weights still apply.
 """
 
 import argparse
@@ -17,19 +17,19 @@ from typing import Literal, get_args
 
 from safetensors.torch import save_file
 
-from afd.students.checkpoint import Which, load_student
-from afd.students.foreign import SINGLE, STOCK_CLASS
+from afd.students.checkpoint import WeightsName, load_student
 from afd.students.layouts import to_original
-from afd.students.strict import CheckpointError
+from afd.students.strict_loading import CheckpointError
+from afd.students.wan_checkpoints import SINGLE, STOCK_CLASS
 
 Kind = Literal["lora", "diffusers", "original"]
 
 
-def export(student: Path, out: Path, kind: Kind, which: Which = "average") -> Path:
-    """Write the student of a StudentWeights folder into the folder `out`; gives the file.
+def export(student: Path, out: Path, kind: Kind, which: WeightsName = "average") -> Path:
+    """Write the student of a StudentWeights folder into the folder `out`; return the file.
 
     Raises CheckpointError for a student that this kind cannot hold, FileExistsError for an `out`
-    that holds something already.
+    that is not empty.
     """
     from afd.students import lora, published
 
@@ -62,12 +62,12 @@ def export(student: Path, out: Path, kind: Kind, which: Which = "average") -> Pa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 with what is wrong on stderr."""
+    """Run the export; return exit code 0, or 2 with the error on stderr."""
     parser = argparse.ArgumentParser(prog="python -m afd.students.export", description=__doc__)
     parser.add_argument("student", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--as", dest="kind", choices=get_args(Kind), default="lora")
-    parser.add_argument("--which", choices=get_args(Which), default="average")
+    parser.add_argument("--which", choices=get_args(WeightsName), default="average")
     chosen = parser.parse_args(argv)
     try:
         file = export(chosen.student, chosen.out, chosen.kind, chosen.which)

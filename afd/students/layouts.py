@@ -1,6 +1,6 @@
-"""The two layouts of one Wan transformer: the original's names and diffusers' names.
+"""Tensor names of a Wan transformer in its two layouts: the original's and diffusers'.
 
-Tensors are the same in both, only their names differ, so both directions are exact.
+Only names differ between the layouts, so both directions are exact.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 Layout = Literal["original", "diffusers"]
-# Added by data parallelism, compilation, checkpointing and by those who save a wrapper's state.
+# Added by data parallelism, compilation, checkpointing, and in the state of a saved wrapper.
 WRAPPERS = frozenset(
     {
         "model",
@@ -35,7 +35,7 @@ _LINEARS = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
 
 
 def names(num_layers: int) -> dict[str, str]:
-    """Original name -> diffusers name, of every tensor of a text-to-video Wan."""
+    """Return diffusers' name of every tensor of a text-to-video Wan, by the original's name."""
     pairs = {"head.modulation": "scale_shift_table", **_both(_ENDS)}
     for layer in range(num_layers):
         block = {f"ffn.{place}": f"ffn.net.{name}" for place, name in ((0, "0.proj"), (2, "2"))}
@@ -50,12 +50,12 @@ def names(num_layers: int) -> dict[str, str]:
 
 
 def unwrapped(name: str) -> str:
-    """A tensor's name without the wrappers it was saved in."""
+    """Return a tensor's name without the wrappers around it."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def layout_of(tensor_names: Iterable[str]) -> Layout | None:
-    """Which layout these (unwrapped) names are of; None for neither."""
+    """Return the layout of these (unwrapped) names; None for neither."""
     found = set(tensor_names)
     if "head.head.weight" in found or any(".self_attn." in name for name in found):
         return "original"
@@ -65,19 +65,19 @@ def layout_of(tensor_names: Iterable[str]) -> Layout | None:
 
 
 def num_layers_of(tensor_names: Iterable[str]) -> int:
-    """One more than the highest block number among these names."""
+    """Return one more than the highest block number among these names."""
     places = [name.split(".")[1] for name in tensor_names if name.startswith("blocks.")]
     return 1 + max((int(place) for place in places if place.isdecimal()), default=-1)
 
 
 def to_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renamed from the original's layout; a name that is none of Wan's stays as it is."""
+    """Rename from the original's layout; a name that is none of Wan's stays."""
     table = names(num_layers_of(tensors))
     return {table.get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def to_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renamed from diffusers' layout; a name that is none of Wan's stays as it is."""
+    """Rename from diffusers' layout; a name that is none of Wan's stays."""
     table = {new: old for old, new in names(num_layers_of(tensors)).items()}
     return {table.get(name, name): tensor for name, tensor in tensors.items()}
 

@@ -1,11 +1,11 @@
-"""LoRA by peft: one frozen network that plays everybody.
+"""LoRA adapters by peft: one frozen network for every role of an update.
 
 student      the adapter in training
 behaviour    a second adapter, a copy of the student's weights as they made the rollouts (v_old)
 reference    the network with its adapters off (v_ref), or an adapter of its own
 
-A copy that silently never happened is a known fault of such set-ups, so what an adapter holds has a
-fingerprint: the one of the rollouts must be the behaviour's (afd.students.players).
+A copy that silently never happened is a known fault of such set-ups, so an adapter's weights have a
+fingerprint: that of the rollouts must equal the behaviour's (afd.students.update_models).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from afd.config import LoraParams
 from afd.latents import BlockTimes, LatentGeometry, Latents, Text
 from afd.students.anyflow_far import AnyFlowFar
 from afd.students.causal_wan import CausalWan
-from afd.students.strict import CheckpointError, misfits
+from afd.students.strict_loading import MAX_LISTED, CheckpointError, misfits
 
 Adapter = Literal["student", "behaviour", "reference"]
 Adapted: TypeAlias = CausalWan | AnyFlowFar
@@ -38,9 +38,9 @@ TARGETS = {
 def add_adapter(
     model: Adapted, name: Adapter, params: LoraParams, generator: Generator | None = None
 ) -> None:
-    """Add an adapter that changes nothing yet: A drawn from `generator`, B zero, the base frozen.
+    """Add an adapter that changes no output: A drawn from `generator`, B zero, the base frozen.
 
-    Without a generator A is zero as well: the adapter is there to be loaded into.
+    Without a generator A is zero as well, as the place of weights to load.
     """
     config = LoraConfig(
         r=params.rank,
@@ -49,7 +49,7 @@ def add_adapter(
         init_lora_weights=False,
     )
     model.requires_grad_(False)
-    # peft warns when it finds an earlier adapter's config; here a second one is meant
+    # peft warns about an earlier adapter's config; a second adapter is intended here
     earlier = model.__dict__.pop("peft_config", {})
     if name in earlier:
         raise ValueError(f"the network has an adapter {name!r} already")
@@ -66,7 +66,7 @@ def add_adapter(
 
 
 def activate(model: Adapted, name: Adapter | None, *, trains: bool = False) -> None:
-    """Let one adapter play, or None: adapters off. Only an active student can train."""
+    """Activate one adapter, or none. Only an active student can train."""
     for layer in _layers(model):
         if name is None:
             layer.enable_adapters(False)
@@ -76,10 +76,10 @@ def activate(model: Adapted, name: Adapter | None, *, trains: bool = False) -> N
 
 
 @contextlib.contextmanager
-def playing(model: Adapted, name: Adapter | None) -> Iterator[None]:
-    """For a pass without gradient: another adapter plays, then the one before does again.
+def active_adapter(model: Adapted, name: Adapter | None) -> Iterator[None]:
+    """Activate another adapter for passes without gradient, then the one before again.
 
-    Gradient checkpointing computes a pass again in backward, so the student must be back by then.
+    Gradient checkpointing computes a pass again in backward, and needs the student active then.
     """
     first = _layers(model)[0]
     before = None if first.disable_adapters else first.active_adapters[0]
@@ -92,8 +92,8 @@ def playing(model: Adapted, name: Adapter | None) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Playing:
-    """A network with one of its adapters, or none: a Student that takes no gradient."""
+class AdapterView:
+    """A network with one of its adapters or none, as a Student without gradients."""
 
     model: Adapted
     adapter: Adapter | None
@@ -103,26 +103,26 @@ class Playing:
         return self.model.geometry
 
     def velocity(self, noisy: Latents, t: BlockTimes, text: Text, clean: Latents) -> Latents:
-        with torch.no_grad(), playing(self.model, self.adapter):
+        with torch.no_grad(), active_adapter(self.model, self.adapter):
             return self.model.velocity(noisy, t, text, clean)
 
-    def lengthened(self, num_latent_frames: int) -> "Playing":
-        return Playing(self.model.lengthened(num_latent_frames), self.adapter)
+    def lengthened(self, num_latent_frames: int) -> "AdapterView":
+        return AdapterView(self.model.lengthened(num_latent_frames), self.adapter)
 
     def start(self, text: Text) -> Any:
         return self.model.start(text)
 
     def block_velocity(self, noisy_block: Latents, t: Tensor, cache: Any) -> Latents:
-        with torch.no_grad(), playing(self.model, self.adapter):
+        with torch.no_grad(), active_adapter(self.model, self.adapter):
             return self.model.block_velocity(noisy_block, t, cache)
 
     def commit(self, clean_block: Latents, cache: Any) -> None:
-        with playing(self.model, self.adapter):
+        with active_adapter(self.model, self.adapter):
             self.model.commit(clean_block, cache)
 
 
 def adapter_state(model: Adapted, name: Adapter) -> dict[str, Tensor]:
-    """An adapter's tensors under the names that peft and diffusers save."""
+    """Return an adapter's tensors under the names that peft and diffusers save."""
     return {
         key: value.detach().contiguous().clone()
         for key, value in get_peft_model_state_dict(model, adapter_name=name).items()
@@ -130,15 +130,15 @@ def adapter_state(model: Adapted, name: Adapter) -> dict[str, Tensor]:
 
 
 def load_adapter(model: Adapted, name: Adapter, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Put tensors into an adapter, all or none; raises CheckpointError."""
+    """Load tensors into an adapter, all or none; raises CheckpointError."""
     if problems := misfits(adapter_state(model, name), tensors):
-        told = "\n".join(f"  - {problem}" for problem in problems[:20])
-        raise CheckpointError(f"{source}: {len(problems)} tensor(s) do not fit this LoRA\n{told}")
+        lines = "\n".join(f"  - {problem}" for problem in problems[:MAX_LISTED])
+        raise CheckpointError(f"{source}: {len(problems)} tensor(s) do not fit this LoRA\n{lines}")
     set_peft_model_state_dict(model, dict(tensors), adapter_name=name)
 
 
 def trained_weights(model: Adapted, name: Adapter) -> nn.Module:
-    """The adapter's own parameters as a module: what an optimiser, an average, a file holds."""
+    """Return the adapter's own parameters as a module, for optimiser, average and file."""
     whole = nn.Module()
     for key, weight in _parameters(model, name).items():
         *path, leaf = key.split(".")
@@ -152,7 +152,7 @@ def trained_weights(model: Adapted, name: Adapter) -> nn.Module:
 
 
 def export_lora(model: Adapted, name: Adapter, folder: Path) -> Path:
-    """pytorch_lora_weights.safetensors, as WanPipeline.load_lora_weights reads it."""
+    """Write pytorch_lora_weights.safetensors for WanPipeline.load_lora_weights; return it."""
     from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 
     described: dict[str, Any] = model.peft_config[name].to_dict()
@@ -169,10 +169,11 @@ def export_lora(model: Adapted, name: Adapter, folder: Path) -> Path:
 
 @torch.no_grad()
 def merged(model: Adapted, name: Adapter) -> dict[str, Tensor]:
-    """The network's weights with the adapter added, under Wan's own names (diffusers' layout).
+    """Return the network's weights plus the adapter's, under Wan's own names (diffusers' layout).
 
-    Sums are float32 whatever the network is: after some rounds what was learned is of the size of
-    bfloat16's own steps (6e-5 at a weight of .02), and rounding it would export another student.
+    Sums are float32 at every precision of the network: after some rounds the adapter's share has
+    the size of bfloat16's own steps (6e-5 at a weight of .02), and rounding would export another
+    student.
     """
     added = {path: layer.get_delta_weight(name) for path, layer in _named_layers(model).items()}  # type: ignore[operator]
     state: dict[str, Tensor] = {}
@@ -196,7 +197,7 @@ def _named_layers(model: Adapted) -> dict[str, BaseTunerLayer]:
 
 
 def _parameters(model: Adapted, name: Adapter) -> dict[str, nn.Parameter]:
-    """The adapter's parameters, by their names without the adapter's."""
+    """Return the adapter's parameters, by their names without the adapter's."""
     mark = f".{name}."
     return {
         key.replace(mark, "."): weight

@@ -1,4 +1,4 @@
-"""Latent frames <-> spatial patches of them, as Wan lays them out."""
+"""Patches of latent frames in Wan's order of axes."""
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ def to_patches(frames: Latents, rows: int, columns: int) -> Tensor:
 def from_patches(patches: Tensor, size: tuple[int, int], rows: int, columns: int) -> Latents:
     """[batch, frames, patches, r * c * channels] -> [batch, channels, frames, height, width].
 
-    The channels of a patch come last here and first in `to_patches`: so it is in Wan's weights.
+    The channels of a patch come last here and first in `to_patches`, as in Wan's weights.
     """
     (batch, num_frames, *_), (height, width) = patches.shape, size
     split = patches.reshape(batch, num_frames, height // rows, width // columns, rows, columns, -1)

@@ -1,4 +1,4 @@
-"""The precision of matrix products and attention; what is kept is decided by whoever keeps it."""
+"""Precision of matrix products and attention; stored tensors have their own."""
 
 import contextlib
 from typing import Any, Literal, TypeAlias
@@ -8,15 +8,17 @@ import torch
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
-def computing(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """A passage in which products run in this precision; float32 changes nothing."""
+def autocast_to(
+    precision: Precision, device: torch.device
+) -> contextlib.AbstractContextManager[Any]:
+    """Return a context whose products run in this precision; float32 changes nothing."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def exactly(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """A passage inside of one above that keeps the precision of what it is given."""
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context inside of `autocast_to` that computes in its inputs' precision."""
     if device.type == "meta":  # has no autocast, and nothing to compute
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)

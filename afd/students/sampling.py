@@ -1,4 +1,4 @@
-"""Clips of sentences by a loaded student: noise of each clip's own seed, rollout, decode."""
+"""Sampler of a loaded student: noise of each clip's own seed, rollout, decode."""
 
 from collections.abc import Sequence
 
@@ -6,26 +6,26 @@ from afd import seeds
 from afd.flow.guidance import Guided
 from afd.flow.solver import rollout
 from afd.latents import Clips
-from afd.students.checkpoint import Loaded
+from afd.students.checkpoint import LoadedStudent
 
 
 def noise_seed_of(noise_seed: int, prompt_id: str) -> int:
-    """The seed of a prompt's noise under a noise seed: evaluation's, and that of `afd sample`."""
+    """Return the seed of a prompt's noise under a noise seed of an evaluation or `afd sample`."""
     return seeds.derive(noise_seed, "noise", prompt_id)
 
 
 def sample_clips(
-    loaded: Loaded,
+    loaded: LoadedStudent,
     sentences: Sequence[str],
     noise_seeds: Sequence[int],
     guidance: float | None = None,
     horizon: int | None = None,
 ) -> Clips:
-    """Clips [sentences, F, 3, H, W] in [0, 1], one for each sentence and noise seed.
+    """Return clips [sentences, F, 3, H, W] in [0, 1], one for each sentence and noise seed.
 
-    `guidance`: the scale of classifier-free guidance. `horizon`: as many times as long as the
-    student was trained for, the cache rolls on and frames keep counting. Raises TextError for a
-    sentence that its encoder cannot represent.
+    `guidance`: the scale of classifier-free guidance. `horizon`: length of the clips in lengths of
+    training clips; the cache rolls on and frame numbers continue. Raises TextError for a sentence
+    that the encoder cannot represent.
     """
     student, steps = loaded.student, loaded.steps
     if horizon is not None:

@@ -1,6 +1,6 @@
-"""Wan's own codec: AutoencoderKLWan behind the protocol of afd.students.codec, latents normalised.
+"""Wan's VAE as a codec (afd.students.codec), with normalised latents.
 
-Latents are (z - mean) / std by the statistics published in its config, so their variance is 1.
+Latents are (z - mean) / std by the statistics in the VAE's config, so their variance is 1.
 (diffusers' pipelines have a variable `latents_std` that holds 1 / std: it is not used here.)
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from afd.device import compute_device
 from afd.latents import Clips, LatentGeometry, Latents
-from afd.students.strict import CheckpointError, load_strictly
+from afd.students.strict_loading import CheckpointError, load_strictly
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -28,8 +28,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 class WanCodec:
     """Clips [0, 1] of 4k + 1 frames <-> normalised latents of k + 1 frames.
 
-    One clip at a time goes through the network, one latent frame at a time: at 480x832 that is what
-    fits beside a student. Gradients pass through `decode` where latents need them.
+    The network computes one clip and one latent frame at a time: at 480x832 that fits beside a
+    student. Gradients pass through `decode` where latents need them.
     """
 
     vae: AutoencoderKLWan
@@ -44,7 +44,7 @@ class WanCodec:
         return self.vae.config
 
     def geometry(self, clips_shape: torch.Size, latent_frames_per_block: int) -> LatentGeometry:
-        """Geometry of the latents of clips of this shape [batch, frames, 3, rows, columns]."""
+        """Return the latents' geometry for clips [batch, frames, 3, rows, columns]."""
         _, frames, _, rows, columns = clips_shape
         num_latent_frames, height, width = self._sizes(frames, rows, columns)
         return LatentGeometry(
@@ -52,7 +52,7 @@ class WanCodec:
         )
 
     def encode(self, clips: Clips) -> Latents:
-        """Pixels -> latents, the mode of the posterior. Raises ValueError for other sizes."""
+        """Return latents of pixels, the mode of the posterior. Raises ValueError by size."""
         _, frames, _, rows, columns = clips.shape
         self._sizes(frames, rows, columns)
         mean, std = self._statistics()
@@ -65,22 +65,22 @@ class WanCodec:
         return torch.cat(encoded).float().to(clips.device)
 
     def decode(self, latents: Latents) -> Clips:
-        """Latents -> pixels in [0, 1]."""
-        return torch.cat([self.stream()(row) for row in latents.split(1)])
+        """Return the pixels of latents, in [0, 1]."""
+        return torch.cat([self.streaming_decoder()(row) for row in latents.split(1)])
 
-    def stream(self) -> "Stream":
-        """A decoder of one batch that is given its latents piece by piece, as they are made."""
-        return Stream(self)
+    def streaming_decoder(self) -> "StreamingDecoder":
+        """Return a decoder of one batch that takes its latents piece by piece."""
+        return StreamingDecoder(self)
 
     def save(self, folder: Path) -> None:
-        """Config and weights, as codec.json and codec.safetensors."""
+        """Write config and weights as codec.json and codec.safetensors."""
         state = {name: v.cpu().contiguous() for name, v in self.vae.state_dict().items()}
         save_file(state, folder / "codec.safetensors")
         config = {k: v for k, v in dict(self._config).items() if not k.startswith("_")}
         (folder / "codec.json").write_text(json.dumps(config, indent=1))
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [1, channels, 1, 1, 1] of latents, in the VAE's precision."""
+        """Return mean and std [1, channels, 1, 1, 1] of latents, in the VAE's precision."""
         like = next(self.vae.parameters())
         mean, std = (
             torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1, 1)
@@ -89,7 +89,7 @@ class WanCodec:
         return mean, std
 
     def _sizes(self, frames: int, rows: int, columns: int) -> tuple[int, int, int]:
-        """Latent frames, rows and columns; raises ValueError with all that does not divide."""
+        """Return latent frames, rows and columns; raises ValueError with every wrong size."""
         temporal = int(self._config.scale_factor_temporal)
         spatial = int(self._config.scale_factor_spatial)
         problems: list[str] = []
@@ -105,15 +105,15 @@ class WanCodec:
         return (frames - 1) // temporal + 1, rows // spatial, columns // spatial
 
 
-class Stream:
-    """Decoding with the feature cache kept between pieces: equal to decoding the whole at once."""
+class StreamingDecoder:
+    """Decoder with a feature cache between pieces: equal to decoding the whole at once."""
 
     def __init__(self, codec: WanCodec) -> None:
         self._codec = codec
         self._features: list[Tensor | str | None] | None = None
 
     def __call__(self, latents: Latents) -> Clips:
-        """The next latent frames [batch, channels, frames, h, w] -> their clips.
+        """Return the clips of the next latent frames [batch, channels, frames, h, w].
 
         The first latent frame of a stream makes one picture, every later one four.
         """
@@ -133,12 +133,12 @@ class Stream:
 
 
 def load(folder: Path) -> WanCodec:
-    """What `WanCodec.save` wrote."""
+    """Return the codec that `WanCodec.save` wrote into `folder`."""
     return _loaded(folder / "codec.json", folder / "codec.safetensors")
 
 
 def load_published(components: Path) -> WanCodec:
-    """The vae/ of a Wan-Diffusers folder; raises CheckpointError, downloads nothing."""
+    """Return the VAE of a Wan-Diffusers folder; raises CheckpointError, downloads nothing."""
     return _loaded(components / "vae" / "config.json", components / "vae" / WEIGHTS)
 
 

@@ -22,7 +22,7 @@ from flows.commands.options import Name, Runs, flag
 if TYPE_CHECKING:
     from afd.sampling.comparison import Row
     from afd.sampling.video import Video
-    from afd.students.checkpoint import Which
+    from afd.students.checkpoint import WeightsName
 
 TEACHER = "teacher"
 MAX_SLUG = 60
@@ -42,7 +42,7 @@ class Sampling:
     sheet: Path | None = None
     scale: int | None = None
     guidance: float | None = None
-    which: "Which" = "average"
+    which: "WeightsName" = "average"
     components: Path | None = None
     overwrite: bool = False
     runs: Path = RUNS

@@ -16,7 +16,8 @@ from afd.planning.plan import plan
 from afd.runtime.request import StageRequest
 from afd.seeds import generator
 from afd.stages import requests
-from afd.students.causal_wan import CausalWan, build
+from afd.students.causal_wan import CausalWan
+from afd.students.initialisation import build
 
 PARAMS = Path(__file__).parents[3] / "params"
 GEOMETRY = LatentGeometry(4, 3, 1, 4, 4)

@@ -42,7 +42,7 @@ def on_meta(sizes: WanSizes) -> CausalWan:
             ffn_dim=sizes.ffn_dim,
             num_layers=sizes.num_layers,
         )
-    return model.adopt(geometry(sizes))
+    return model.configure(geometry(sizes))
 
 
 @pytest.mark.parametrize("sizes", [WAN_1_3B, WAN_14B, SMALL], ids=["1.3B", "14B", "small"])
@@ -134,7 +134,7 @@ def saved_bytes(
             parameter.data = parameter.data.float() if "lora" in name else parameter.data
     if checkpointing:
         model.enable_gradient_checkpointing()
-    model.adopt(geometry(sizes))
+    model.configure(geometry(sizes))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -28,8 +28,8 @@ from afd.store import Store
 from afd.students import export
 from afd.students.causal_wan import CausalWan
 from afd.students.checkpoint import load_student
-from afd.students.foreign import load_wan
-from afd.students.strict import CheckpointError, UntrainableError
+from afd.students.strict_loading import CheckpointError, UntrainableError
+from afd.students.wan_checkpoints import load_wan
 from afd.text.encoder import TextError
 from tests.afd.stages.conftest import Forge, with_inputs
 from tests.afd.stages.test_ranks import start
@@ -125,17 +125,17 @@ def test_the_next_round_goes_on_from_it(played: Round):
 
 def test_rollouts_are_proven_to_be_the_behaviours(played: Round):
     inputs = {role: played.store.load(ref) for role, ref in played.update().inputs.items()}
-    _, players = update.gather(played.update().params, inputs)
+    _, models = update.gather(played.update().params, inputs)
     rolled = played.rollouts.manifest.summary["weights_sha256"]
     assert (
         rolled
-        == players.behaviour_sha256()
+        == models.behaviour_sha256()
         == load_student(played.base.path, "student").weights_sha256()
     )
     with torch.no_grad():  # the old adapter that was never synchronised
-        next(p for n, p in players.student.named_parameters() if ".behaviour." in n).add_(1e-4)
+        next(p for n, p in models.student.named_parameters() if ".behaviour." in n).add_(1e-4)
     with pytest.raises(OffPolicyError, match=r"made by weights.*behaviour student holds"):
-        update.refuse_other_weights(played.rollouts, players.behaviour_sha256())
+        update.refuse_other_weights(played.rollouts, models.behaviour_sha256())
     silent = dict(played.rollouts.manifest.summary)
     del silent["weights_sha256"]
     manifest = played.rollouts.manifest.model_copy(update={"summary": silent})

@@ -105,9 +105,9 @@ def update_gradients(campaign: Campaign, ranks: Ranks) -> list[Tensor]:
     asked, store = campaign.update, campaign.store
     inputs = {role: store.load(ref) for role, ref in asked.inputs.items()}
     own = campaign.params.update
-    loaded, players = update.gather(asked.params, inputs)
+    loaded, models = update.gather(asked.params, inputs)
     data = update_data.from_rollouts(
-        inputs, store, canonical_format(asked.params), loaded, players.behaviour, own, 1, 0
+        inputs, store, canonical_format(asked.params), loaded, models.behaviour, own, 1, 0
     )
     data = replace(
         data,
@@ -115,12 +115,12 @@ def update_gradients(campaign: Campaign, ranks: Ranks) -> list[Tensor]:
         text=data.text.double(),
         weight=data.weight.double(),
     )
-    for player in (players.student, players.average, players.behaviour, players.reference):
-        player.double()
+    for model in (models.student, models.average, models.behaviour, models.reference):
+        model.double()
     batch, draw = torch.arange(len(data.clean)), seeds.generator(1, "batch")
-    loss = objectives.build(own, players, data)
-    update.accumulate(loss, batch, draw, ranks, players.weights)
-    return [p.grad for p in players.weights.parameters() if p.grad is not None]
+    loss = objectives.build(own, models, data)
+    update.accumulate(loss, batch, draw, ranks, models.weights)
+    return [p.grad for p in models.weights.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("gradients", [fit_gradients, update_gradients])

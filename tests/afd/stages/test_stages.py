@@ -39,8 +39,8 @@ from afd.stages.fit import read_rounds
 from afd.stages.update import gather, refuse_off_policy
 from afd.stages.update_data import OffPolicyError, from_rollouts, traced
 from afd.store import Store, StoreError
-from afd.students.checkpoint import CheckpointError, Loaded, load_codec, load_student
-from afd.students.players import Players
+from afd.students.checkpoint import CheckpointError, LoadedStudent, load_codec, load_student
+from afd.students.update_models import UpdateModels
 from afd.text.word_vectors import encode
 from afd.video.canonical import CanonicalFormat, as_delivered, canonical, canonical_format
 
@@ -131,7 +131,7 @@ class Recording:
         self.student.commit(clean, cache)
 
 
-def players_and_lesson(played: Played) -> tuple[Any, Players, Any]:
+def players_and_lesson(played: Played) -> tuple[Any, UpdateModels, Any]:
     made = {"rollouts": played.rollouts, "discriminator": played.judge, "student": played.student}
     made |= {"reference": played.student}
     loaded, players = gather({"refresh": "every_round", "behaviour": "student"}, made)
@@ -471,7 +471,7 @@ def test_an_evaluation_holds_one_student_at_a_time(
     inputs = {role: played.store.load(ref) for role, ref in made_from.items()}
     loaded: list[weakref.ref[nn.Module]] = []
 
-    def load(folder: Path, which: Literal["student", "average"]) -> Loaded:
+    def load(folder: Path, which: Literal["student", "average"]) -> LoadedStudent:
         gc.collect()
         assert not any(one() for one in loaded), "the one before is still there"
         made = load_student(folder, which)

@@ -17,14 +17,14 @@ from afd.flow.solver import rollout
 from afd.flow.times import step_list
 from afd.runtime.ranks import Ranks
 from afd.students import lora
-from afd.students.causal_wan import Manner
-from afd.students.sharding import sharded
+from afd.students.causal_wan import RunOptions
+from afd.students.sharding import shard_frozen_weights
 from tests.afd.students.test_original import CASES, given, pair
 
 
 def computed(rank: int, world: int) -> dict[str, Tensor]:
     """Gradients of a LoRA, a rollout, and how many frozen numbers this rank holds."""
-    _, student = pair(CASES[0], Manner(context_gradient=False))
+    _, student = pair(CASES[0], RunOptions(context_gradient=False))
     params = LoraParams(rank=3, alpha=5.0, targets="all")
     lora.add_adapter(student, "student", params, Generator().manual_seed(1))
     for name, weight in student.named_parameters():
@@ -33,7 +33,7 @@ def computed(rank: int, world: int) -> dict[str, Tensor]:
     lora.activate(student, "student", trains=True)
     student.train().enable_gradient_checkpointing()
     if world > 1:
-        sharded(student)
+        shard_frozen_weights(student)
     noisy, clean, text, timestep = given(CASES[0])
     rows = slice(rank, rank + 1) if world > 1 else slice(None)
     t = timestep[rows, ::3] / 1000

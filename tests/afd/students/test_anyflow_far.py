@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from afd.flow.solver import rollout
 from afd.latents import LatentGeometry
 from afd.students.anyflow_far import AnyFlowFar, load_far
-from afd.students.strict import CheckpointError, UntrainableError
+from afd.students.strict_loading import CheckpointError, UntrainableError
 
 GEOMETRY = LatentGeometry(4, 5, 1, 4, 8)  # five blocks: two of them are far at the end
 
@@ -36,7 +36,7 @@ def tiny() -> AnyFlowFar:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-    return model.adopt(GEOMETRY).eval()
+    return model.configure(GEOMETRY).eval()
 
 
 def given(batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -50,7 +50,7 @@ def given(batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_a_rollout_is_that_of_diffusers_pipeline():
     """One step, from noise to r = 0; 128 tokens a block, where the pipeline pads with nothing."""
     geometry = LatentGeometry(4, 5, 1, 16, 32)
-    model = tiny().adopt(geometry)
+    model = tiny().configure(geometry)
     noise = torch.randn(1, 1, *geometry.shape(1)[1:], generator=Generator().manual_seed(2))
     text = given()[2][:1]
     stock = AnyFlowFARTransformer3DModel.from_config(model.config)
@@ -104,7 +104,7 @@ def test_its_folder_comes_in_strictly(tmp_path: Path):
     stock = AnyFlowFARTransformer3DModel.from_config(model.config)
     stock.load_state_dict(model.state_dict())
     stock.save_pretrained(tmp_path / "transformer")
-    loaded = load_far(tmp_path).adopt(GEOMETRY)
+    loaded = load_far(tmp_path).configure(GEOMETRY)
     with torch.no_grad():
         noisy, clean, text, t = given()
         assert torch.equal(
@@ -120,4 +120,4 @@ def test_its_folder_comes_in_strictly(tmp_path: Path):
 
 def test_other_sizes_are_refused():
     with pytest.raises(ValueError, match=r"4x6 do not divide into patches of \(1, 4, 4\)"):
-        tiny().adopt(LatentGeometry(4, 5, 1, 4, 6))
+        tiny().configure(LatentGeometry(4, 5, 1, 4, 6))

@@ -15,7 +15,8 @@ from afd.flow.solver import rollout
 from afd.flow.times import draw_times, step_list
 from afd.latents import LatentGeometry
 from afd.students.averaging import frozen_copy
-from afd.students.causal_wan import CausalWan, build
+from afd.students.causal_wan import CausalWan
+from afd.students.initialisation import build
 
 STEPS = step_list(4, 3)
 POCKET = (LatentGeometry(12, 4, 1, 1, 1), 1)  # one token a block
@@ -123,7 +124,7 @@ def test_weights_keys_and_config_are_stock_wans(tmp_path):
     model.save_pretrained(tmp_path)
     stock_model = WanTransformer3DModel.from_pretrained(tmp_path)
     assert stock_model.state_dict().keys() == model.state_dict().keys()
-    reloaded = CausalWan.from_pretrained(tmp_path).adopt(GRID[0])
+    reloaded = CausalWan.from_pretrained(tmp_path).configure(GRID[0])
     with torch.no_grad():
         assert torch.equal(model.velocity(**given), reloaded.velocity(**given))
 
@@ -389,10 +390,10 @@ def test_misuse_is_refused_by_name():
     geometry, _ = GRID
     model, given = student(GRID), inputs(geometry)
     with pytest.raises(ValueError, match="latents have 9 channels: in_channels is 3"):
-        model.adopt(LatentGeometry(9, 6, 2, 4, 6))
+        model.configure(LatentGeometry(9, 6, 2, 4, 6))
     with pytest.raises(ValueError, match="3x6 do not divide into patches of 2x2"):
-        model.adopt(LatentGeometry(3, 6, 2, 3, 6))
-    with pytest.raises(RuntimeError, match="call adopt"):
+        model.configure(LatentGeometry(3, 6, 2, 3, 6))
+    with pytest.raises(RuntimeError, match="call configure"):
         CausalWan.from_config(model.config).velocity(**given)
     cache = model.start(given["text"])
     for block in range(3):

@@ -11,20 +11,20 @@ from torch import Generator, Tensor
 
 from afd.config import LoraParams
 from afd.students import lora
-from afd.students.causal_wan import CausalWan, Manner
-from afd.students.foreign import load_wan
+from afd.students.causal_wan import CausalWan, RunOptions
 from afd.students.layouts import to_diffusers, to_original
-from afd.students.strict import CheckpointError, weights_sha256
+from afd.students.strict_loading import CheckpointError, weights_sha256
+from afd.students.wan_checkpoints import load_wan
 from tests.afd.students.original_wan import OriginalWan
 from tests.afd.students.test_original import CASES, given, pair
 
 PARAMS = LoraParams(rank=3, alpha=5.0, targets="all")
-CASE, PLAIN = CASES[0], Manner()
+CASE, PLAIN = CASES[0], RunOptions()
 
 
-def adapted(manner: Manner = PLAIN, targets: str = "all") -> CausalWan:
+def adapted(options: RunOptions = PLAIN, targets: str = "all") -> CausalWan:
     """A student whose LoRA has been trained a little: B is not zero."""
-    model = pair(CASE, manner)[1]
+    model = pair(CASE, options)[1]
     params = PARAMS.model_copy(update={"targets": targets})
     lora.add_adapter(model, "behaviour", params)
     lora.add_adapter(model, "student", params, Generator().manual_seed(1))
@@ -59,12 +59,12 @@ def test_reference_is_the_base_and_behaviour_a_synchronised_copy(targets: str):
     lora.activate(model, "student", trains=True)
     student = velocity(model)
     assert (student - base).abs().max() > 1e-3
-    assert torch.equal(velocity(lora.Playing(model, None)), base)
-    assert torch.equal(velocity(lora.Playing(model, "behaviour")), base)  # not synchronised yet
+    assert torch.equal(velocity(lora.AdapterView(model, None)), base)
+    assert torch.equal(velocity(lora.AdapterView(model, "behaviour")), base)  # not synchronised yet
     lora.load_adapter(model, "behaviour", lora.adapter_state(model, "student"), "the student")
     fingerprint = weights_sha256(lora.adapter_state(model, "behaviour"))
     assert fingerprint == weights_sha256(lora.adapter_state(model, "student"))
-    assert torch.equal(velocity(lora.Playing(model, "behaviour")), student)
+    assert torch.equal(velocity(lora.AdapterView(model, "behaviour")), student)
     assert torch.equal(velocity(model), student)  # the student is back after each of them
     with torch.no_grad():
         next(iter(lora.trained_weights(model, "student").parameters())).add_(1e-3)
@@ -75,10 +75,10 @@ def test_reference_is_the_base_and_behaviour_a_synchronised_copy(targets: str):
 @pytest.mark.parametrize("context_gradient", [False, True])
 def test_only_the_student_trains_whoever_else_plays(checkpointing: bool, context_gradient: bool):
     """The gradient is that of a lone network, though others play between forward and backward."""
-    manner = Manner(context_gradient=context_gradient)
+    options = RunOptions(context_gradient=context_gradient)
     gradients = []
     for others in (False, True):
-        model = adapted(manner).train()
+        model = adapted(options).train()
         if checkpointing:
             model.enable_gradient_checkpointing()
         lora.activate(model, "student", trains=True)
@@ -88,8 +88,8 @@ def test_only_the_student_trains_whoever_else_plays(checkpointing: bool, context
         }
         loss = velocity(model).square().mean()
         if others:
-            velocity(lora.Playing(model, "behaviour"))
-            velocity(lora.Playing(model, None))
+            velocity(lora.AdapterView(model, "behaviour"))
+            velocity(lora.AdapterView(model, None))
         loss.backward()
         gradients.append({name: p.grad for name, p in trained.named_parameters()})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) == 2 * 2 * 10

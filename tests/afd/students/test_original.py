@@ -11,19 +11,19 @@ from torch import Generator, Tensor
 from afd.flow.solver import rollout
 from afd.flow.times import step_list
 from afd.latents import LatentGeometry
-from afd.students.causal_wan import CausalWan, Manner
+from afd.students.attention_pattern import History
+from afd.students.causal_wan import CausalWan, RunOptions
 from afd.students.layouts import to_diffusers
-from afd.students.reach import History
 from tests.afd.students.original_wan import OriginalWan, self_forcing_rollout
 
-PLAIN = Manner()
+PLAIN = RunOptions()
 SCALE = 3e-6
 # (head_dim, per block, frames, height, width): 10, 16, 20 split unevenly over time, rows, columns
 CASES = [(12, 3, 6, 4, 6), (10, 3, 9, 4, 4), (16, 1, 4, 6, 2), (20, 2, 4, 8, 10)]
 STEPS = step_list(4, 5)
 
 
-def pair(case, manner: Manner = PLAIN) -> tuple[OriginalWan, CausalWan]:
+def pair(case, options: RunOptions = PLAIN) -> tuple[OriginalWan, CausalWan]:
     """The same weights in both implementations."""
     head_dim, per_block, frames, height, width = case
     torch.manual_seed(head_dim)
@@ -44,7 +44,7 @@ def pair(case, manner: Manner = PLAIN) -> tuple[OriginalWan, CausalWan]:
     )
     student.load_state_dict(to_diffusers(original.state_dict()))
     geometry = LatentGeometry(4, frames, per_block, height, width)
-    return original, student.adopt(geometry, manner).eval()
+    return original, student.configure(geometry, options).eval()
 
 
 def given(case, batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,7 +78,7 @@ def test_bidirectional_with_unequal_times(case):
 @pytest.mark.parametrize("context_gradient", [True, False])
 def test_teacher_forcing(case, context_gradient: bool):
     per_block = case[1]
-    original, student = pair(case, Manner(context_gradient=context_gradient))
+    original, student = pair(case, RunOptions(context_gradient=context_gradient))
     noisy, clean, text, timestep = given(case)
     t = timestep[:, ::per_block] / 1000
     theirs = original.teacher_forcing(
@@ -94,7 +94,7 @@ def test_block_causal(case, window: int | None):
     """Clean frames at t = 0 one block after another equal one pass under the block-causal mask."""
     per_block, frames = case[1], case[2]
     history = History() if window is None else History(recent=window - 1)
-    original, student = pair(case, Manner(history=history))
+    original, student = pair(case, RunOptions(history=history))
     _, clean, text, _ = given(case)
     width = None if window is None else window * per_block
     zero = torch.zeros(2, frames)
@@ -115,7 +115,7 @@ def test_rollout(case, window: int | None, sink: int):
     """Window and sink in blocks; the rollout runs three blocks longer than the geometry says."""
     per_block = case[1]
     history = History() if window is None else History(sink, window - sink - 1)
-    original, student = pair(case, Manner(history=history))
+    original, student = pair(case, RunOptions(history=history))
     longer = student.lengthened(case[2] + 3 * per_block)
     _, _, text, _ = given(case)
     noise = torch.randn(2, 4, *longer.geometry.shape(1)[1:], generator=Generator().manual_seed(6))
@@ -130,7 +130,7 @@ def test_rollout(case, window: int | None, sink: int):
 
 
 def test_a_window_keeps_its_buffers_small():
-    student = pair(CASES[0], Manner(history=History(1, 1)))[1].lengthened(30)
+    student = pair(CASES[0], RunOptions(history=History(1, 1)))[1].lengthened(30)
     _, _, text, _ = given(CASES[0])
     cache = student.start(text)
     block = torch.zeros(2, 4, 3, 4, 6)
@@ -144,8 +144,8 @@ def test_a_window_keeps_its_buffers_small():
 @torch.no_grad()
 def test_a_windowed_student_trains_on_what_it_sees_in_rollout():
     for context_gradient in (True, False):
-        manner = Manner(history=History(1, 1), context_gradient=context_gradient)
-        _, student = pair(CASES[0], manner)
+        options = RunOptions(history=History(1, 1), context_gradient=context_gradient)
+        _, student = pair(CASES[0], options)
         student = student.lengthened(15)
         draw = Generator().manual_seed(7)
         noisy, clean = torch.randn(2, *student.geometry.shape(2), generator=draw)
@@ -163,7 +163,7 @@ def test_a_windowed_student_trains_on_what_it_sees_in_rollout():
 def test_gradients_without_context_are_those_with_a_detached_one():
     """The weights' gradient through the noisy half alone, by detaching each layer's clean keys."""
     _, whole = pair(CASES[0])
-    _, light = pair(CASES[0], Manner(context_gradient=False))
+    _, light = pair(CASES[0], RunOptions(context_gradient=False))
     noisy, clean, text, timestep = given(CASES[0])
     t = timestep[:, ::3] / 1000
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_gradient_checkpointing_changes_nothing(context_gradient: bool):
     noisy, clean, text, timestep = given(CASES[0])
     gradients = []
     for checkpointing in (False, True):
-        _, student = pair(CASES[0], Manner(context_gradient=context_gradient))
+        _, student = pair(CASES[0], RunOptions(context_gradient=context_gradient))
         if checkpointing:
             student.enable_gradient_checkpointing()
         student.train().velocity(noisy, timestep[:, ::3] / 1000, text, clean).sum().backward()
@@ -211,7 +211,7 @@ def test_compiled_blocks_are_the_same_network():
     torch._dynamo.reset()
     made = []
     for compiles in (False, True):
-        _, student = pair(CASES[0], Manner(context_gradient=False))
+        _, student = pair(CASES[0], RunOptions(context_gradient=False))
         if compiles:
             student.compile_repeated_blocks(backend="eager")
         velocity = student.velocity(noisy, timestep[:, ::3] / 1000, text, clean)
@@ -245,7 +245,7 @@ def test_what_inductor_makes_of_a_block_is_the_block(tmp_path: Path, monkeypatch
 
 def test_bfloat16_is_near_and_keeps_float32_outside():
     _, exact = pair(CASES[0])
-    _, fast = pair(CASES[0], Manner(precision="bfloat16"))
+    _, fast = pair(CASES[0], RunOptions(precision="bfloat16"))
     noisy, clean, text, timestep = given(CASES[0])
     t = timestep[:, ::3] / 1000
     ours, theirs = fast.velocity(noisy, t, text, clean), exact.velocity(noisy, t, text, clean)
@@ -259,7 +259,7 @@ def test_bfloat16_is_near_and_keeps_float32_outside():
 @torch.no_grad()
 def test_keys_are_kept_in_bfloat16_also_where_a_norm_answers_in_float32():
     """As autocast on CUDA lets it: a cache would take half as much again."""
-    _, fast = pair(CASES[0], Manner(precision="bfloat16"))
+    _, fast = pair(CASES[0], RunOptions(precision="bfloat16"))
     norms = [m for n, m in fast.named_modules() if n.endswith(("norm_q", "norm_k"))]
     for norm in norms:
         norm.register_forward_hook(lambda _module, _given, normed: normed.float())

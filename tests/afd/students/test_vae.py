@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
-from afd.students.strict import CheckpointError
+from afd.students.strict_loading import CheckpointError
 from afd.students.vae import WanCodec, load, load_published
 from tests.afd.students.tiny_parts import tiny_vae
 
@@ -39,7 +39,7 @@ def test_it_is_diffusers_vae_with_normalised_latents(codec: WanCodec):
 @pytest.mark.parametrize("sizes", [[1, 1, 1], [1, 2], [2, 1], [3]])
 def test_piece_by_piece_is_the_whole(codec: WanCodec, sizes: list[int]):
     latents = torch.randn(2, 16, 3, 2, 3, generator=Generator().manual_seed(1))
-    stream = codec.stream()
+    stream = codec.streaming_decoder()
     pieces = [stream(part) for part in latents.split(sizes, dim=2)]
     assert pieces[0].shape[1] == 4 * sizes[0] - 3  # the first latent frame is one picture
     assert (torch.cat(pieces, dim=1) - codec.decode(latents)).abs().max() < 1e-6

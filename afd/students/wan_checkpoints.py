@@ -1,4 +1,4 @@
-"""Wan weights that others made: read strictly, in either layout, without running what is in a file.
+"""Strict reader of published Wan weights, in either layout; runs no code of a file.
 
 .pt, .pth, .bin   torch.save of a state, or of {generator, generator_ema, critic}: Self-Forcing and
                   Causal-Forcing; tensors only, memory-mapped, wrappers' prefixes taken off
@@ -22,17 +22,17 @@ from torch import Tensor
 
 from afd.students.causal_wan import CausalWan
 from afd.students.layouts import layout_of, num_layers_of, to_diffusers, unwrapped
-from afd.students.strict import CheckpointError, load_strictly
+from afd.students.strict_loading import CheckpointError, load_strictly
 
 Entry = Literal["generator_ema", "generator"]
 ENTRIES: tuple[Entry, ...] = ("generator_ema", "generator")  # the first that is there
-BARE_ENTRIES = ("state_dict", "model")  # how a single state is wrapped by others
+BARE_ENTRIES = ("state_dict", "model")  # other names around a single state
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 SINGLE = "diffusion_pytorch_model.safetensors"
 POINTER = b"version https://git-lfs"
-GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # a name that a pickle wants, in torch's message
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # a name that a pickle imports, in torch's message
 STOCK_CLASS = "WanTransformer3DModel"
-# Of a config.json; what else stands there does not change a text-to-video transformer.
+# Fields of a config.json; no other one changes a text-to-video transformer.
 CONFIG = (
     "patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels",
     "text_dim", "freq_dim", "ffn_dim", "num_layers", "cross_attn_norm", "qk_norm", "eps",
@@ -41,34 +41,34 @@ CONFIG = (
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """What was found: tensors under diffusers' names, and what they are of."""
+class WanCheckpoint:
+    """Tensors of a checkpoint under diffusers' names, with the config that fits them."""
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]  # of WanTransformer3DModel
-    entry: str | None  # which entry of a .pt
+    entry: str | None  # of a .pt
     source: str
 
 
 def load_wan(path: Path, head_dim: int = 128, entry: Entry | None = None) -> CausalWan:
-    """The transformer in `path`, in the file's own precision, in eval mode, not adopted yet.
+    """Return the transformer in `path` in the file's own precision and eval mode, not configured.
 
-    Raises CheckpointError for whatever is not exactly a text-to-video Wan: missing, unexpected or
-    misshapen tensors, NaN, another architecture, a damaged file, a pickle that wants to run code.
+    Raises CheckpointError for all that is not exactly a text-to-video Wan: missing, unexpected or
+    misshapen tensors, NaN, another architecture, a damaged file, a pickle with code.
     """
     found = read(path, head_dim, entry)
     with init_empty_weights(include_buffers=False):
         try:
             model = cast(CausalWan, CausalWan.from_config(found.config))
         except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise CheckpointError(f"{found.source}: not a Wan this code knows: {error}") from error
+            raise CheckpointError(f"{found.source}: not a known Wan: {error}") from error
     cure = "it is another architecture, or only a part of one"
     load_strictly(model, found.tensors, found.source, cure)
     return model.eval()
 
 
-def read(path: Path, head_dim: int = 128, entry: Entry | None = None) -> Foreign:
-    """Tensors and config of a checkpoint; values are read when they are used."""
+def read(path: Path, head_dim: int = 128, entry: Entry | None = None) -> WanCheckpoint:
+    """Return tensors and config of a checkpoint; values are read at first use."""
     try:
         if path.is_dir():
             return _read_wan_folder(path)
@@ -94,13 +94,13 @@ def read(path: Path, head_dim: int = 128, entry: Entry | None = None) -> Foreign
         raise CheckpointError(f"{path}: {_reason(path, error)}") from None  # torch's own advice
     source = str(path) if chosen is None else f"{path} [{chosen}]"
     tensors = _in_diffusers_layout(tensors, source)
-    return Foreign(tensors, _config_of(tensors, head_dim, source), chosen, source)
+    return WanCheckpoint(tensors, _config_of(tensors, head_dim, source), chosen, source)
 
 
 def read_folder(path: Path, stock_class: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
-    """Config, tensors and source of a diffusers folder, or of the `transformer` folder in it.
+    """Return config, tensors and source of a diffusers folder or of its `transformer` folder.
 
-    Raises CheckpointError for another class, FileNotFoundError for what is missing.
+    Raises CheckpointError for another class, FileNotFoundError for a missing file.
     """
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     config = json.loads((folder / "config.json").read_text())
@@ -118,22 +118,22 @@ def read_folder(path: Path, stock_class: str) -> tuple[dict[str, Any], dict[str,
     return config, tensors, str(folder)
 
 
-def _read_wan_folder(path: Path) -> Foreign:
+def _read_wan_folder(path: Path) -> WanCheckpoint:
     config, tensors, source = read_folder(path, STOCK_CLASS)
     if any(config.get(key) for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")):
         raise CheckpointError(f"{source}: is an image-to-video Wan; take a text-to-video one")
     known = {key: config[key] for key in CONFIG if config.get(key) is not None}
-    return Foreign(_in_diffusers_layout(tensors, source), known, None, source)
+    return WanCheckpoint(_in_diffusers_layout(tensors, source), known, None, source)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    path.stat()  # safetensors' own error does not say which file is missing
+    path.stat()  # safetensors' own error does not name the missing file
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def _read_pickle(path: Path, entry: Entry | None) -> tuple[dict[str, Tensor], str | None]:
-    """Tensors of a torch.save file. Only a zip can be mapped; older files are read whole."""
+    """Return the tensors of a torch.save file. Only a zip can be mapped; older files load whole."""
     saved = torch.load(
         path, map_location="cpu", weights_only=True, mmap=True if zipfile.is_zipfile(path) else None
     )
@@ -141,11 +141,11 @@ def _read_pickle(path: Path, entry: Entry | None) -> tuple[dict[str, Tensor], st
         raise CheckpointError(f"{path}: holds a {type(saved).__name__}, not named tensors")
     content = cast("Mapping[str, Any]", saved)
     nested = {name for name, value in content.items() if isinstance(value, Mapping)}
-    wanted = [entry] if entry else [*ENTRIES, *BARE_ENTRIES]
-    chosen = next((name for name in wanted if name in nested), None)
+    entries = [entry] if entry else [*ENTRIES, *BARE_ENTRIES]
+    chosen = next((name for name in entries if name in nested), None)
     if chosen is None and (entry or nested):
         raise CheckpointError(
-            f"{path}: has no {' or '.join(wanted)}; it has {sorted(content)[:8]}: write one of "
+            f"{path}: has no {' or '.join(entries)}; it has {sorted(content)[:8]}: write one of "
             "them in student.weights, if it is a generator"
         )
     state = content[chosen] if chosen else content
@@ -169,7 +169,7 @@ def _in_diffusers_layout(tensors: dict[str, Tensor], source: str) -> dict[str, T
 
 
 def _config_of(tensors: dict[str, Tensor], head_dim: int, source: str) -> dict[str, Any]:
-    """Sizes as the shapes tell them; the number of heads is the one thing they do not."""
+    """Return the sizes that the shapes give; only the number of heads is not among them."""
     try:
         width, channels, *patch = tensors["patch_embedding.weight"].shape
         times = tensors["condition_embedder.time_embedder.linear_1.weight"]
@@ -200,7 +200,10 @@ def _config_of(tensors: dict[str, Tensor], head_dim: int, source: str) -> dict[s
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why a file gives no tensors. torch's words are not quoted: they advise to run its code."""
+    """Return the reason for a file without tensors.
+
+    torch's own message is not quoted: it advises to run the file's code.
+    """
     again = "download or copy it again"
     if isinstance(error, PermissionError):
         return "may not be read: give the user that runs stages the right to"
@@ -212,8 +215,8 @@ def _reason(path: Path, error: Exception) -> str:
         return f"is a web page, not weights (a login or an error in their place): {again}"
     if not isinstance(error, pickle.UnpicklingError):
         text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        told = "" if "weights_only" in text else f" ({text})"
-        return f"is damaged or cut short: {again}{told}"
+        detail = "" if "weights_only" in text else f" ({text})"
+        return f"is damaged or cut short: {again}{detail}"
     if found := GLOBAL.search(str(error)):
         return (
             f"holds code or objects other than tensors, such as {found[1]} (refused); convert it "

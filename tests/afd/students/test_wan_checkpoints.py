@@ -10,9 +10,9 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from safetensors.torch import save_file
 from torch import Tensor
 
-from afd.students.foreign import load_wan
 from afd.students.layouts import names, to_diffusers, to_original
-from afd.students.strict import CheckpointError
+from afd.students.strict_loading import CheckpointError
+from afd.students.wan_checkpoints import load_wan
 from tests.afd.students.original_wan import OriginalWan
 
 HEAD_DIM = 12
