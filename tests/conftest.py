@@ -17,6 +17,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, lambda *_: None)
 
 HERE = Path(__file__).parent
+# Of a test that starts something: seconds on a quiet machine, minutes on a loaded one.
+PATIENCE_S = 900
 # Folders whose tests start services, SLURM or programs of other environments.
 FOLDERS = ("docs", "evaluators", "flows", "slurm")
 # Fixtures and marks that start a service, a browser, SLURM or a campaign, in any folder.
@@ -52,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if starts_something(item):
             item.add_marker("integration")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(PATIENCE_S))
     items.sort(key=place_in_line)
 
 

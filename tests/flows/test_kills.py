@@ -226,6 +226,7 @@ def test_a_stage_killed_at_every_step_gets_there_a_step_at_a_time(
     shutil.rmtree(stack.runs / "stack")
 
 
+@pytest.mark.nightly(reason="test_operate.py and test_terminal.py interrupt campaigns in make test")
 @pytest.mark.campaign
 def test_interrupted_it_stops_its_worker_and_lets_go(stack: Stack) -> None:
     flow = stack.start("--no-prefect")

@@ -143,8 +143,8 @@ def cluster(*overrides: str) -> Cluster:
     return load_params(Cluster, PROJECT / "params" / "cluster" / "slurm.yaml", (), chosen)
 
 
-def until(what: Callable[[], T], seconds: float = 60.0) -> T:
-    """The first true answer."""
+def until(what: Callable[[], T], seconds: float = 240.0) -> T:
+    """The first true answer; a loaded machine imports a stage for a minute."""
     deadline = time.monotonic() + seconds
     while not (answer := what()):
         assert time.monotonic() < deadline, "it never happened"

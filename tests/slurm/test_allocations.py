@@ -20,7 +20,10 @@ from tests.slurm.test_outcomes import Asked
 RANKS_TOLERANCE = 0.02
 
 
-@pytest.mark.parametrize("allocation", ["stage", "round", "campaign"])
+A_ROUND = pytest.mark.nightly(reason="tests/slurm/test_campaigns.py allocates by round")
+
+
+@pytest.mark.parametrize("allocation", ["stage", pytest.param("round", marks=A_ROUND), "campaign"])
 def test_the_same_artifacts_as_in_one_process(
     site: Callable[..., Site], start: Start, allocation: str
 ) -> None:
@@ -55,8 +58,8 @@ def test_two_nodes_fit_together_and_a_rank_that_dies_ends_the_other(
     both = doors(here.store)
     assert len(both) == 2
     both[1].send_signal(signal.SIGKILL)
-    until(lambda: not any(one.is_running() for one in both), 60)
-    assert asked.end(120).status == "done"
+    until(lambda: not any(one.is_running() for one in both))
+    assert asked.end().status == "done"
     entry = asked.ledger.read(asked.name)
     assert entry is not None
     assert entry.jobs[0].seen[entry.jobs[0].job_id].state == "FAILED"
@@ -99,5 +102,5 @@ def test_two_campaigns_side_by_side_do_not_disturb_each_other(
     paths = [site(name, *chosen) for name in ("one", "other")]
     shutil.copytree(start.store.root, paths[0].store.root)
     both = [Asked(here, start.rollout) for here in paths]
-    assert [asked.end(120).status for asked in both] == ["done", "done"]
+    assert [asked.end().status for asked in both] == ["done", "done"]
     assert files(paths[0].store, start.rollout) == files(start.whole, start.rollout)

@@ -51,7 +51,7 @@ class Asked:
         found = list(entry.jobs[-1].seen.values()) if entry is not None else []
         return (found[0].state, found[0].reason) if found else ("", "")
 
-    def end(self, patience_s: float = 60.0) -> Outcome:
+    def end(self, patience_s: float = 240.0) -> Outcome:
         self._thread.join(patience_s)
         assert self.outcome is not None
         return self.outcome

@@ -28,7 +28,7 @@ def test_only_what_is_missing_is_submitted_in_arrays_that_the_cluster_takes(
     victim = until(lambda: [one for one in doors(here.store) if "--part" in one.cmdline()])[0]
     part = victim.cmdline()[victim.cmdline().index("--part") + 1]
     victim.send_signal(signal.SIGKILL)
-    assert asked.end(120).status == "done"
+    assert asked.end().status == "done"
     assert files(here.store, start.rollout) == files(start.whole, start.rollout)
     entry = asked.ledger.read(asked.name)
     assert entry is not None
@@ -75,7 +75,7 @@ def test_a_whole_job_of_the_head_before_is_waited_for_though_parts_are_wanted_no
     asked = Asked(here, start.rollout)
     until(lambda: asked.seen()[0] == "PENDING")
     goes_on(slurm)
-    assert asked.end(120).status == "done"
+    assert asked.end().status == "done"
     known = asked.ledger.read(asked.name)
     assert known is not None
     assert [job.job_id for job in known.jobs] == [old]

@@ -40,7 +40,7 @@ class Head:
         return until(lambda: (entry := self.ledger.read(self.name)) and entry.job_id)
 
     def ends(self) -> tuple[int, str]:
-        told, _ = self.process.communicate(timeout=90)
+        told, _ = self.process.communicate(timeout=240)
         return self.process.returncode, told
 
 

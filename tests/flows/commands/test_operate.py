@@ -49,6 +49,7 @@ def test_cancelled_from_another_terminal_everything_says_so(here: Here) -> None:
     assert "cancelled" in here.afd("status", "--name", "terminal").stdout
 
 
+@pytest.mark.nightly(reason="tests/slurm/test_campaigns.py cancels a deployed round in Prefect")
 @pytest.mark.campaign
 def test_cancelled_in_prefect_everything_says_so(here: Here) -> None:
     here.deploy("button")
