@@ -1,7 +1,7 @@
 """Cluster file: executor, resources and services of a run. Nothing here enters a fingerprint."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -125,6 +125,7 @@ Resourced = Literal[
     "worker",
 ]  # fmt: skip
 SHARED: tuple[Resourced, ...] = ("fit", "update")  # stages that several ranks compute together
+SPLITTABLE: tuple[Resourced, ...] = ("rollout", "evaluate", "harvest")  # into parts
 NOTHING_ELSE = ResourcesOfStage()
 
 
@@ -164,20 +165,10 @@ class ResourcesTable(Section):
         problems: list[str] = []
         if self.every_stage.num_parts > 1 or self.every_stage.num_ranks > 1:
             problems.append("every_stage: one part and one task; write more for single stages")
-        for stage in (
-            "prompts",
-            "harvest",
-            "warmstart",
-            "rollout",
-            "critic",
-            "evaluate",
-            "report",
-            "worker",
-        ):
-            if self.of(stage).num_ranks > 1:
+        for stage in get_args(Resourced):
+            if stage not in SHARED and self.of(stage).num_ranks > 1:
                 problems.append(f"{stage}: nodes and tasks_per_node are 1 but for fit and update")
-        for stage in ("prompts", "warmstart", "fit", "critic", "update", "report", "worker"):
-            if self.of(stage).num_parts > 1:
+            if stage not in SPLITTABLE and self.of(stage).num_parts > 1:
                 problems.append(f"{stage}: num_parts is 1 but for rollout, evaluate and harvest")
         if problems:
             raise ValueError("; ".join(problems))

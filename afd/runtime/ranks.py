@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 JOIN_TIMEOUT = timedelta(minutes=5)  # ranks start together, but imports from a cold disk take time
 TIMEOUT = timedelta(minutes=30)  # the longest wait for rank 0: measuring, saving, publishing
 BEGIN = -1  # rank 0 to the others: compute along; any other number is the exit code
-SHARED_STAGES = ("fit", "update")
 FLOAT_BYTES = 4  # gradients of fewer bytes (bfloat16) are added up in float32
 BUCKET_NUMEL = 1 << 24  # 64 MB of float32: gradients are copied once, a bucket at a time
 Checkpoint = tuple[int, Mapping[str, "Tensor"], dict[str, Any]]  # a checkpoint: step, tensors, meta

@@ -5,23 +5,12 @@ The request's fingerprint is the artifact's, known before anything runs. Imports
 
 from typing import Any
 
-from afd.artifacts import ArtifactKind, ArtifactRef
+from afd.artifacts import ArtifactRef
 from afd.config import Frozen
 from afd.fingerprint import fingerprint
 from afd.runtime.identity import semantic
-from afd.runtime.revisions import REVISION, StageName
-
-OUTPUT: dict[StageName, ArtifactKind] = {
-    "prompts": "prompt_set",
-    "harvest": "teacher_clips",
-    "warmstart": "student_weights",
-    "rollout": "rollouts",
-    "fit": "discriminator_weights",
-    "critic": "student_weights",
-    "update": "student_weights",
-    "evaluate": "evaluation",
-    "report": "report",
-}
+from afd.runtime.revisions import StageName
+from afd.runtime.stage_specs import StageSpec, stage_spec
 
 
 class StageRequest(Frozen):
@@ -32,21 +21,26 @@ class StageRequest(Frozen):
     inputs: dict[str, ArtifactRef]  # role -> artifact
 
     @property
+    def spec(self) -> StageSpec:
+        """The row of its stage."""
+        return stage_spec(self.stage)
+
+    @property
     def makes_student(self) -> bool:
         """True when the artifact is a student, not another network of its family."""
         others = self.stage == "critic" or "start" in self.inputs
-        return OUTPUT[self.stage] == "student_weights" and not others
+        return self.spec.makes == "student_weights" and not others
 
     @property
     def output(self) -> ArtifactRef:
         """Reference of the artifact that this request makes."""
         identity = {
             "stage": self.stage,
-            "revision": REVISION[self.stage],
+            "revision": self.spec.revision,
             "params": semantic(self.params),
             "inputs": {role: ref.fingerprint for role, ref in self.inputs.items()},
         }
-        return ArtifactRef(kind=OUTPUT[self.stage], fingerprint=fingerprint(identity))
+        return ArtifactRef(kind=self.spec.makes, fingerprint=fingerprint(identity))
 
 
 def needs_network(request: StageRequest) -> bool:

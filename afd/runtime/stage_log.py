@@ -19,7 +19,6 @@ NUM_LINES = 20  # about progress, of a stage of many short steps
 PERIOD_S = 30.0  # at the least, for steps that take long
 PERIOD_SHARE = 0.02  # of the time gone: ten days make some 400 lines
 NUM_METRICS = 6
-WITHOUT_DEVICE = ("prompts", "harvest", "report")
 FORMAT, DATE_FORMAT = "%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"
 
 
@@ -87,7 +86,7 @@ class StepLog:
 
 
 def _device(request: StageRequest) -> str:
-    if request.stage in WITHOUT_DEVICE or "torch" not in sys.modules:
+    if not request.spec.uses_device or "torch" not in sys.modules:
         return "cpu"
     from afd.device import compute_device
 

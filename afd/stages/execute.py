@@ -18,10 +18,11 @@ from typing import Any
 
 from afd.artifacts import Artifact, MadeBy, Manifest
 from afd.attempts import Attempt, BusyError
+from afd.config.cluster import SHARED
 from afd.runtime.batches import Batches, Compute
 from afd.runtime.outcome import RefusedError
 from afd.runtime.parts import Gather, Part, StageTask, batches_of, max_parts
-from afd.runtime.ranks import ALONE, BEGIN, SHARED_STAGES, Ranks
+from afd.runtime.ranks import ALONE, BEGIN, Ranks
 from afd.runtime.request import StageName, StageRequest
 from afd.runtime.stage_log import log_end, log_start
 from afd.runtime.workspace import Workspace
@@ -43,9 +44,9 @@ def run_task(
 ) -> Artifact | None:
     """Run a task; return the artifact, or None after one part of it."""
     request = task.request
-    if ranks.count > 1 and (request.stage not in SHARED_STAGES or task.piece is not None):
+    if ranks.count > 1 and (not request.spec.is_shared or task.piece is not None):
         raise RefusedError(
-            f"{request.stage} is not computed by several ranks, only {' and '.join(SHARED_STAGES)} "
+            f"{request.stage} is not computed by several ranks, only {' and '.join(SHARED)} "
             "are; give it one task, or parts (--part I/N) where it can be split"
         )
     match task.piece:

@@ -16,6 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
+from afd.runtime.stage_specs import STAGES
 from afd.store import Store, StoreError
 from flows.command_text import command
 from flows.dvc_tracking import tracked_by
@@ -27,18 +28,6 @@ CHAMPION = "champion"  # MLflow's alias
 # As MLflow writes it, models:/demo-student/3, or shorter; the champion by its alias.
 _VERSION = re.compile(r"(models:/)?(?P<campaign>[\w.-]+)-student[/@](?P<version>\d+|champion)")
 BEFORE = -1  # the round of what no round made
-# The params a person asks about first; `manifest.json` has all of them.
-TELLING: dict[str, tuple[str, ...]] = {
-    "prompts": ("prompts.kind", "prompts.num_held_out"),
-    "harvest": ("teacher.kind", "split", "round_index", "num_prompts"),
-    "warmstart": ("student.family", "warmstart.num_clips", "warmstart.num_steps", "seed"),
-    "rollout": ("rollout.num_prompts", "rollout.group_size", "round_index", "seed"),
-    "fit": ("discriminator.kind", "fit.loss", "fit.num_steps", "fit.r1", "round_index"),
-    "critic": ("critic.num_steps", "critic.learning_rate", "round_index"),
-    "update": ("update.advantage_scope", "update.beta", "update.prior", "round_index"),
-    "evaluate": ("num_prompts", "noise_seeds"),
-    "report": ("num_rounds", "seed"),
-}
 MAX_NUMBERS = 8  # of a summary
 
 
@@ -192,7 +181,7 @@ def describe(
 
 def _telling(manifest: Manifest) -> str:
     rows = []
-    for name in TELLING.get(manifest.stage, ()):
+    for name in STAGES[manifest.stage].key_params if manifest.stage in STAGES else ():
         value: Any = manifest.params
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from afd.artifacts import Artifact, Manifest
 from afd.runtime.request import StageRequest
+from afd.runtime.stage_specs import STAGES
 from afd.store import Store
 from flows import alarm_log
 from flows.command_text import command
@@ -29,13 +30,6 @@ LONG_S = 10.0  # a stage that takes longer shows its progress
 EVERY_S = 5.0
 LAST_S = 5.0  # for the last word of a progress artifact, which a busy SQLite may refuse at first
 LAST_TRIES = 10
-# The numbers of a stage that its log line shows; of any other stage the first few.
-MAIN_NUMBERS = {
-    "rollout": ("num_rollouts", "num_prompts", "group_size"),
-    "fit": ("pair_accuracy", "margin", "group_spread", "anchor_pair_accuracy"),
-    "update": ("loss", "mean_score", "distance_to_reference", "gradient_norm", "num_skipped"),
-    "warmstart": ("loss", "num_steps", "num_parameters"),
-}
 NUM_NUMBERS = 4
 RUN_KNOWN_S = 15.0  # MLflow's run exists seconds after the start; a short campaign is quicker
 
@@ -97,7 +91,7 @@ def log_stage(artifact: Artifact, *, was_there: bool) -> None:
 def stage_line(manifest: Manifest, *, was_there: bool) -> str:
     """Return the seconds that a stage took and its main numbers."""
     summary = manifest.summary
-    names = [name for name in MAIN_NUMBERS.get(manifest.stage, ()) if name in summary]
+    names = [name for name in STAGES[manifest.stage].key_numbers if name in summary]
     chosen = (
         names
         or [name for name, value in summary.items() if isinstance(value, int | float)][:NUM_NUMBERS]
