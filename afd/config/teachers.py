@@ -34,7 +34,9 @@ def _yes_or_no(value: object) -> object:
 
 
 Permission = Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_yes_or_no)]
-Provider = Literal["ark", "veo", "openai_videos", "replicate", "fal", "kling"]
+Provider = Literal[
+    "ark", "openrouter", "gemini", "veo", "dashscope", "openai_videos", "replicate", "fal", "kling",
+]  # fmt: skip
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}$"
 # Upper case: a key that was pasted here instead of the name of its variable is refused.
 VARIABLE = r"^[A-Z][A-Z0-9_]{1,63}$"

@@ -46,5 +46,15 @@ def cost(price: Price, usage: Usage | None, reserved: int, *, delivered: bool) -
     return reserved if delivered else 0
 
 
+def cost_of_film(price: Price, spent: int, film_s: float) -> int:
+    """Return the cost of a delivered film whose vendor reports no usage, in micro-dollars.
+
+    A vendor whose model has a default length of its own bills that length, not the ordered one.
+    """
+    if price.usd_per_second is None:
+        return spent
+    return max(spent, to_micro_usd(price.usd_per_second * film_s))
+
+
 def _tokens(price: Price, num_tokens: int) -> int:
     return to_micro_usd((price.usd_per_million_tokens or 0.0) * num_tokens / 1_000_000)

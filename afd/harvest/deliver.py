@@ -13,6 +13,7 @@ from typing import Any
 
 from afd.clips.library import DIGITS, add_file, find_clip
 from afd.failpoints import failpoint
+from afd.harvest import budget
 from afd.harvest.context import RunContext
 from afd.harvest.download import (
     BrokenDownloadError,
@@ -63,6 +64,7 @@ async def _inspect_and_store(context: RunContext, row: OrderRow) -> OrderRow:
     verdict = apply_mismatch_policy(
         context.teacher, spec, replace(verdict, facts=known | verdict.facts)
     )
+    row = await _book_length(context, row, verdict.facts)
     about = provenance(context.teacher, spec, row, verdict)
     facts = json.dumps(verdict.facts)
     if verdict.problem is not None:
@@ -74,6 +76,15 @@ async def _inspect_and_store(context: RunContext, row: OrderRow) -> OrderRow:
     row = await context.move(row, "verified", reason=None, facts=facts)
     failpoint("harvest.verified")
     return row
+
+
+async def _book_length(context: RunContext, row: OrderRow, facts: dict[str, Any]) -> OrderRow:
+    """Write the cost of a film that is longer than ordered, if the vendor reports no usage."""
+    length, usage = facts.get("duration_s"), facts.get("usage")
+    if usage is not None or not isinstance(length, int | float):
+        return row
+    spent = budget.cost_of_film(context.teacher.access.price, row.spent, length)
+    return row if spent == row.spent else await context.move(row, "downloaded", spent=spent)
 
 
 async def _quarantined(

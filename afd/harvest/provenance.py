@@ -43,8 +43,11 @@ def differences(spec: TeacherSpec, facts: dict[str, Any]) -> list[str]:
 
 
 def _is_version_of(ran: str, model: str) -> bool:
-    """Return True if `ran` is a version of a model that was ordered without one."""
-    return ":" not in model and ran.partition(":")[0] == model
+    """Return True if `ran` may be a version of a model that was ordered without one.
+
+    An endpoint of Ark (ep-...) runs a model of another name.
+    """
+    return model.startswith("ep-") or (":" not in model and ran.partition(":")[0] == model)
 
 
 def apply_mismatch_policy(

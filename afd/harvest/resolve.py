@@ -1,7 +1,6 @@
 """Manual resolution of orders: facts that only a person can find, checked and written."""
 
 import json
-import re
 import time
 
 from afd.clips.library import find_clip
@@ -10,6 +9,7 @@ from afd.harvest.ledger import Ledger
 from afd.harvest.order import BY_HAND, OrderRow, is_unknown_to_vendor, named_by_hand
 from afd.harvest.states import AT_VENDOR, STATES, WITHOUT_CLIP
 from afd.store import Store
+from afd.teachers.vendors import sanitise
 
 MIN_PREFIX = 6
 MAX_ATTEMPTS = 10
@@ -46,7 +46,7 @@ def created(ledger: Ledger, row: OrderRow, task_id: str) -> OrderRow:
     Raises ResolveError, TaskTakenError, LostOrderError.
     """
     task_id = task_id.strip()
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,399}", task_id):
+    if not sanitise.is_task_id(task_id):
         raise ResolveError(f"{task_id[:80]!r} is no task id; copy it from the provider's console")
     reserved = named_by_hand(row)
     if reserved is not None:

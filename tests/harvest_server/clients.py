@@ -9,28 +9,18 @@ from typing import Any, TypeVar
 import httpx
 
 from afd.harvest.http import client
-from afd.teachers.vendors.ark import Ark
-from afd.teachers.vendors.fal import Fal
-from afd.teachers.vendors.kling import Kling
-from afd.teachers.vendors.openai_videos import OpenAIVideos
+from afd.teachers.vendors.build import ADAPTERS
 from afd.teachers.vendors.protocol import Order, RemoteTeacher
-from afd.teachers.vendors.replicate import Replicate
-from afd.teachers.vendors.veo import Veo
 from tests.harvest_server.films import SOME_PROMPT
 from tests.harvest_server.server import Server
 from tests.harvest_server.vendors import Provider
 
-ADAPTERS: dict[Provider, Callable[[str, str], RemoteTeacher]] = {
-    "ark": Ark,
-    "veo": Veo,
-    "openai_videos": OpenAIVideos,
-    "replicate": Replicate,
-    "fal": Fal,
-    "kling": Kling,
-}
 MODELS: dict[Provider, str] = {
     "ark": "doubao-seedance-1-0-pro-250528",
+    "openrouter": "bytedance/seedance-2.0",
+    "gemini": "gemini-omni-1.2-flash",
     "veo": "veo-3.1-generate-001",
+    "dashscope": "wan2.7-t2v",
     "openai_videos": "Wan-AI/Wan2.2-T2V-A14B",
     "replicate": "wan-video/wan-2.2-t2v-fast",
     "fal": "fal-ai/wan/v2.2-a14b/text-to-video",
@@ -52,7 +42,7 @@ def order(provider: Provider, **changes: Any) -> Order:
     usual = Order(
         key="5f" * 32,
         prompt=SOME_PROMPT,
-        seed=None if provider == "kling" else 1234,
+        seed=None if provider in ("kling", "gemini") else 1234,
         model=MODELS[provider],
         parameters={},
         duration_s=5.0,

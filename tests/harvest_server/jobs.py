@@ -63,7 +63,7 @@ class Book:
         """A new job: from here on it costs."""
         fate = script.fate(asked.prompt)
         job_s = script.job_s if fate.job_s is None else fate.job_s
-        job = Job(f"job-{secrets.token_hex(8)}", asked, fate, job_s)
+        job = Job(script.task_id.format(secrets.token_hex(8)), asked, fate, job_s)
         self.jobs[job.id] = job
         return job
 

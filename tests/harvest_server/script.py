@@ -64,6 +64,7 @@ class Fate:
     num_frames: int | None = None
     text: str = "Refused by policy. Request id: 0217-abc"  # the vendor's reason
     usage: bool = True
+    status: int = 200  # HTTP status of a poll of the job once it has ended
     extra: dict[str, Any] = field(default_factory=dict[str, Any])  # laid over the poll's body
 
 
@@ -73,6 +74,7 @@ class Script:
 
     latency_s: float = 0.0  # of every answer
     job_s: float = 0.05  # from created to done; a third of it in the queue
+    task_id: str = "job-{}"  # with a number in place of the braces
     url_lives_s: float = 86400.0  # of a signed URL; each poll gives a fresh one
     key: str | None = None  # refuse other keys with 401
     film: Literal["simulator", "constant"] = "simulator"

@@ -169,6 +169,8 @@ class Server:
             status, body = self._vendor.polled(job, state, urls, self.url, part)
             if isinstance(body, dict):
                 body = {**body, **job.fate.extra}
+            if job.is_done and status == 200:
+                status = job.fate.status
             return self._json(status, body)
 
         return self._befall("poll", job.asked.prompt, work)

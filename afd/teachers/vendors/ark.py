@@ -19,7 +19,6 @@ from afd.teachers.vendors.exchange import Answer
 from afd.teachers.vendors.keys import read_key
 from afd.teachers.vendors.protocol import (
     Order,
-    OutOfCreditError,
     Progress,
     RefusedInputError,
     RemoteError,
@@ -72,20 +71,21 @@ class Ark:
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one task."""
+        is_end = responses.is_end(task, STATES, ("id",), ("status",))
         answer = await exchange.read(
-            http, f"{self._tasks}/{task.id}", self.auth_headers(), accepted=(404,)
+            http, f"{self._tasks}/{task.id}", self.auth_headers(), None, (404,), is_end
         )
-        if answer.status == 404:
+        if answer.status == 404 and not is_end(answer):
             return responses.absent(answer)
         responses.check_id(answer, task, "id")
         word = answer.get("status")
         tokens = sanitise.count(answer.get("usage", "completion_tokens"))
         usage = None if tokens is None else Usage(tokens=tokens)
         if word == "succeeded":
-            found = answer.get("content", "video_url")
-            urls = [] if found is None else [found]
             seed, model = answer.get("seed"), answer.get("model")
-            return responses.succeeded(answer, word, urls, usage=usage, seed=seed, model=model)
+            return responses.succeeded(
+                answer, word, _urls(answer), usage=usage, seed=seed, model=model
+            )
         state = STATES.get(sanitise.text(word) or "", "unknown")
         code = sanitise.text(answer.get("error", "code")) or ""
         if state == "failed" and _is_refusal(code):
@@ -109,7 +109,8 @@ class Ark:
                 break
             task_id = sanitise.identifier(sanitise.dig(item, "id"))
             is_ours = (
-                sanitise.dig(item, "model") == order.model
+                # A task of an endpoint (ep-...) is listed under its model's name.
+                (sanitise.dig(item, "model") == order.model or order.model.startswith("ep-"))
                 and sanitise.dig(item, "seed") == order.seed % 2**32
             )
             if is_ours and task_id is not None and task_id not in taken:
@@ -137,9 +138,16 @@ def _refused(answer: Answer) -> RemoteError:
     code = sanitise.text(answer.get("error", "code")) or ""
     if answer.status == 400 and _is_refusal(code):
         return RefusedInputError(answer.reason)
-    if answer.status == 403 and code == "AccountOverdueError":
-        return OutOfCreditError(answer.reason)
     return exchange.refusal(answer)
+
+
+def _urls(answer: Answer) -> list[Any] | None:
+    """Return the film's URL, [] if its place is empty, None if it may be at another place."""
+    content = answer.get("content")
+    if isinstance(content, dict) and "video_url" in content:
+        found = sanitise.dig(content, "video_url")
+        return [found] if found else []
+    return None if content or sanitise.holds_url(answer.body) else []
 
 
 def _is_refusal(code: str) -> bool:

@@ -5,17 +5,19 @@ The table for a create (the POST that costs):
     no connection                       NotSentError          nothing left this machine
     429, 425, 503                       NothingCreatedError   nothing was created
     401, 403                            UnauthorisedError
-    402                                 OutOfCreditError
+    402; 403, 429 with words of credit  OutOfCreditError
     other 4xx, 301, 307, 308            RejectedError
     408, 302, 303, other 5xx, an answer lost or unreadable, a 2xx without an id: AmbiguousError
 
-A poll or a listing creates nothing: every failure but a wrong key is a VendorError.
+A poll or a listing creates nothing: every failure but a wrong key is a VendorError. An account
+without credit is no wrong key: its paid tasks go on.
 """
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -37,6 +39,12 @@ from afd.teachers.vendors.protocol import (
 MAX_EXCHANGE_S = 300.0  # of one request with its complete answer
 MAX_ANSWER_BYTES = 4 << 20  # a listing of 100 predictions with their logs is about 1 MB
 NUM_RECENT = 8  # keys to hide: of a few providers, the present and earlier ones
+NO_CREDIT = re.compile(
+    r"overdue|arrear|set_?limit_?exceeded|insufficient[ _]?(user[ _])?(balance|credit|fund|quota)"
+    r"|(exhausted|not enough|out of) (balance|credit|fund)|(balance|credits?) (is |are )?exhausted"
+    r"|billing_(hard_)?limit|(quota|credits?)_(exceeded|exhausted)|top up your balance",
+    re.I,
+)
 # Errors of httpx before any byte of the request is sent.
 UNSENT = (
     httpx.ConnectError,
@@ -57,6 +65,7 @@ class Answer:
     retry_after_s: float | None
     secrets: tuple[str, ...]  # never quoted
     is_whole: bool
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
     def get(self, *path: str | int) -> Any:
         """Return a value inside the body, or None."""
@@ -81,6 +90,14 @@ class Answer:
         return found
 
     @property
+    def codes(self) -> list[str]:
+        """The vendor's words for the error, from the fields that vendors use for them."""
+        places = (("error", "code"), ("error", "status"), ("error", "type"), ("code",),
+                  ("error_type",), ("detail", 0, "type"))  # fmt: skip
+        values = [self.get(*place) for place in places] + [self.headers.get("x-fal-error-type")]
+        return [value for value in values if isinstance(value, str)]
+
+    @property
     def reason(self) -> str:
         """The vendor's text of the error, from the fields that vendors use for it."""
         places = (
@@ -100,14 +117,28 @@ class Answer:
         return f"{self.clean(code, 60)}: {reason}" if code else reason
 
 
+def is_out_of_credit(answer: Answer) -> bool:
+    """Return True if a refused request is a matter of money: overdue, no balance, own limit."""
+    match answer.status:
+        case 402:
+            return True
+        case 400:  # its message may quote the prompt
+            texts = answer.codes
+        case 403 | 429:
+            texts = [*answer.codes, answer.reason]
+        case _:
+            return False
+    return any(NO_CREDIT.search(text) for text in texts)
+
+
 def refusal(answer: Answer) -> RemoteError:
     """Return the error of a non-2xx answer to a create (the module's table)."""
     text = sentence(answer)
+    if is_out_of_credit(answer):
+        return OutOfCreditError(text)
     match answer.status:
         case 401 | 403:
             return UnauthorisedError(text)
-        case 402:
-            return OutOfCreditError(text)
         case 425 | 429 | 503:
             return NothingCreatedError(text, answer.retry_after_s)
         case 301 | 307 | 308:
@@ -123,15 +154,19 @@ async def create(
     target: str,
     headers: dict[str, str],
     refused: Callable[[Answer], RemoteError] = refusal,
+    plain_headers: Mapping[str, str] | None = None,
     **content: Any,
 ) -> Answer:
     """Send one POST that may cost; return its 2xx answer. `content`: httpx's json= or files=.
+
+    `headers` are secrets, which no answer quotes; `plain_headers` are none.
 
     `refused` returns the error of any other answer, for providers with codes of their own.
     Errors: see the module's table. Never sends twice.
     """
     try:
-        request = http.build_request("POST", target, headers=_plain(headers), **content)
+        all_headers = _plain(headers) | dict(plain_headers or {})
+        request = http.build_request("POST", target, headers=all_headers, **content)
         request.read()  # a form is one write to the socket, else three a field
     except (
         ValueError,
@@ -160,8 +195,12 @@ async def read(
     headers: dict[str, str],
     params: dict[str, str] | None = None,
     accepted: tuple[int, ...] = (),
+    is_result: Callable[[Answer], bool] | None = None,
 ) -> Answer:
     """Send one GET; return a 2xx answer, or one with an `accepted` status.
+
+    Some vendors give the task's own failure as the HTTP status of its poll: an answer that
+    `is_result` accepts is returned whatever its status.
 
     Errors: NotSentError, VendorError (retry later; UnknownTaskError: a retry is useless),
     UnauthorisedError.
@@ -173,8 +212,10 @@ async def read(
         raise NotSentError(f"not sent: {_what(error)}") from None
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, UnpackError) as error:
         raise VendorError(f"no answer: {_what(error)}") from None
-    if answer.status in accepted:
+    if answer.status in accepted or (is_result is not None and is_result(answer)):
         return answer
+    if is_out_of_credit(answer):
+        raise VendorError(sentence(answer), answer.retry_after_s)
     if answer.status in (401, 403):
         raise UnauthorisedError(sentence(answer))
     if answer.status // 100 == 4 and answer.status not in (408, 425, 429):
@@ -222,7 +263,9 @@ async def _exchange(
         body = sanitise.parse(received, secrets) if is_whole else None
     except ValueError:
         body = None
-    return Answer(reply.status_code, body, sanitise.pause_s(reply.headers), secrets, is_whole)
+    headers = {name: sanitise.clean(value, secrets) for name, value in reply.headers.items()}
+    pause_s = sanitise.pause_s(reply.headers)
+    return Answer(reply.status_code, body, pause_s, secrets, is_whole, headers)
 
 
 async def _received(reply: httpx.Response) -> tuple[bytes, bool]:

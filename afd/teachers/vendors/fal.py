@@ -4,8 +4,10 @@
     base: https://queue.fal.run
 
 The status URL that fal returns is used, since it drops the model's subpath; it is believed only on
-fal's own host. A refusal is a 422 with typed problems where the result would be. No listing.
-Source: fal.ai/docs/documentation/model-apis/inference/queue and .../errors (November 2026).
+fal's own host. The result of a completed request is the model's own answer with its own status:
+"if the model returned an error, this operation returns the same error", so any JSON there is the
+end. Results live for an hour, those of 10 KB or more for 6 minutes. No listing, no length sent.
+Source: fal.ai/docs/inference-api/queue/result and .../errors (November 2026).
 """
 
 from collections.abc import Collection
@@ -21,6 +23,8 @@ from afd.teachers.vendors.exchange import Answer
 from afd.teachers.vendors.keys import read_key
 from afd.teachers.vendors.protocol import Order, Progress, State, Task, VendorError
 
+WORKFLOWS = ("workflows", "comfy")  # namespaces: their apps have three parts
+RETRIED = (401, 403, 408, 425, 429)  # of the key and of the queue, never of the model
 REFUSALS = ("content_policy_violation", "content_moderated", "nsfw_content_detected")
 
 
@@ -52,7 +56,8 @@ class Fal:
 
     def named(self, task_id: str, model: str) -> Task:
         """Return the task with fal's status URL for this model."""
-        app = "/".join(model.split("/")[:2])
+        parts = model.split("/")
+        app = "/".join(parts[: 3 if parts[0] in WORKFLOWS else 2])
         request = quote(task_id, safe="")
         return Task(task_id, SecretStr(f"{self.base_url}/{quote(app)}/requests/{request}/status"))
 
@@ -72,14 +77,10 @@ class Fal:
             return responses.stands(answer, "running", word)
         if word != "COMPLETED":
             return responses.stands(answer, "unknown", word)
-        if sanitise.text(answer.get("error")):
-            return responses.stands(answer, "failed", answer.get("error_type"), answer.get("error"))
-        result = await exchange.read(
-            http,
-            status_url.removesuffix("/status"),
-            self.auth_headers(),
-            accepted=(400, 404, 410, 422, 500, 504),
-        )
+        if answer.get("error"):
+            return _failed(answer)
+        target = status_url.removesuffix("/status")
+        result = await exchange.read(http, target, self.auth_headers(), is_result=_is_result)
         return _finished(result) if result.status // 100 == 2 else _failed(result)
 
     async def find(
@@ -100,20 +101,32 @@ class Fal:
 
 
 def _finished(result: Answer) -> Progress:
+    body: Any = result.body
+    if not isinstance(body, dict) or not {"video", "videos"} & body.keys():
+        return responses.succeeded(result, "COMPLETED", None)
     videos = [result.get("video"), *sanitise.items(result.get("videos"))]
     urls = [sanitise.dig(video, "url") for video in videos if video is not None]
     return responses.succeeded(result, "COMPLETED", urls, seed=result.get("seed"))
 
 
-def _failed(result: Answer) -> Progress:
-    """Return the model's failure, which stands in its result. Errors: VendorError for fal's."""
-    problem = result.get("detail", 0)
-    if sanitise.dig(problem, "type") in REFUSALS:
-        is_input = sanitise.dig(problem, "loc", 1) is not None
-        state: State = "refused_input" if is_input else "refused_output"
-        return responses.stands(result, state, sanitise.dig(problem, "type"), result.reason)
-    if result.status in (404, 410):
-        return responses.stands(result, "expired", str(result.status), "the result is gone")
-    if result.status == 422 or sanitise.text(result.get("error_type")):
-        return responses.stands(result, "failed", str(result.status), result.reason)
-    raise VendorError(exchange.sentence(result), result.retry_after_s)
+def _is_result(answer: Answer) -> bool:
+    return answer.body is not None and answer.status >= 400 and answer.status not in RETRIED
+
+
+def _failed(answer: Answer) -> Progress:
+    """Return the end of a request whose model failed."""
+    kind = next(iter(answer.codes), None)
+    word = str(answer.status) if kind is None else kind
+    state: State = "failed"
+    if kind in REFUSALS:
+        is_input = answer.get("detail", 0, "loc", 1) is not None
+        state = "refused_input" if is_input else "refused_output"
+    elif kind == "no_media_generated":
+        state = "refused_output"
+    elif kind == "client_cancelled" or answer.status == 499:
+        state = "cancelled"
+    elif kind is None and answer.status in (404, 410):
+        return responses.stands(answer, "expired", word, "the result is gone")
+    elif "still in progress" in answer.reason:
+        state = "running"
+    return responses.stands(answer, state, word, answer.reason)

@@ -3,8 +3,9 @@
     POST {base}/videos/text2video -> data.task_id     GET .../{id}     GET ...?pageNum=&pageSize=
     base: https://api-singapore.klingai.com/v1
 
-The worked example of docs/teachers.md. The order's key goes along as external_task_id, which Kling
-keeps unique: a lost answer is found again for certain. Takes no seed.
+Models that are named by model_name (up to 3.0 Omni); those named in the path (3.0-turbo, 4.0) speak
+another API. The worked example of docs/teachers.md. The order's key goes along as external_task_id,
+which Kling keeps unique: a lost answer is found again for certain. Takes no seed.
 Source: Kling AI developer documentation, "Text to video" and "Error codes" (November 2026).
 """
 
@@ -16,7 +17,7 @@ import httpx
 
 from afd.teachers.vendors import exchange, responses, sanitise
 from afd.teachers.vendors.exchange import Answer
-from afd.teachers.vendors.keys import signed_token
+from afd.teachers.vendors.keys import read_key, signed_token
 from afd.teachers.vendors.protocol import (
     AmbiguousError,
     NothingCreatedError,
@@ -43,13 +44,14 @@ class Kling:
     """Text to video."""
 
     base_url: str
-    key_variable: str  # of ACCESS:SECRET
+    key_variable: str  # of ACCESS:SECRET, or of one plain key
     name: str = "kling"
     can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
-        """Return headers with a new token, valid for 30 minutes. Errors: UnauthorisedError."""
-        return exchange.bearer(signed_token(self.key_variable))
+        """Return headers with a token, valid for 30 minutes. Errors: UnauthorisedError."""
+        key = read_key(self.key_variable)
+        return exchange.bearer(signed_token(self.key_variable) if ":" in key else key)
 
     async def create(self, http: httpx.AsyncClient, order: Order) -> Task:
         """Create a task; mode and aspect ratio come from the order's parameters."""
@@ -82,14 +84,15 @@ class Kling:
         _check_code(answer)
         responses.check_id(answer, task, "data", "task_id")
         word = answer.get("data", "task_status")
-        if word == "succeed":
-            videos = sanitise.items(answer.get("data", "task_result", "videos"))
+        if word in ("succeed", "succeeded"):
+            place = answer.get("data", "task_result", "videos")
+            videos = sanitise.items(place)
             lengths = [sanitise.amount(sanitise.dig(video, "duration"), 1e5) for video in videos]
             seconds = sum(length for length in lengths if length is not None)
             return responses.succeeded(
                 answer,
                 word,
-                [sanitise.dig(video, "url") for video in videos],
+                None if place is None else [sanitise.dig(video, "url") for video in videos],
                 usage=Usage(seconds=seconds) if seconds else None,
             )
         state = STATES.get(sanitise.text(word) or "", "unknown")
@@ -129,18 +132,19 @@ def _check_code(answer: Answer) -> None:
     code = answer.get("code")
     if code != 0:
         kind = CODES.get(code) if isinstance(code, int) else None
-        if code in range(1000, 1005):
+        if code in (*range(1000, 1005), 1304):
             raise UnauthorisedError(_sentence(answer))
         raise (UnknownTaskError if kind is RejectedError else VendorError)(_sentence(answer))
 
 
-# Kling's own codes: its documentation's table, and 1203 (no such task) which only a poll can meet.
+# Kling's own codes: its documentation's table. 1203 (no such task) is of polls alone; 1304 is the
+# account's list of IP addresses: no retry helps.
 CODES: dict[int, type[RemoteError]] = {
-    **dict.fromkeys((1000, 1001, 1002, 1003, 1004, 1103), UnauthorisedError),
+    **dict.fromkeys((1000, 1001, 1002, 1003, 1004, 1103, 1304), UnauthorisedError),
     **dict.fromkeys((1100, 1101, 1102), OutOfCreditError),
     **dict.fromkeys((1200, 1201, 1202, 1203), RejectedError),
     **dict.fromkeys((1300, 1301), RefusedInputError),
-    **dict.fromkeys((1302, 1303, 1304, 5001), NothingCreatedError),
+    **dict.fromkeys((1302, 1303, 5001), NothingCreatedError),
 }
 
 

@@ -1,13 +1,17 @@
-"""OpenAI-shaped /v1/videos: self-hosted servers (vLLM-Omni) and gateways.
+"""OpenAI-shaped /v1/videos: self-hosted servers (vLLM-Omni, SGLang, FastVideo) and gateways.
 
     POST {base}/videos -> id    GET {base}/videos/{id}    GET .../{id}/content    GET {base}/videos
     base: http://127.0.0.1:8091/v1 or https://your-gateway/v1; there is no default and no model
 
-The create is a multipart form, which all of them read. OpenAI's own was shut on 2026-09-24.
-Source: docs.vllm.ai/projects/vllm-omni, "Videos API", and OpenAI's former reference.
+The create is a multipart form, which all of them read: `seconds` and `fps` are whole numbers, and
+`num_frames` says the rest. vLLM-Omni 0.30 gives a job's failure as the HTTP status of its poll;
+servers with cloud storage and Together give the film's URL in place of /content. LiteLLM's ids have
+200 to 400 characters. OpenAI's own was shut on 2026-09-24.
+Source: docs.vllm.ai/projects/vllm-omni, "Videos API", the servers' route code (November 2026).
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +39,10 @@ STATES: dict[str, State] = {
     "cancelled": "cancelled",
     "expired": "expired",
 }
-REFUSALS = ("moderation_blocked", "content_policy_violation", "content_filter", "sentinel_block")
+REFUSED = re.compile(
+    r"moderation|content_?(policy|filter)|sentinel_block|ResponsibleAI|sexual|violence|self.?harm",
+    re.I,
+)
 PAGE, NUM_PAGES = 100, 20
 
 
@@ -60,10 +67,13 @@ class OpenAIVideos:
         fields: dict[str, Any] = {}
         if order.size is not None:
             fields["size"] = f"{order.size[0]}x{order.size[1]}"
+        fps = None if order.fps is None else max(1, round(order.fps))
         if order.duration_s is not None:
-            fields["seconds"] = sanitise.whole_if_whole(order.duration_s)
-        if order.fps is not None:
-            fields["fps"] = sanitise.whole_if_whole(order.fps)
+            fields["seconds"] = max(1, int(order.duration_s))
+            if fields["seconds"] != order.duration_s and fps is not None:
+                fields["num_frames"] = max(1, round(order.duration_s * fps))
+        if fps is not None:
+            fields["fps"] = fps
         fields |= order.parameters
         if order.seed is not None:
             fields["seed"] = order.seed % 2**31  # a torch generator takes more, some servers do not
@@ -81,24 +91,27 @@ class OpenAIVideos:
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one video."""
         target = f"{self.base_url}/videos/{task.id}"
-        answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
-        if answer.status == 404:
+        is_end = responses.is_end(task, STATES, ("id",), ("status",))
+        answer = await exchange.read(http, target, self.auth_headers(), None, (404,), is_end)
+        if answer.status == 404 and not is_end(answer):
             return responses.absent(answer)
         responses.check_id(answer, task, "id")
         word = answer.get("status")
         if word == "completed":
-            seconds = sanitise.amount(answer.get("seconds"), at_most=1e5)
+            lengths = (answer.get("duration_s"), answer.get("seconds"))
+            known = [sanitise.amount(length, at_most=1e5) for length in lengths]
+            seconds = next((length for length in known if length is not None), None)
             return responses.succeeded(
                 answer,
                 word,
-                [f"{target}/content"],
+                [_url(answer) or f"{target}/content"],
                 key_host=self.base_url,
                 usage=None if seconds is None else Usage(seconds=seconds),
                 seed=answer.get("seed"),
                 model=answer.get("model"),
             )
         state = STATES.get(sanitise.text(word) or "", "unknown")
-        if state == "failed" and answer.get("error", "code") in REFUSALS:
+        if state == "failed" and _is_refusal(answer):
             state = "refused_output"
         reason = answer.reason if answer.get("error") is not None else None
         return responses.stands(answer, state, word, reason)
@@ -144,11 +157,22 @@ def _fits(item: Any, order: Order) -> bool:
     return prompt == order.prompt and sanitise.dig(item, "model") == order.model and is_seed
 
 
+def _url(answer: Answer) -> str | None:
+    """Return the film's URL where the server gives one."""
+    places = (("url",), ("urls", 0), ("outputs", "video_url"), ("output", "url"), ("video_url",))
+    values = [answer.get(*place) for place in places]
+    return next((value for value in values if sanitise.url(value) is not None), None)
+
+
+def _is_refusal(answer: Answer) -> bool:
+    return any(REFUSED.search(code) for code in answer.codes)
+
+
 def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _refused(answer: Answer) -> RemoteError:
-    if answer.status == 400 and answer.get("error", "code") in REFUSALS:
+    if answer.status == 400 and _is_refusal(answer):
         return RefusedInputError(answer.reason)
     return exchange.refusal(answer)

@@ -31,7 +31,9 @@ STATES: dict[str, State] = {
 }
 # Models write refusals into the error as text; E005 is Replicate's own "input flagged".
 REFUSED_INPUT = re.compile(r"\bE005\b|(input|prompt)\b.{0,60}(flagged|sensitive)", re.I)
-REFUSED = re.compile(r"nsfw|flagged|sensitive|content polic|moderation", re.I)
+REFUSED = re.compile(
+    r"nsfw|flagged|sensitive|content polic|moderation|safety system|copyright restriction", re.I
+)
 NUM_PAGES = 20  # of 100
 
 
@@ -70,8 +72,9 @@ class Replicate:
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one prediction."""
         target = f"{self.base_url}/predictions/{task.id}"
-        answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
-        if answer.status == 404:
+        is_end = responses.is_end(task, STATES, ("id",), ("status",))
+        answer = await exchange.read(http, target, self.auth_headers(), None, (404,), is_end)
+        if answer.status == 404 and not is_end(answer):
             return responses.absent(answer)
         responses.check_id(answer, task, "id")
         word = answer.get("status")
@@ -150,9 +153,14 @@ def _is_order(item: Any, order: Order) -> bool:
     return sanitise.dig(inputs, "prompt") == order.prompt and sanitise.dig(inputs, "seed") == seed
 
 
-def _urls(output: Any) -> list[Any]:
-    """Return the URLs of an output: a URL, a list of them, or an object with one."""
+def _urls(output: Any) -> list[Any] | None:
+    """Return the URLs of an output: a URL, a list of them, or an object with one.
+
+    None: an object whose video, if there is one, has another name.
+    """
     if isinstance(output, dict):
+        if output and not {"video", "url"} & output.keys():
+            return None
         output = sanitise.dig(output, "video") or sanitise.dig(output, "url")
     return [] if output is None else sanitise.items(output) or ([output] if output != [] else [])
 

@@ -1,5 +1,6 @@
 """Results of polls in one vocabulary for all providers."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from afd.teachers.vendors.protocol import (
 def succeeded(
     answer: Answer,
     word: Any,
-    urls: list[Any],
+    urls: list[Any] | None,
     *,
     key_host: str | None = None,
     usage: Usage | None = None,
@@ -28,17 +29,21 @@ def succeeded(
 ) -> Progress:
     """Return the progress of a finished task: succeeded, refused_output or unknown.
 
-    No video means that the vendor's filter held it back; no usable URL means unknown.
+    An empty list means that the vendor's filter held the video back. None (the answer has no place
+    for a video that the adapter knows) and no usable URL mean unknown: such a video is paid, and
+    is never ordered again by itself.
 
     The key goes with a download only to the host of `key_host`.
     """
-    usable = [found for found in map(sanitise.url, urls[:MAX_VIDEOS]) if found is not None]
+    known = [] if urls is None else urls[:MAX_VIDEOS]
+    usable = [found for found in map(sanitise.url, known) if found is not None]
     videos = tuple(
         Video(url, key_host is not None and sanitise.same_origin(url.get_secret_value(), key_host))
         for url in usable
     )
-    state: State = "succeeded" if videos else "unknown" if urls else "refused_output"
-    reasons = {"unknown": "done, but its video's URL is unusable", "refused_output": NO_VIDEO}
+    state: State = "succeeded" if videos else "refused_output" if urls == [] else "unknown"
+    no_url = NO_PLACE if urls is None else "done, but its video's URL is unusable"
+    reasons = {"unknown": no_url, "refused_output": NO_VIDEO}
     return Progress(
         state=state,
         vendor_state=answer.clean(word, 40),
@@ -54,6 +59,8 @@ def succeeded(
 MAX_VIDEOS = 16  # of one task; one was ordered
 CLOCKS_APART_S = 300.0
 NO_VIDEO = "done, but with no video: held back by the vendor's filter"
+NO_PLACE = "done, but its answer has an unfamiliar shape: look at the task in the vendor's console"
+ENDED: tuple[State, ...] = ("failed", "cancelled", "expired")
 
 
 def stands(
@@ -69,9 +76,25 @@ def stands(
     )
 
 
-def absent(answer: Answer) -> Progress:
-    """Return the progress of an id that the vendor does not find (404), now or any more."""
-    progress = stands(answer, "unknown", str(answer.status), "the vendor does not know this task")
+def is_end(
+    task: Task, states: dict[str, State], id_path: tuple[str, ...], word_path: tuple[str, ...]
+) -> Callable[[Answer], bool]:
+    """Return a test for an answer that reports the end of this very task, whatever its status."""
+
+    def reports(answer: Answer) -> bool:
+        state = states.get(sanitise.text(answer.get(*word_path)) or "")
+        return state in ENDED and sanitise.identifier(answer.get(*id_path)) == task.id
+
+    return reports
+
+
+def absent(answer: Answer, word: Any = None) -> Progress:
+    """Return the progress of an id that the vendor does not find, now or any more.
+
+    `word` is the vendor's own, where the status is not 404.
+    """
+    word = str(answer.status) if word is None else word
+    progress = stands(answer, "unknown", word, "the vendor does not know this task")
     return replace(progress, is_absent=True)
 
 

@@ -21,7 +21,8 @@ from pydantic import SecretStr
 MAX_TEXT = 300  # characters of a vendor's text that reach a person
 MAX_URL = 8192
 MAX_PAUSE_S = 3600.0  # longer requested pauses are cut to this
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}")
+# Also ids of gateways, which pack provider and deployment into base64: 300 characters with `=`.
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._:@=+~-]{0,1023}")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
 # Also without its scheme or host: what signs it stands in the query.
 _URL_IN_TEXT = re.compile(
@@ -116,6 +117,25 @@ def identifier(value: Any) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18:
         value = str(value)
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
+
+
+def is_task_id(value: str) -> bool:
+    """Return True for an id, or a name of ids with slashes, as a vendor's console shows it."""
+    return all(identifier(part) is not None for part in value.split("/"))
+
+
+def holds_url(value: Any) -> bool:
+    """Return True if a text anywhere inside a value is an http(s) URL."""
+    left = [value]
+    while left:
+        found = left.pop()
+        if isinstance(found, dict):
+            left.extend(cast("dict[str, Any]", found).values())
+        elif isinstance(found, list):
+            left.extend(cast("list[Any]", found))
+        elif url(found) is not None:
+            return True
+    return False
 
 
 def amount(value: Any, at_most: float = 1e9) -> float | None:

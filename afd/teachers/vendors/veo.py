@@ -97,6 +97,9 @@ class Veo:
         samples = sanitise.items(sanitise.dig(made, "generatedSamples"))
         uris = [sanitise.dig(sample, "video", "uri") for sample in samples]
         reason = sanitise.dig(made, "raiMediaFilteredReasons", 0)
+        has_place = isinstance(sanitise.dig(made, "generatedSamples"), list)
+        if not uris and not has_place and reason is None:
+            return responses.succeeded(answer, "done", None)
         if not uris and reason is not None:
             return responses.stands(answer, "refused_output", "filtered", reason)
         return responses.succeeded(answer, "done", uris, key_host=self.base_url)
