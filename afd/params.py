@@ -1,7 +1,5 @@
 """Loading of params: OmegaConf composes, pydantic validates, one error names all problems."""
 
-import difflib
-import re
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
@@ -9,27 +7,17 @@ from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from yaml import AliasEvent, YAMLError, parse
 
 from afd.config import Frozen, Params
+from afd.config.messages import TAGS, describe, place_of
 from afd.config.rules import broken_rules
+from afd.config.secrets import is_secret
 from afd.shipped import shipped, shipped_names
 
 Model = TypeVar("Model", bound=Frozen)
 OVERLAY_LACKS = 7  # sections of a campaign, of 15: no half-written params lack as many
-TAGS = ("kind", "family")  # the field that chooses among the models of a section
-
-# Forms of keys that people paste in place of the name of an environment variable.
-_SECRET = re.compile(
-    r"(\bsk-[\w-]{16,}|AKIA[A-Z0-9]{16}|AIza[\w-]{30,}|\bgh[pousr]_\w{20,}|github_pat_\w{20,}"
-    r"|glpat-[\w-]{16,}|\bhf_\w{20,}|\br8_\w{20,}|\bxox[abprs]-[\w-]{10,}|\bpn[ub]_\w{20,}"
-    r"|\bkey_[0-9a-f]{32,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9a-f]{32}"
-    r"|eyJ[\w-]{20,}\.|Bearer \S+|://[^/\s:@]+:[^/\s@]+@|BEGIN [A-Z ]*PRIVATE KEY)"
-)
-# A field of such a name holds the NAME of a variable, or nothing.
-_SECRET_FIELD = re.compile(r"(api_?key|access_?key|secret|token|password|passwd)$", re.IGNORECASE)
-_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 class ParamsError(ValueError):
@@ -133,9 +121,9 @@ def validate(model: type[Model], values: Any, source: str) -> Model:
         result = model.model_validate(values)
     except ValidationError as error:
         details = error.errors()
-        problems += [_describe(model, detail) for detail in details]
+        problems += [describe(model, detail) for detail in details]
         if model is Params:
-            problems += _between_sound_fields(values, [_place(model, d)[0] for d in details])
+            problems += _between_sound_fields(values, [place_of(model, d).parts for d in details])
         raise ParamsError(source, problems) from None
     if problems:
         raise ParamsError(source, problems)
@@ -211,10 +199,7 @@ def _refuse_text(values: Any, path: str = "") -> list[str]:
         return [p for i, v in enumerate(values) for p in _refuse_text(v, f"{path}[{i}]")]
     if isinstance(values, str) and "${" in values:
         return [f"{path}: interpolation is not allowed, got {values!r}; write the literal value"]
-    if isinstance(values, str) and (
-        _SECRET.search(values)
-        or (_SECRET_FIELD.search(path) and values and not _VARIABLE.fullmatch(values))
-    ):
+    if isinstance(values, str) and is_secret(path, values):
         return [
             f"{path}: looks like a secret (not shown); "
             "write the NAME of the environment variable that holds it"
@@ -234,66 +219,3 @@ def _between_sound_fields(values: Any, unsound: Sequence[Sequence[str]]) -> list
     if [] in [list(wrong) for wrong in unsound]:
         return []
     return broken_rules(read)
-
-
-def _describe(model: type[BaseModel], detail: Any) -> str:
-    """Return one pydantic error as "dotted field: rule, value; cure"."""
-    place, known = _place(model, detail)
-    field = ".".join(place) or "(the whole file)"
-    kind, message = detail["type"], str(detail["msg"]).removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(place[-1], known, n=1)
-        cure = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"{field}: unknown field; {cure}"
-    if kind in ("missing", "union_tag_not_found"):
-        return f"{field}: missing; add it"
-    if kind == "union_tag_invalid":
-        context = detail["ctx"]
-        return f"{field}: write one of {context['expected_tags']}, got {_printable(context['tag'])}"
-    if kind == "value_error":
-        return f"{field}: {message}"
-    if field.endswith("_variable"):  # the value may be the key itself
-        return (
-            f"{field}: must be the NAME of an environment variable (A-Z, 0-9, _), "
-            "got a value that is not shown; write e.g. VENDOR_API_KEY and keep the key there"
-        )
-    return f"{field}: {message[:1].lower()}{message[1:]}, got {_printable(detail['input'])}"
-
-
-def _printable(value: Any) -> str:
-    """Return a refused value for a message, without a pasted key."""
-    return "a value that is not shown" if _SECRET.search(repr(value)) else repr(value)
-
-
-def _place(model: type[BaseModel], detail: Any) -> tuple[list[str], list[str]]:
-    """Return the place of an error without the tags of unions, and the fields of its section."""
-    place: list[str] = []
-    models, location = [model], list(detail["loc"])
-    for number, part in enumerate(location):
-        deeper = [
-            inner
-            for outer in models
-            if part in outer.model_fields
-            for inner in _models_in(outer.model_fields[str(part)].annotation)
-        ]
-        is_field = any(part in outer.model_fields for outer in models)
-        if isinstance(part, int) or is_field or number == len(location) - 1:
-            place.append(str(part))
-        elif tagged := [m for m in models if _tag(m) == part]:
-            models = tagged
-        models = deeper or models
-    if detail["type"].startswith("union_tag"):
-        place.append(detail["ctx"]["discriminator"].strip("'"))
-    return place, sorted({name for found in models for name in found.model_fields})
-
-
-def _tag(model: type[BaseModel]) -> str | None:
-    """Return the `kind` or `family` that chooses this model in a union."""
-    kind = next((model.model_fields[tag] for tag in TAGS if tag in model.model_fields), None)
-    return None if kind is None else next(iter(getattr(kind.annotation, "__args__", ())), None)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]

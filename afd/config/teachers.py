@@ -44,7 +44,10 @@ HOST = re.compile(r"(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*")
 
 
 def _iso_date(value: str) -> str:
-    date.fromisoformat(value)  # its ValueError names the fault
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"must be a day, as in 2026-11-23, got {value!r}") from None
     return value
 
 

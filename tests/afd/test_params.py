@@ -12,12 +12,12 @@ POCKET = PARAMS / "pocket.yaml"
 
 
 def refused(*overrides: str, file: Path = POCKET) -> tuple[str, ...]:
-    with pytest.raises(ParamsError) as told:
+    with pytest.raises(ParamsError) as error:
         load_params(Params, file, (), overrides)
-    return told.value.problems
+    return error.value.problems
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_everything_wrong_is_reported_at_once() -> None:
     problems = refused(
         "update.bta=0.2",
         "update.beta=.nan",
@@ -32,11 +32,15 @@ def test_everything_wrong_is_told_at_once() -> None:
     )
     assert set(problems) == {
         "update.bta: unknown field; did you mean 'beta'?",
-        "update.beta: input should be a finite number, got nan",
-        "update.prior: input should be greater than or equal to 0, got -1",
-        "teacher.look.grain: input should be greater than or equal to 0, got -0.1",
-        "fit.loss: input should be 'bradley_terry' or 'binary_cross_entropy', got 'hinge'",
-        "num_rounds: input should be a valid integer, got 'many'",
+        "update.beta: must be a finite number, got nan; meaning: Strength of the contrast between "
+        "the new and the old velocity, above 0",
+        "update.prior: must be 0 or more, got -1; meaning: Weight of the pull to the reference "
+        "student (lambda_prior), 0 or more, on latents of unit variance",
+        "teacher.look.grain: must be 0 or more, got -0.1; meaning: Standard deviation of the "
+        "sensor's grain, after canonicalisation, 0 or more",
+        "fit.loss: must be 'bradley_terry' or 'binary_cross_entropy', got 'hinge'",
+        "num_rounds: must be a whole number, got 'many'; meaning: Rounds of the campaign, 1 or "
+        "more",
         "prompts.num_held_ot: unknown field; did you mean 'num_held_out'?",
         "evaluate.noise_seeds: must be distinct and not empty, got [1, 1]",
         "update.num_best 2 + update.num_worst 2 exceed rollout.group_size 2",
@@ -46,16 +50,17 @@ def test_everything_wrong_is_told_at_once() -> None:
     }
 
 
-def test_a_rule_over_an_unsound_field_is_not_told() -> None:
+def test_a_rule_over_an_unsound_field_is_not_reported() -> None:
     assert refused("rollout.group_size=x") == (
-        "rollout.group_size: input should be a valid integer, got 'x'",
+        "rollout.group_size: must be a whole number, got 'x'; meaning: Rollouts of a prompt, 2 or "
+        "more",
     )
     assert refused("rollout=3")[0].startswith("rollout: ")
 
 
-def test_an_unknown_kind_is_told_by_its_field(tmp_path: Path) -> None:
+def test_an_unknown_kind_is_named_by_its_field(tmp_path: Path) -> None:
     assert refused("prompts.kind=grammer") == (
-        "prompts.kind: write one of 'grammar', 'file', got 'grammer'",
+        "prompts.kind: must be one of 'grammar', 'file', got 'grammer'; did you mean 'grammar'?",
     )
     file = tmp_path / "params.yaml"
     file.write_text(POCKET.read_text().replace("kind: grammar", ""))
@@ -125,7 +130,7 @@ def test_broken_yaml_is_refused_with_its_file(tmp_path: Path, content: bytes) ->
         load_params(Params, file)
 
 
-def test_an_override_without_a_value_is_told() -> None:
+def test_an_override_without_a_value_is_refused() -> None:
     assert refused("seed") == ("'seed': write it as dotted.field=value",)
 
 

@@ -413,7 +413,7 @@ def test_what_the_vae_cannot_hold_is_told_with_everything_else(files: Path):
         params_of(files, "update.memory.shard_blocks=true", "update.memory.may_halve=true")
     with pytest.raises(ParamsError, match="shard_blocks needs a published student"):
         load_params(Params, TINY, [], ["update.memory.shard_blocks=true"])
-    with pytest.raises(ParamsError, match=r"student\.family: write one of .*'causal_wan'"):
+    with pytest.raises(ParamsError, match=r"student\.family: must be one of .*'causal_wan'"):
         params_of(files, "student.family=self_forced")
 
 
