@@ -47,6 +47,6 @@ def _sync(folder: Path, paths: CampaignPaths) -> str:
             f"MLflow at {without_password(uri)} does not answer: {error}\n"
             f"  nothing is lost: `{again}` records the rest when it does"
         ) from None
-    if runs.tree.num_refused:
-        return f"{num_written} recorded, {runs.tree.num_refused} refused (see above)"
+    if runs.writer.num_refused:
+        return f"{num_written} recorded, {runs.writer.num_refused} refused (see above)"
     return f"{num_written} recorded" if num_written else "MLflow has everything"

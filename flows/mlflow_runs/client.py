@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,7 @@ class Tracking:
 
     @property
     def client(self) -> "MlflowClient":
+        """MLflow's own client."""
         return self._connection[0]
 
     @property
@@ -113,41 +115,13 @@ class Tracking:
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        points = [
-            Metric(name, value, at_ms, step, model_id) for name, value, step, at_ms in metrics
-        ]
+        points = [Metric(p.name, p.value, p.at_ms, p.step, model_id) for p in metrics]
         values = [Param(name, value[:MAX_VALUE]) for name, value in (params or {}).items()]
         marks = [RunTag(name, value[:MAX_VALUE]) for name, value in (tags or {}).items()]
         while points or values or marks:
             room = METRICS_BATCH - len(values[:BATCH]) - len(marks[:BATCH])
             self.client.log_batch(run_id, points[:room], values[:BATCH], marks[:BATCH])
             points, values, marks = points[room:], values[BATCH:], marks[BATCH:]
-
-    def show_picture(self, run_id: str, key: str, step: int, picture: Path, at_ms: int) -> None:
-        """Log a picture at a step, for the slider of the UI, unless it is logged already."""
-        from PIL import Image
-
-        there = {Path(f.path).name for f in self.client.list_artifacts(run_id, "images")}
-        if not any(name.startswith(f"{key}+step+{step}+") for name in there):
-            with Image.open(picture) as image:
-                self.client.log_image(run_id, image, key=key, step=step, timestamp=at_ms)
-
-    def show_files(self, run_id: str, folder: Path, names: Iterable[str]) -> None:
-        """Log copies of files, at the same relative paths as in `folder`."""
-        for name in names:
-            place = Path(name).parent.as_posix()
-            self.client.log_artifact(run_id, str(folder / name), None if place == "." else place)
-
-    def has(self, run_id: str) -> bool:
-        """Return whether the run exists and is not deleted."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self.client.get_run(run_id).info.lifecycle_stage == "active"
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
 
 
 def brief(error: Exception) -> str:
@@ -212,3 +186,8 @@ def _make_database(file: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(new, file)
     new.unlink()
+
+
+def now_ms() -> int:
+    """Return this moment as MLflow counts time."""
+    return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""A campaign's stages as its folder has them: the records of its rounds, and stages begun.
+"""Stages of a campaign as its folder has them: the records of its rounds, and stages begun.
 
 <campaign>/rounds/{start,000,001,...,final}.json    finished rounds: artifacts by role
 <campaign>/lineage/begun/<fp16>.json                a stage of a round that is not finished
@@ -15,7 +15,7 @@ from afd.config import Frozen
 from afd.runtime.request import StageRequest
 from afd.store import write_atomic
 from flows.last_command import read_last_command
-from flows.mlflow_runs.run_ids import CampaignEnding
+from flows.mlflow_runs.run_ids import CampaignEnding, stage_key
 
 
 class BegunStage(Frozen):
@@ -30,53 +30,39 @@ class BegunStage(Frozen):
 
 
 @dataclass(frozen=True)
-class StageFact:
-    """One artifact of the campaign, made or not."""
-
-    ref: ArtifactRef
-    round_index: int | None
-    begun: BegunStage | None = None
-
-
-@dataclass(frozen=True)
 class Facts:
     """Everything of a campaign that MLflow is to show."""
 
-    stages: tuple[StageFact, ...]  # in the order of making, as far as it is known
+    stages: dict[ArtifactRef, int | None]  # with their round; in the order of making
+    begun: dict[ArtifactRef, BegunStage]
     closed_rounds: tuple[int, ...]
     final: ArtifactRef | None  # the evaluation on all held-out prompts
 
 
 def read_facts(folder: Path) -> Facts:
-    """Return what stands in a campaign's folder; damaged files count as absent."""
-    begun = {one.ref: one for one in _begun(folder)}
-    names = ["start", *sorted(f.stem for f in (folder / "rounds").glob("[0-9]*.json")), "final"]
-    found: dict[ArtifactRef, int | None] = {}
-    closed: list[int] = []
-    final = None
-    for name in names:
-        made = _round(folder / "rounds" / f"{name}.json")
-        index = int(name) if name.isdecimal() else None
-        if index is not None and made:
-            closed.append(index)
-        if name == "final":
-            for ref, one in begun.items():  # of the round that runs: before what comes last
-                found.setdefault(ref, one.round_index)
-            final = made.get("evaluation")
+    """Return the content of a campaign's folder; damaged files count as absent."""
+    files = (folder / "lineage" / "begun").glob("[!.]*.json")
+    found = [one for file in files if (one := _read(file)) is not None]
+    begun = {one.ref: one for one in sorted(found, key=lambda one: one.began_ms)}
+    rounds = {f.stem: _round(f) for f in sorted((folder / "rounds").glob("[0-9]*.json"))}
+    start, final = (_round(folder / "rounds" / f"{name}.json") for name in ("start", "final"))
+    stages: dict[ArtifactRef, int | None] = dict.fromkeys(start.values())
+    for name, made in rounds.items():
         for ref in made.values():
-            found.setdefault(ref, index)
-    stages = tuple(StageFact(ref, index, begun.get(ref)) for ref, index in found.items())
-    return Facts(stages, tuple(closed), final)
+            stages.setdefault(ref, int(name))
+    for ref, one in begun.items():  # of the round that runs: before the end
+        stages.setdefault(ref, one.round_index)
+    for ref in final.values():
+        stages.setdefault(ref, None)
+    closed = tuple(int(name) for name, made in rounds.items() if made)
+    return Facts(stages, begun, closed, final.get("evaluation"))
 
 
 def note_begun(folder: Path, request: StageRequest, round_index: int | None, at_ms: int) -> None:
     """Write that a stage is computed now; an earlier attempt's outcome goes."""
-    _write(
-        folder,
-        BegunStage(
-            stage=request.stage, ref=request.output, round_index=round_index, began_ms=at_ms
-        ),
-    )
+    ref = request.output
+    one = BegunStage(stage=request.stage, ref=ref, round_index=round_index, began_ms=at_ms)
+    _write(folder, one)
 
 
 def note_outcome(folder: Path, ref: ArtifactRef, outcome: str, message: str) -> None:
@@ -95,7 +81,7 @@ def status_of(folder: Path) -> CampaignEnding:
 
 
 def _file(folder: Path, ref: ArtifactRef) -> Path:
-    return folder / "lineage" / "begun" / f"{ref.fingerprint[:16]}.json"
+    return folder / "lineage" / "begun" / f"{stage_key(ref)}.json"
 
 
 def _write(folder: Path, one: BegunStage) -> None:
@@ -109,12 +95,6 @@ def _read(file: Path) -> BegunStage | None:
         return BegunStage.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def _begun(folder: Path) -> list[BegunStage]:
-    files = (folder / "lineage" / "begun").glob("[!.]*.json")
-    found = [one for file in files if (one := _read(file)) is not None]
-    return sorted(found, key=lambda one: one.began_ms)
 
 
 def _round(file: Path) -> dict[str, ArtifactRef]:

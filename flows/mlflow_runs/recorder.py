@@ -18,9 +18,9 @@ from afd.store import Store
 from flows.command_text import command
 from flows.mlflow_runs.client import Unavailable, brief
 from flows.mlflow_runs.facts import note_begun, note_outcome
+from flows.mlflow_runs.projection import ended_ms
 from flows.mlflow_runs.run_ids import CampaignEnding, RunIds, stage_key
 from flows.mlflow_runs.runs import CampaignRuns
-from flows.mlflow_runs.stage_pages import ended_ms
 
 log = logging.getLogger(__name__)
 LIVE_S = 5.0  # between two looks at the curve of a stage that computes
@@ -110,16 +110,14 @@ class RunRecorder:
         is_server = self.tracking_uri.startswith("http")
         patience = SERVER_PATIENCE_S if is_server else FILE_PATIENCE_S
         silence = SERVER_SILENCE_S if is_server else FILE_SILENCE_S
-        started = moved = time.monotonic()
-        num_calls = self._runs.tree.num_calls
-        while thread.is_alive():
+        started = moved = now = time.monotonic()
+        num_calls = self._runs.writer.num_calls
+        while thread.is_alive() and now - started <= patience and now - moved <= silence:
             thread.join(0.05)
             now = time.monotonic()
-            if self._runs.tree.num_calls != num_calls:
-                num_calls, moved = self._runs.tree.num_calls, now
-            if now - started > patience or now - moved > silence:
-                return not thread.is_alive()
-        return True
+            if self._runs.writer.num_calls != num_calls:
+                num_calls, moved = self._runs.writer.num_calls, now
+        return not thread.is_alive()
 
     def sync_soon(self) -> None:
         """Record what has changed; returns at once."""
@@ -145,20 +143,18 @@ class RunRecorder:
         try:
             self._runs.sync(running, ending)
             self._trouble = ""
-        except Unavailable as error:
-            if not self._trouble:
+        except Exception as error:  # a record never fails a campaign
+            if self._trouble:
+                pass  # reported
+            elif isinstance(error, Unavailable):
                 log.warning("MLflow is away, the campaign goes on without: %s", brief(error))
-            self._trouble = brief(error)
-            self._down_until = time.monotonic() + RETRY_AFTER_S
-        except OSError as error:  # a full disk, a folder that is a file
-            if not self._trouble:
+            elif isinstance(error, OSError):  # a full disk, a folder that is a file
                 log.error("what MLflow has is not written to disk: %s", brief(error))
-            self._trouble = brief(error)
-        except Exception as error:
-            if not self._trouble:
+            else:
                 log.exception("MLflow is not told: %s", brief(error))
             self._trouble = brief(error)
-            self._down_until = time.monotonic() + RETRY_AFTER_S
+            if not isinstance(error, OSError):
+                self._down_until = time.monotonic() + RETRY_AFTER_S
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:

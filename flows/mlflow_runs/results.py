@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from afd.artifacts import Artifact
 from afd.evaluation import readings, targets
-from flows.mlflow_runs.views import SUMMARY
 
+SUMMARY = "summary.json"
 SIDES = {"final": "student", "base": "base", "teacher": "teacher", "difference": "difference"}
 
 
@@ -24,7 +24,7 @@ def results(evaluation: Artifact) -> Results:
 
     A value that is not defined is absent; a target that is not estimable has a tag alone.
     """
-    summary = _summary(evaluation)
+    summary = read_summary(evaluation)
     metrics: dict[str, float] = {}
     for name, row in summary["metrics"].items():
         low, high = row.get("interval") or (None, None)
@@ -47,7 +47,7 @@ def description(name: str, num_rounds: int, evaluation: Artifact, version: int |
     """Return the campaign in words, as Markdown: the report's sentence, the table, the links."""
     from afd.evaluation.page import lead_sentence
 
-    summary = _summary(evaluation)
+    summary = read_summary(evaluation)
     margins = {"frechet_distance": summary.get("frechet_margin")}
     rows = [readings.row(n, values, margins.get(n)) for n, values in summary["metrics"].items()]
     lines = [
@@ -80,9 +80,10 @@ def opening(name: str, params: Mapping[str, Any]) -> str:
     rounds = params.get("num_rounds", "?")
     return (
         f"{rounds} rounds against the {teacher} teacher. The held-out result comes with the end; "
-        f"until then `afd status --name {name}` tells how far it is."
+        f"until then `afd status {name}` tells how far it is."
     )
 
 
-def _summary(evaluation: Artifact) -> Mapping[str, Any]:
+def read_summary(evaluation: Artifact) -> Mapping[str, Any]:
+    """Return the summary of an evaluation."""
     return json.loads(evaluation.file(SUMMARY).read_bytes())

@@ -52,12 +52,6 @@ class RunIds:
     def is_finished(self, key: str) -> bool:
         return self.read(key).get("state") == "finished"
 
-    def any_unfinished(self) -> bool:
-        """Return whether a kill may have left a run RUNNING, or one whose id is not on disk."""
-        if (self.folder / "identity.json").exists() and not self.read(CAMPAIGN):
-            return True
-        return any(entry.get("state") == "running" for entry in self.entries().values())
-
     def entries(self) -> dict[str, dict[str, Any]]:
         """Every run that is known: key -> entry."""
         return {file.stem: self.read(file.stem) for file in self._files()}

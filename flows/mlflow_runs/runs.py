@@ -1,12 +1,12 @@
-"""A campaign's runs in MLflow as a projection of its folder and its store.
+"""Difference between a campaign's files and its runs in MLflow.
 
-`CampaignRuns.sync` writes what those have and MLflow has not. Whatever is written can be written
-again: ids of runs come from disk, and the time of a metric follows from its artifact and its step,
-so a replay lands on the same rows. A sync that was cut short is finished by the next one.
+`CampaignRuns.sync` writes the records (projection.py) that MLflow lacks. A sync that was cut short
+is finished by the next one.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,18 @@ from typing import Any
 import yaml
 
 from afd.artifacts import ArtifactRef
-from afd.evaluation.readings import flatten
-from afd.store import Store
-from flows import alarm_log
-from flows.mlflow_runs import results, views
-from flows.mlflow_runs.client import NOTE, Point, Tracking, brief, database_exists
-from flows.mlflow_runs.facts import Facts, StageFact, read_facts
-from flows.mlflow_runs.registry import Registry
+from afd.store import Store, StoreError
+from flows import alarm_log, dvc_tracking
+from flows.mlflow_runs import projection
+from flows.mlflow_runs.client import Tracking, brief, database_exists, now_ms
+from flows.mlflow_runs.facts import Facts, read_facts
+from flows.mlflow_runs.projection import ENDED
+from flows.mlflow_runs.records import Content, Record, Row, RunStatus
 from flows.mlflow_runs.run_ids import CAMPAIGN, CampaignEnding, RunIds, round_key, stage_key
-from flows.mlflow_runs.run_tree import RunStatus, RunTree, now_ms
-from flows.mlflow_runs.stage_pages import StagePages, ended_ms
-from flows.mlflow_runs.views import GrowingCurve
+from flows.mlflow_runs.writer import RunWriter
 
 log = logging.getLogger(__name__)
-ENDED: Mapping[CampaignEnding, RunStatus] = {
-    "finished": "FINISHED",
-    "paused": "SCHEDULED",
-    "failed": "FAILED",
-    "killed": "KILLED",
-}
-Write = Callable[[], object]
-Due = Iterator[tuple[str, Write]]
+Due = Iterator[tuple[str, Callable[[], Record]]]
 
 
 class CampaignRuns:
@@ -45,13 +36,11 @@ class CampaignRuns:
         self.ids = RunIds(folder)
         self.is_abandoned = False  # set by whoever cannot wait: nothing more is begun
         self._tracking = Tracking(tracking_uri)
-        self.tree = RunTree(self._tracking, self.name, self.ids)
-        registry = Registry(self._tracking, self.name, self.ids)
-        self._pages = StagePages(self.tree, registry, store)
+        self.writer = RunWriter(self._tracking, self.name, self.ids)
         self._is_open = False
+        self._has_stages = False  # of this process
         self._refused: set[str] = set()  # not tried again by this process
-        self._finished: set[str] = set()
-        self._curves: dict[str, GrowingCurve] = {}
+        self._digests: dict[str, str] = {}
 
     def sync(
         self,
@@ -60,193 +49,157 @@ class CampaignRuns:
         *,
         again: bool = False,
     ) -> int:
-        """Write what MLflow lacks; return how many things that were.
+        """Write what MLflow lacks; return how many records that were.
 
         `running`: keys of the stages that this process waits for; nobody computes any other.
         `status`: how the campaign ended; None while it runs. `again`: also what MLflow refused
         before. Raises Unavailable when MLflow is away, OSError when ids cannot be written.
         """
         if self.ids.read("identity") and not database_exists(self._tracking.uri):
-            self._forget()  # a new one is filled from the store
+            self.ids.set_aside()  # a new one is filled from the store
+            self._is_open = False
         is_checked = again and self._tracking.is_remote  # its database may have been deleted
         if not is_checked and next(self._due(running, status, again), None) is None:
             return 0
-        if not self._is_open:
-            try:
-                self._open()
-            except Exception as error:
-                self.tree.raise_if_away(error)
-                raise
         num_written = 0
-        for what, write in self._due(running, status, again):
-            if self.is_abandoned:
-                break
-            num_written += self._try(what, write)
+        try:
+            if not self._is_open:
+                self.writer.open(_params(self.folder))
+            self._is_open = True
+            for what, build in self._due(running, status, again):
+                if self.is_abandoned:
+                    break
+                num_written += self._try(what, build)
+        except Exception as error:
+            self._is_open = False  # a run may have been made although the answer was lost
+            self.writer.raise_if_away(error)
+            raise
         return num_written
 
-    # ------------------------------------------------------------------ what MLflow lacks
+    def _try(self, what: str, build: Callable[[], Record]) -> bool:
+        """Write one record; what MLflow refuses is reported and holds back nothing else."""
+        try:
+            record = build()
+            self.writer.write(record)
+        except Exception as error:
+            self.writer.raise_if_away(error)
+            if isinstance(error, OSError):
+                raise  # of the campaign's own folder
+            log.warning("MLflow has not taken %s of %s: %s", what, self.name, brief(error))
+            self._refused.add(what)
+            self.writer.num_refused += 1
+            return False
+        self._has_stages |= any("afd.stage" in run.tags for run in record.runs)
+        return True
 
     def _due(self, running: Set[str], status: CampaignEnding | None, again: bool) -> Due:
-        """Yield everything that is to be written but what was refused, the oldest first.
+        """Yield name and record of everything that is to be written, the oldest first.
 
-        Each is looked up when those before it are written.
+        Each is looked up when those before it are written; refused ones are left out.
         """
         facts = read_facts(self.folder)
-        for what, write in self._all_due(facts, running, status, again):
+        for what, build in self._all_due(facts, running, status, again):
             if what not in self._refused:
-                yield what, write
+                yield what, build
 
     def _all_due(
         self, facts: Facts, running: Set[str], status: CampaignEnding | None, again: bool
     ) -> Due:
         campaign = self.ids.read(CAMPAIGN)
         if not campaign.get("run_id") and (facts.stages or status is None):
-            yield "campaign", self.tree.campaign_run
+            yield "campaign", lambda: Record(CAMPAIGN)  # made by opening
         elif running and campaign.get("state") != "running":
-            yield "campaign resumed", lambda: self.tree.resume(CAMPAIGN)
-        for fact in facts.stages:
-            yield from self._due_of(fact, running, again)
+            yield "campaign resumed", projection.resumed
+        for ref in facts.stages:
+            yield from self._due_of(ref, facts, running, again)
         for index in facts.closed_rounds:
-            if not self.ids.is_finished(round_key(index)) and self._is_whole(index, facts):
-                yield f"round {index}", partial(self._finish_round, index, facts)
-        if (final := facts.final) is not None and self._lacks_result(final):
-            yield "held-out result", partial(self._show_result, final, facts)
-        for key in self._left_running(running, status):
-            yield f"end of {key}", partial(self.tree.end, key, _state_left(key, status), now_ms())
+            own = [ref for ref, its_round in facts.stages.items() if its_round == index]
+            if not self.ids.is_finished(round_key(index)) and all(map(self._is_known, own)):
+                yield f"round {index}", partial(self._round, index, own)
+        final = facts.final
+        is_shown = final is None or self.ids.read(CAMPAIGN).get("final") == final.fingerprint
+        if final is not None and self._is_known(final) and not is_shown:
+            yield "held-out result", partial(self._result, final, len(facts.closed_rounds))
+        for key, state in self._left_running(running, status):
+            yield f"end of {key}", partial(Record, key, states=[(key, state, now_ms())])
         if status is not None and self._is_ended_by(status):
-            yield f"campaign {status}", partial(self._end_campaign, status)
+            stopped = any(one["ends"] == "stops" for one in alarm_log.records(self.folder)[-1:])
+            ended = partial(projection.ended_campaign, status, now_ms(), stopped)
+            yield f"campaign {status}", ended
 
-    def _due_of(self, fact: StageFact, running: Set[str], again: bool) -> Due:
-        key, begun, label = stage_key(fact.ref), fact.begun, _label(fact.ref)
-        if key in self._finished and not again:
-            return
+    def _due_of(self, ref: ArtifactRef, facts: Facts, running: Set[str], again: bool) -> Due:
+        key, begun, label = stage_key(ref), facts.begun.get(ref), _label(ref)
         entry = self.ids.read(key)
         if entry.get("state") == "finished" and not (again and entry.get("refused")):
-            self._finished.add(key)
-            self._curves.pop(key, None)
-        elif self.store.have(fact.ref):
-            yield label, partial(self._pages.record, fact)
+            return
+        if self.store.have(ref):
+            began_ms = begun.began_ms if begun else None
+            yield label, partial(self._stage, ref, facts.stages[ref], began_ms)
         elif begun is not None and key in running:
-            curve = self._curves.setdefault(key, GrowingCurve(self.store.work_path(fact.ref)))
             if entry.get("state") != "running":
-                yield f"{label} begun", partial(self._pages.begin, begun)
-            if curve.has_grown():
-                yield f"{label} curve", partial(self._pages.extend, key, curve)
+                yield f"{label} begun", partial(projection.begun_stage, begun)
+            if rows := self._new_rows(ref, int(entry.get("step", -1))):
+                yield f"{label} curve", partial(Record, key, contents=[Content(key, curve=rows)])
         elif begun is not None and begun.outcome and entry.get("failed_ms") != begun.began_ms:
-            yield f"{label} failed", partial(self._pages.fail, begun)
+            yield f"{label} failed", partial(projection.failed_stage, begun, now_ms())
+
+    def _new_rows(self, ref: ArtifactRef, after: int) -> list[Row]:
+        """Return the rows that the latest attempt at a running stage has made after a step."""
+        work = self.store.work_path(ref)
+        for file in sorted(work.glob(f"attempts/[0-9]*/out/{projection.CURVES}"))[-1:]:
+            with suppress(FileNotFoundError):  # published, or overtaken by another attempt
+                return projection.rows_of(file.read_bytes(), after)
+        return []
 
     def _is_known(self, ref: ArtifactRef) -> bool:
         """Return whether nothing more will be written of a stage."""
         return self.ids.is_finished(stage_key(ref)) or _label(ref) in self._refused
 
-    def _lacks_result(self, final: ArtifactRef) -> bool:
-        is_recorded = self.ids.read(CAMPAIGN).get("final") == final.fingerprint
-        return self._is_known(final) and not is_recorded
+    def _left_running(
+        self, running: Set[str], status: CampaignEnding | None
+    ) -> Iterator[tuple[str, RunStatus]]:
+        """Yield the runs that nobody computes any more, and how they end.
 
-    def _is_whole(self, index: int, facts: Facts) -> bool:
-        return all(self._is_known(one.ref) for one in facts.stages if one.round_index == index)
-
-    def _left_running(self, running: Set[str], status: CampaignEnding | None) -> list[str]:
-        """Return the runs that nobody computes; a round's is left alone while its campaign runs."""
-        left = [key for key, one in self.ids.entries().items() if one.get("state") == "running"]
-        left = [key for key in left if key != CAMPAIGN and key not in running]
-        return [key for key in left if status is not None or not _is_round(key)]
+        A round's run is left alone while its campaign runs.
+        """
+        for key, entry in self.ids.entries().items():
+            is_round = key.startswith("round_")
+            is_left = entry.get("state") == "running" and key != CAMPAIGN and key not in running
+            if is_left and status is None and not is_round:
+                yield key, "KILLED"
+            elif is_left and status is not None:
+                is_cut = not is_round and status in ("finished", "paused")
+                yield key, "KILLED" if is_cut else ENDED[status]
 
     def _is_ended_by(self, status: CampaignEnding) -> bool:
         """Return whether the campaign's run is to be ended: a refused command changes nothing."""
         state = self.ids.read(CAMPAIGN).get("state")
         if state is None or state == ENDED[status].lower():
             return False
-        return state == "running" or self.tree.is_touched or status == "finished"
+        return state == "running" or self._has_stages or status == "finished"
 
-    def _try(self, what: str, write: Write) -> bool:
-        """Write one thing; what MLflow refuses is reported and holds back nothing else."""
-        try:
-            write()
-        except Exception as error:
-            self.tree.raise_if_away(error)
-            if isinstance(error, OSError):
-                raise  # of the campaign's own folder
-            log.warning("MLflow has not taken %s of %s: %s", what, self.name, brief(error))
-            self._refused.add(what)
-            self.tree.num_refused += 1
-            return False
-        self.tree.num_calls += 1
-        return True
+    def _stage(self, ref: ArtifactRef, index: int | None, began_ms: int | None) -> Record:
+        artifact = self.store.load(ref)
+        for one in (ref, *artifact.manifest.made_from.values()):
+            if one.fingerprint not in self._digests and self.store.have(one):
+                with suppress(StoreError):  # damaged: reported where it is recorded itself
+                    self._digests[one.fingerprint] = dvc_tracking.digest(self.store.load(one))
+        return projection.finished_stage(artifact, index, began_ms, self._digests)
 
-    # ------------------------------------------------------------------ the campaign's own run
-
-    def _forget(self) -> None:
-        self.ids.set_aside()
-        self._finished.clear()
-        self._is_open = False
-
-    def _open(self) -> None:
-        """Find the campaign's run or make it, and what a kill left between MLflow and the disk."""
-        known = self.ids.read(CAMPAIGN).get("run_id")
-        if known and not self._tracking.has(known):
-            self._forget()  # the server's database was deleted
-        params = _params(self.folder)
-        self.ids.campaign_id(params)
-        if self.ids.any_unfinished():
-            self.tree.adopt()
-        run_id = self.tree.campaign_run()
-        self.ids.write(CAMPAIGN, experiment_id=self._tracking.experiment)  # for links into the UI
-        there = self._tracking.client.get_run(run_id).data
-        missing = {name: value for name, value in flatten(params) if name not in there.params}
-        note = {} if NOTE in there.tags else {NOTE: results.opening(self.name, params)}
-        self.tree.log(CAMPAIGN, (), missing, note)
-        self._is_open = True
-
-    def _end_campaign(self, status: CampaignEnding) -> None:
-        tags = {"afd.state": status}
-        stopped = any(one["ends"] == "stops" for one in alarm_log.records(self.folder)[-1:])
-        if status == "finished" and not stopped:
-            tags["afd.course"] = "finished"
-        self.tree.log(CAMPAIGN, (), {}, tags)
-        self.tree.end(CAMPAIGN, ENDED[status], now_ms())
-
-    def _finish_round(self, index: int, facts: Facts) -> None:
-        key = round_key(index)
-        own = [one.ref for one in facts.stages if one.round_index == index]
+    def _round(self, index: int, own: list[ArtifactRef]) -> Record:
         ended = max((self.ids.read(stage_key(ref)).get("ended_ms", 0) for ref in own), default=0)
-        self.tree.round_run(index, ended or now_ms())
-        for record in alarm_log.records(self.folder):
-            if record["round"] == index:
-                metrics, tags = views.decision(record)
-                for on, step in ((key, 0), (CAMPAIGN, index)):
-                    self.tree.log(
-                        on, [Point(n, v, step, ended) for n, v in metrics.items()], {}, tags
-                    )
-        self.tree.end(key, "FINISHED", ended or now_ms())
+        decisions = [one for one in alarm_log.records(self.folder) if one["round"] == index]
+        return projection.finished_round(index, ended or now_ms(), decisions)
 
-    def _show_result(self, final: ArtifactRef, facts: Facts) -> None:
-        """Show the held-out result on the campaign's run and on the version of its student."""
-        evaluation, num_rounds = self.store.load(final), len(facts.closed_rounds)
-        at = ended_ms(evaluation.manifest)
-        found = results.results(evaluation)
+    def _result(self, final: ArtifactRef, num_rounds: int) -> Record:
+        evaluation = self.store.load(final)
         student = self.ids.read(stage_key(evaluation.manifest.made_from["student"]))
-        words = results.description(self.name, num_rounds, evaluation, student.get("version"))
-        points = [Point(n, v, 0, at) for n, v in found.metrics.items()]
-        self.tree.log(CAMPAIGN, points, {}, found.tags | {NOTE: words})
-        if student.get("model_id"):
-            self.tree.log(stage_key(final), points, {}, {}, student["model_id"])
-        self.ids.write(CAMPAIGN, final=final.fingerprint)
+        version = student.get("version")
+        return projection.held_out_result(self.name, evaluation, num_rounds, version)
 
 
 def _label(ref: ArtifactRef) -> str:
     return f"{ref.kind} {ref.short}"
-
-
-def _is_round(key: str) -> bool:
-    return key.startswith("round_")
-
-
-def _state_left(key: str, status: CampaignEnding | None) -> RunStatus:
-    """Return how a run ends that nobody computes any more."""
-    if status is None or (not _is_round(key) and status in ("finished", "paused")):
-        return "KILLED"
-    return ENDED[status]
 
 
 def _params(folder: Path) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from afd.artifacts import Artifact
 from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows import dvc_tracking
-from flows.mlflow_runs.champion import choose_champion
 from flows.mlflow_runs.facts import note_begun
 from flows.mlflow_runs.recorder import RunRecorder
+from flows.mlflow_runs.registry import choose_champion
 from flows.mlflow_runs.run_ids import RunIds
 from flows.mlflow_runs.runs import CampaignRuns
 from tests.flows.campaign_on_disk import METRICS, CampaignOnDisk, make_campaign, small_params

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flows.mlflow_runs.client import Tracking
+from flows.mlflow_runs.records import Version
 from flows.mlflow_runs.registry import Registry
 from flows.mlflow_runs.run_ids import RunIds, stage_key
 from tests.flows.campaign_on_disk import make_campaign, small_params
@@ -17,7 +18,7 @@ def test_what_mlflow_made_before_a_kill_is_found_again(tmp_path: Path) -> None:
     registry, key = Registry(tracking, "demo", ids), stage_key(student.ref)
 
     def add() -> dict[str, object]:
-        registry.add(run_id, 0, student.ref, student.manifest, {})
+        registry.add(run_id, Version(student.ref, 0, "pixel_ar", ""))
         return ids.read(key)
 
     first = add()
