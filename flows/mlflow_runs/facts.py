@@ -4,7 +4,6 @@
 <campaign>/lineage/begun/<fp16>.json                a stage of a round that is not finished
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from afd.runtime.request import StageRequest
 from afd.store import write_atomic
 from flows.last_command import read_last_command
 from flows.mlflow_runs.run_ids import CampaignEnding, stage_key
+from flows.round_files import known_round
 
 
 class BegunStage(Frozen):
@@ -44,17 +44,18 @@ def read_facts(folder: Path) -> Facts:
     files = (folder / "lineage" / "begun").glob("[!.]*.json")
     found = [one for file in files if (one := _read(file)) is not None]
     begun = {one.ref: one for one in sorted(found, key=lambda one: one.began_ms)}
-    rounds = {f.stem: _round(f) for f in sorted((folder / "rounds").glob("[0-9]*.json"))}
-    start, final = (_round(folder / "rounds" / f"{name}.json") for name in ("start", "final"))
+    files = (f for f in sorted((folder / "rounds").glob("*.json")) if f.stem.isdecimal())
+    rounds = {int(file.stem): known_round(file) for file in files}
+    start, final = (known_round(folder / "rounds" / f"{name}.json") for name in ("start", "final"))
     stages: dict[ArtifactRef, int | None] = dict.fromkeys(start.values())
-    for name, made in rounds.items():
+    for index, made in rounds.items():
         for ref in made.values():
-            stages.setdefault(ref, int(name))
+            stages.setdefault(ref, index)
     for ref, one in begun.items():  # of the round that runs: before the end
         stages.setdefault(ref, one.round_index)
     for ref in final.values():
         stages.setdefault(ref, None)
-    closed = tuple(int(name) for name, made in rounds.items() if made)
+    closed = tuple(index for index, made in rounds.items() if made)
     return Facts(stages, begun, closed, final.get("evaluation"))
 
 
@@ -95,11 +96,3 @@ def _read(file: Path) -> BegunStage | None:
         return BegunStage.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def _round(file: Path) -> dict[str, ArtifactRef]:
-    try:
-        content = json.loads(file.read_bytes())
-        return {role: ArtifactRef.model_validate(ref) for role, ref in content.items()}
-    except (OSError, ValueError, AttributeError):
-        return {}  # a damaged one is written again by the campaign
