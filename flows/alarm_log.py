@@ -48,9 +48,9 @@ def refuse_paused(name: str, paths: CampaignPaths, index: int, course: Course) -
     alarms = "\n".join(f"  {alarm}" for alarm in course.alarms)
     changes = "".join(f"\n  {change}" for change in course.changes)
     where = {"runs": paths.runs, "store": paths.store}
-    goes_on = command("resume", "--name", name, "--acknowledge", runs=paths.runs)
+    goes_on = command("resume", name, "--acknowledge", runs=paths.runs)
     other = command(
-        "campaign", "--name", f"{name}-2", "--params", str(folder / "params.yaml"), "--set",
+        "campaign", f"{name}-2", "--params", str(folder / "params.yaml"), "--set",
         "FIELD=VALUE", **where,
     )  # fmt: skip
     rounds = "round 0" if index == 0 else f"rounds 0 to {index}"

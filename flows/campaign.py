@@ -103,7 +103,7 @@ def refuse_no_round(
     last = params.num_rounds - 1
     if 0 <= index <= last:
         return
-    goes_on = command("campaign", "--name", name, runs=paths.runs, store=paths.store)
+    goes_on = command("campaign", name, runs=paths.runs, store=paths.store)
     raise RefusedError(
         f"round {index}: campaign {name!r} has rounds 0 to {last}"
         + ("; all of them are finished" if is_next else "")

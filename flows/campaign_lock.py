@@ -232,7 +232,7 @@ def _yield_race(folder: Path, name: str, mine: LockHolder) -> None:
 
 def already_running(folder: Path, name: str, holder: LockHolder | None) -> CampaignRunningError:
     """Return the error that names the holder and the command that cancels it."""
-    stops = command("cancel", "--name", name, runs=folder.parent)
+    stops = command("cancel", name, runs=folder.parent)
     return CampaignRunningError(
         f"campaign {name!r} is running already: {holder or 'a process that just started'}\n"
         f"  nothing was started here; wait for it or stop it ({stops}), then run the same command"

@@ -105,7 +105,7 @@ def page_request(
     rounds = _rounds(folder)
     final = known_round(folder / "rounds" / "final.json")
     names = [one["student"].short for one in rounds if "student" in one]
-    goes_on = command("campaign", "--name", folder.name, runs=folder.parent, store=store)
+    goes_on = command("campaign", folder.name, runs=folder.parent, store=store)
     return PageRequest(
         name=folder.name,
         folder=str(folder),

@@ -284,17 +284,17 @@ def sync(name: MaybeName = None, *, runs: Runs = RUNS, store: StoreFolder = STOR
 @app.command(help_epilogue=examples("afd up", "afd down                          stops it"))
 def up(*, runs: Runs = RUNS, store: StoreFolder = STORE, dry_run: DryRun = False) -> None:
     """Start a Prefect server and serve `afd/round` and `afd-campaign/campaign`."""
-    from flows.commands.operate import say_up, say_up_dry
+    from flows.commands.operate import preview_services, start_services
 
-    (say_up_dry if dry_run else say_up)(runs, store)
+    (preview_services if dry_run else start_services)(runs, store)
 
 
 @app.command(help_epilogue=examples("afd down"))
 def down(*, runs: Runs = RUNS) -> None:
     """Stop what `afd up` started, and only that."""
-    from flows.commands.operate import say_down
+    from flows.commands.operate import stop_services
 
-    say_down(runs)
+    stop_services(runs)
 
 
 @app.command(
@@ -306,9 +306,9 @@ def down(*, runs: Runs = RUNS) -> None:
 )
 def status(name: MaybeName = None, *, json: Json = False, runs: Runs = RUNS) -> None:
     """Print the state of every campaign: rounds, stages, jobs with SLURM's state and reason."""
-    from flows.commands.operate import say_status
+    from flows.commands.operate import print_status
 
-    say_status(runs, name, as_json=json)
+    print_status(runs, name, as_json=json)
 
 
 @app.command(help_epilogue=examples("afd logs demo", "afd logs demo --stage update -f"))
@@ -335,9 +335,9 @@ def logs(
     ] = False,
 ) -> None:
     """Print the log of a stage: of the one that runs, else failed, else ran last."""
-    from flows.commands.operate import say_logs
+    from flows.commands.operate import print_logs
 
-    say_logs(runs, campaign, name, stage, lines, follow)
+    print_logs(runs, campaign, name, stage, lines, follow)
 
 
 @app.command(
@@ -355,9 +355,9 @@ def cancel(
     store: StoreFolder = STORE,
 ) -> None:
     """Stop a campaign wherever it runs, with its jobs; everything finished stays."""
-    from flows.commands.operate import say_cancel
+    from flows.commands.operate import cancel_campaign
 
-    say_cancel(runs, store, name, now=now)
+    cancel_campaign(runs, store, name, now=now)
 
 
 @app.command(

@@ -66,7 +66,7 @@ def campaign_folder(name: str, paths: CampaignPaths) -> Path:
             f"{name!r}: a campaign's name is 1 to 64 of a-z, A-Z, 0-9, '-', '_' "
             "and '.'; it does not begin with '.' and has a letter or digit"
         )
-        raise ParamsError("--name", [problem])
+        raise ParamsError("NAME", [problem])
     return (paths.runs / name).resolve()
 
 
@@ -131,7 +131,7 @@ def refuse_other_params(folder: Path, params: Params) -> dict[str, str | None] |
                     *(f"{path}: the campaign has {was!r}, not {new!r}"
                       for path, was, new in differing[:MAX_DIFFERENCES]),
                     *more,
-                    "a campaign keeps its params: drop what differs; or choose another --name, "
+                    "a campaign keeps its params: drop what differs; or choose another NAME, "
                     "which reuses everything that the store has of it; or add --set-aside to "
                     "`afd campaign`: the earlier campaign is renamed and loses nothing",
                 ],

@@ -32,7 +32,7 @@ def run(
         if found != wanted:
             raise RefusedError(
                 f"prompts.path: {path} has changed since it was asked for: its sha256 is "
-                f"{found[:16]}, not {wanted[:16]}; restore it, or choose another --name"
+                f"{found[:16]}, not {wanted[:16]}; restore it, or choose another NAME"
             )
         prompts = parse_jsonl(content, str(path), *sizes)
     (work.out / PROMPTS).write_bytes(to_jsonl(prompts))

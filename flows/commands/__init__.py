@@ -1,1 +1,1 @@
-"""What a person types: each command of `afd`, and what it shows."""
+"""Commands of `afd`: one module a command or group, with its output."""

@@ -11,11 +11,11 @@ from flows.session import open_sessions
 
 
 def what_stops() -> Iterator[str]:
-    """What a first Ctrl-C does to each campaign of this process, and the command to go on."""
+    """Mark each campaign of this process as interrupted; yield the text of a first Ctrl-C."""
     for session in open_sessions():
         session.is_interrupted = True
         site = session.site
-        goes_on = command("resume", "--name", session.name, runs=site.folder.parent)
+        goes_on = command("resume", session.name, runs=site.folder.parent)
         jobs = "its jobs too"
         if site.cluster.executor == "slurm":
             jobs = (
@@ -36,7 +36,7 @@ def abandon() -> None:
     for session in open_sessions():
         folder, store = session.site.folder, session.site.store.root
         log = folder / "cancel.log"
-        goes_on = command("resume", "--name", session.name, runs=folder.parent)
+        goes_on = command("resume", session.name, runs=folder.parent)
         arguments = [session.name, str(folder.parent), str(store), "cancelled"]
         with log.open("ab") as out:
             subprocess.Popen(

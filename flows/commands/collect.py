@@ -93,7 +93,7 @@ def garbage(paths: CampaignPaths) -> list[Garbage]:
 
 
 def _needed(campaigns: list[Path], artifacts: dict[str, Artifact]) -> set[str]:
-    """Fingerprints of what rounds name or DVC tracks, and of everything behind it."""
+    """Return the fingerprints that rounds name or DVC tracks, and of everything behind them."""
     waiting: list[str] = []
     for folder in campaigns:
         for file in (folder / "rounds").glob("*.json"):
@@ -113,7 +113,7 @@ def _needed(campaigns: list[Path], artifacts: dict[str, Artifact]) -> set[str]:
 
 
 def _unfinished_since(campaigns: list[Path]) -> float:
-    """When the oldest campaign started that goes on with what rounds do not name yet."""
+    """Return the start of the oldest unfinished campaign: rounds do not name all its artifacts."""
     starts = [
         (folder / "params.yaml").stat().st_mtime
         for folder in campaigns
@@ -127,7 +127,7 @@ def _time(artifact: Artifact) -> float:
 
 
 def _stale_work(store: Store, since: float) -> Iterator[Garbage]:
-    """Work folders of an unfinished stage that no process holds and no campaign goes on with."""
+    """Yield work folders of stages that no process holds and no campaign goes on with."""
     for work in sorted(store.root.glob(".work/*-*")):
         kind, _, name = work.name.rpartition("-")
         is_made = (store.root / kind / name / MANIFEST).is_file()

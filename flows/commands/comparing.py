@@ -46,13 +46,13 @@ WINS = (
 
 
 def judged(campaign: str, paths: CampaignPaths) -> Judged:
-    """The student of a campaign as its final evaluation measured it; raises RefusedError."""
+    """Return the final evaluation of a campaign's student; raises RefusedError without one."""
     made = read_round(known_campaign(campaign, paths.runs) / "rounds" / "final.json")
     store = Store(paths.store)
     if made is None or not store.have(made["evaluation"]):
         raise RefusedError(
             f"campaign {campaign!r} has no final evaluation in {paths.store}\n"
-            f"  {command('campaign', '--name', campaign, runs=paths.runs, store=paths.store)}"
+            f"  {command('campaign', campaign, runs=paths.runs, store=paths.store)}"
             "    goes on with it"
         )
     evaluation = store.load(made["evaluation"])
@@ -97,9 +97,9 @@ def _lacks_another(first: str, runs: Path) -> str:
     """Return what a comparison with nothing lacks, and which campaigns could be taken."""
     finished = [one.name for one in campaigns_in(runs) if (one / "summary.json").exists()]
     others = [name for name in finished if name != first]
-    shown = command("compare", first, others[-1] if others else "OTHER", runs=runs)
+    example = command("compare", first, others[-1] if others else "OTHER", runs=runs)
     there = ", ".join(others) or "none yet"
-    return f"{first} is compared with nothing: name another finished campaign, e.g. {shown}\n" + (
+    return f"{first} is compared with nothing: name another finished campaign, e.g. {example}\n" + (
         f"  finished in {runs}: {there}"
     )
 
@@ -153,8 +153,8 @@ def write_results(
     from afd.evaluation import charts, findings
     from afd.evaluation.results import CLAIMED_SEEDS, load_cells, table
 
-    asked = _asked_for(seeds)
-    cells = load_cells(results, asked)
+    wanted = _grid_cells(seeds)
+    cells = load_cells(results, wanted)
     if not cells:
         raise RefusedError(f"{results}/arms holds no results; `dvc repro` makes them")
     pictures = page.parent / "images"
@@ -176,7 +176,7 @@ def write_results(
         parts += [f"![Score and error](images/{stem}-long.png)", ""]
     if wins := findings.who_wins(cells):
         parts += ["## Who wins where", "", WINS, "", *wins, ""]
-    if unplayed := sorted(asked - {cell.name for cell in cells}):
+    if unplayed := sorted(wanted - {cell.name for cell in cells}):
         parts += ["## Not played yet", "", UNPLAYED, "", ", ".join(f"`{n}`" for n in unplayed), ""]
     page.write_text(
         "# Ablations of the pocket world\n\n"
@@ -193,8 +193,8 @@ def write_results(
     return cells, unplayed
 
 
-def _asked_for(seeds: Sequence[int]) -> set[str]:
-    """The names of the grid's cells; with `seeds` of its main arms alone, as `dvc repro quick`."""
+def _grid_cells(seeds: Sequence[int]) -> set[str]:
+    """Return the names of the grid's cells; with `seeds` those of its main arms alone."""
     from flows.ablations import every_cell, group
 
     if seeds:

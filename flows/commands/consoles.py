@@ -1,4 +1,4 @@
-"""The console of commands: a terminal's width, and no cut line anywhere else."""
+"""Console of commands: a terminal's width, and no cut line anywhere else."""
 
 import sys
 

@@ -15,7 +15,7 @@ VERDICT_STYLE = {"pass": "green", "fail": "bold red", "not estimable": "yellow"}
 
 
 def results_table(summary: Path) -> RenderableType:
-    """Every metric of teacher, base and student, and under it which targets are met."""
+    """Return a table of teacher, base and student by metric, over one of the targets."""
     content = json.loads(summary.read_bytes())
     table = _metrics_table(content)
     if "targets" not in content:  # left by earlier code; `afd campaign` adds them
@@ -24,7 +24,7 @@ def results_table(summary: Path) -> RenderableType:
 
 
 def _metrics_table(content: Mapping[str, Any]) -> Table:
-    """Teacher, base, student, difference and interval of every metric."""
+    """Return teacher, base, student, difference and interval of every metric."""
     seeds = ", ".join(map(str, content.get("noise_seeds", ())))
     title = f"held-out prompts: {content.get('num_prompts', '?')}   noise seeds: {seeds}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
@@ -43,7 +43,7 @@ def _metrics_table(content: Mapping[str, Any]) -> Table:
 
 
 def _targets_table(targets: Sequence[Mapping[str, Any]]) -> Table:
-    """Verdict, measured number and limit of every target."""
+    """Return verdict, measured number and limit of every target."""
     table = Table(title="targets", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("metric", "verdict"):
         table.add_column(name, no_wrap=True)

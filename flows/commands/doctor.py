@@ -1,4 +1,4 @@
-"""`afd doctor`: is everything here that a campaign needs, and what to do about what is not."""
+"""`afd doctor`: checks of everything that a campaign needs, each fault with its cure."""
 
 import os
 import platform
@@ -48,7 +48,7 @@ def examine(runs: Path, store: Path, cluster: Path, *, as_json: bool = False) ->
         return ExitCode.REFUSED if _lacks(found) else ExitCode.DONE
     signs = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "missing": "[red]missing[/]"}
     for one in found:
-        table.add_row(signs[one.verdict], Text(one.what), Text(one.told))
+        table.add_row(signs[one.verdict], Text(one.what), Text(one.text))
     Console().print(table)
     return ExitCode.REFUSED if _lacks(found) else ExitCode.DONE
 
@@ -93,7 +93,7 @@ def _checks(paths: CampaignPaths, mlflow: str | None) -> dict[str, Check]:
 
 
 def _guarded(what: str, check: Check) -> Iterator[Finding]:
-    """The findings of a check, up to where it raises: the machine may be broken in any way."""
+    """Yield the findings of a check, up to its exception: the machine may be broken in any way."""
     try:
         yield from check()
     except Exception as error:  # noqa: BLE001 (a check that fails is what the command is for)
@@ -107,15 +107,15 @@ def _unchecked(what: str, error: Exception) -> Finding:
 
 def _python() -> Iterator[Finding]:
     found = sys.version_info[:2]
-    told = f"{platform.python_version()} at {sys.executable}"
+    text = f"{platform.python_version()} at {sys.executable}"
     if found < (3, 11):
-        yield Finding("python", "missing", f"{told}; 3.11 or newer is needed")
+        yield Finding("python", "missing", f"{text}; 3.11 or newer is needed")
     else:
-        yield Finding("python", "ok" if found == (3, 11) else "warning", f"{told}; tested on 3.11")
+        yield Finding("python", "ok" if found == (3, 11) else "warning", f"{text}; tested on 3.11")
 
 
 def _packages() -> Iterator[Finding]:
-    """Installed versions against the lock file, where there is one."""
+    """Compare installed versions with the lock file, where there is one."""
     if not PINS.exists():
         yield Finding("packages", "warning", f"no {PINS} here: run it in the project's folder")
         return
@@ -150,52 +150,52 @@ def _mlflow(paths: CampaignPaths, chosen: str | None) -> Iterator[Finding]:
         with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5) as database:
             (num_runs,) = database.execute("select count(*) from runs").fetchone()
     except sqlite3.Error as error:
-        told = f"{file}: {error}; move it away; `afd sync` fills a new one from the store"
-        yield Finding("mlflow", "warning", told)
+        text = f"{file}: {error}; move it away; `afd sync` fills a new one from the store"
+        yield Finding("mlflow", "warning", text)
         return
     yield Finding("mlflow", "ok", f"{file}: {num_runs} runs")
 
 
 def _mlflow_server(uri: str) -> Finding:
-    shown = without_password(uri)
+    address = without_password(uri)
     if not uri.startswith("http"):
-        return Finding("mlflow", "ok", shown)
+        return Finding("mlflow", "ok", address)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{uri.rstrip('/')}/version", timeout=5) as response:
             theirs = response.read(100).decode(errors="replace")
     except (OSError, ValueError) as error:
-        told = (
-            f"{shown} does not answer ({error}): campaigns run without it and "
+        text = (
+            f"{address} does not answer ({error}): campaigns run without it and "
             "`afd sync` records them later; start it, or "
             "change `mlflow` in the cluster's params (or MLFLOW_TRACKING_URI)"
         )
-        return Finding("mlflow", "warning", told)
+        return Finding("mlflow", "warning", text)
     fits = theirs.split(".")[0] == version("mlflow").split(".")[0]
-    told = f"{shown} is MLflow {theirs}, {version('mlflow')} here"
-    return Finding("mlflow", "ok" if fits else "warning", told)
+    text = f"{address} is MLflow {theirs}, {version('mlflow')} here"
+    return Finding("mlflow", "ok" if fits else "warning", text)
 
 
 def _telemetry() -> Iterator[Finding]:
-    """What a user's own environment turns on again."""
+    """Yield the telemetry that the user's environment turns on again."""
     switched = [name for name in TELEMETRY if os.environ.get(name) != DEFAULTS[name]]
     if switched:
-        told = f"{', '.join(switched)} changed by your environment: unset it to stay quiet"
-        yield Finding("telemetry", "warning", told)
+        text = f"{', '.join(switched)} changed by your environment: unset it to stay quiet"
+        yield Finding("telemetry", "warning", text)
     else:
         yield Finding("telemetry", "ok", "off: nothing phones home")
 
 
 def _secrets() -> Iterator[Finding]:
-    """Keys that were pasted into params, which go into manifests and repositories."""
+    """Search params files for pasted keys: params go into manifests and repositories."""
     found = [
         f"{file}: {field}"
         for file in sorted(Path("params").rglob("*.yaml"))
         for field in secret_fields(file)
     ]
     if found:
-        told = f"{', '.join(found)} look like secrets: write the NAME of a variable, change the key"
-        yield Finding("secrets", "missing", told)
+        text = f"{', '.join(found)} look like secrets: write the NAME of a variable, change the key"
+        yield Finding("secrets", "missing", text)
     else:
         yield Finding("secrets", "ok", "none in params/")
 
@@ -203,13 +203,13 @@ def _secrets() -> Iterator[Finding]:
 def _prefect() -> Iterator[Finding]:
     api = configured_api()
     if api is None:
-        told = f"prefect {version('prefect')}; a campaign starts its own server"
-        yield Finding("prefect", "ok", told)
+        text = f"prefect {version('prefect')}; a campaign starts its own server"
+        yield Finding("prefect", "ok", text)
     elif (found := trouble(api)) is None:
         yield Finding("prefect", "ok", f"the server at {api} answers and its version fits")
     else:
-        told = f"the server at {api} {found}; campaigns run without it meanwhile"
-        yield Finding("prefect", "warning", told)
+        text = f"the server at {api} {found}; campaigns run without it meanwhile"
+        yield Finding("prefect", "warning", text)
 
 
 def _browser() -> Iterator[Finding]:
@@ -224,7 +224,7 @@ def doctor_document(findings: Sequence[Finding]) -> Document:
     """Return `afd doctor --json`."""
     return {
         "findings": [
-            {"what": one.what, "verdict": one.verdict, "text": one.told} for one in findings
+            {"what": one.what, "verdict": one.verdict, "text": one.text} for one in findings
         ],
         "is_ready": not _lacks(findings),
     }

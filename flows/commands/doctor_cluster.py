@@ -1,4 +1,4 @@
-"""What `afd doctor --cluster` looks at on a SLURM cluster, each with what to change."""
+"""SLURM checks of `afd doctor --cluster`, each fault with its cure."""
 
 import json
 import re
@@ -18,38 +18,37 @@ from flows.jobs.site import LATE_S, look_anew
 Verdict = Literal["ok", "warning", "missing"]
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
 KILL_WAIT_S = 10  # to write a checkpoint; SLURM's default is 30
-PROBE_S = 90.0  # in a busy queue the probe may wait longer: then nothing is said against the disk
+PROBE_S = 90.0  # a busy queue may take longer: no verdict on the disk then
 SKEW_S = 5.0
 WORDS_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """Result of one check."""
 
     what: str
     verdict: Verdict
-    told: str
+    text: str
 
 
 def slurm_findings(cluster: Cluster, runs: Path, store: Path) -> Iterator[Finding]:
-    """From the programs to a job that really writes where the head reads."""
+    """Check programs, controller, signals, accounting, sbatch and the shared disk."""
     slurm = cluster.slurm
     if slurm is None:
         return
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
-        told = f"{', '.join(absent)} not found: log in to a login node, or add SLURM's bin to PATH"
-        yield Finding("slurm", "missing", told)
+        text = f"{', '.join(absent)} not found: log in to a login node, or add SLURM's bin to PATH"
+        yield Finding("slurm", "missing", text)
         return
-    code, said = _words("scontrol", "show", "config")
+    code, output = _words("scontrol", "show", "config")
     if code:
-        told = (
-            f"the controller does not answer ({_last(said)}): ask its admin, or look at SLURM_CONF"
-        )
-        yield Finding("slurm", "missing", told)
+        why = _last(output)
+        text = f"the controller does not answer ({why}): ask its admin, or look at SLURM_CONF"
+        yield Finding("slurm", "missing", text)
         return
-    config = dict(re.findall(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", said, flags=re.MULTILINE))
+    config = dict(re.findall(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", output, flags=re.MULTILINE))
     yield Finding("slurm", "ok", f"SLURM {config.get('SLURM_VERSION', '?')} answers")
     yield from _signals(config, slurm)
     yield _accounting()
@@ -65,75 +64,75 @@ def _signals(config: dict[str, str], slurm: SlurmParams) -> Iterator[Finding]:
         if "preempt_send_user_signal" in config.get("SlurmctldParameters", ""):
             yield Finding("preemption", "ok", "a preempted job is told to save its checkpoint")
         else:
-            told = (
+            text = (
                 "a preempted job is not told: it goes on from its last periodic checkpoint; ask "
                 "the admin for SlurmctldParameters=preempt_send_user_signal"
             )
-            yield Finding("preemption", "warning", told)
+            yield Finding("preemption", "warning", text)
     number = re.match(r"\d+", config.get("KillWait", ""))
     wait = int(number.group()) if number else 30  # SLURM's own default
     verdict: Verdict = "ok" if wait >= KILL_WAIT_S else "warning"
-    told = f"KillWait {wait} s; jobs are told {slurm.warn_s} s before their limit (slurm.warn_s)"
+    text = f"KillWait {wait} s; jobs are told {slurm.warn_s} s before their limit (slurm.warn_s)"
     if verdict == "warning":
-        told += "; cancelled and preempted ones have too little time to save: ask the admin for "
-        told += f"KillWait of {KILL_WAIT_S} s or more"
-    yield Finding("signals", verdict, told)
+        text += "; cancelled and preempted ones have too little time to save: ask the admin for "
+        text += f"KillWait of {KILL_WAIT_S} s or more"
+    yield Finding("signals", verdict, text)
 
 
 def _accounting() -> Finding:
-    code, said = _words("sacct", "-n", "-X", "-S", "now")
+    code, output = _words("sacct", "-n", "-X", "-S", "now")
     if code == 0:
         return Finding("accounting", "ok", "sacct answers")
-    told = (
-        f"sacct does not answer ({_last(said)}): ends are read from exit codes on disk; for "
+    text = (
+        f"sacct does not answer ({_last(output)}): ends are read from exit codes on disk; for "
         "reasons that outlast squeue's memory ask the admin for slurmdbd "
         "(AccountingStorageType=accounting_storage/slurmdbd)"
     )
-    return Finding("accounting", "warning", told)
+    return Finding("accounting", "warning", text)
 
 
 def _accepted(slurm: SlurmParams) -> Finding:
-    """Whether sbatch would take a job of these params: nothing is submitted."""
-    code, said = _words("sbatch", "--test-only", *_chosen(slurm), "--wrap=true")
+    """Check that sbatch takes a job of these params; nothing is submitted."""
+    code, output = _words("sbatch", "--test-only", *_chosen(slurm), "--wrap=true")
     if code:
-        told = f"{_last(said)}: {_cure(said)}"
-        return Finding("sbatch", "missing", told)
-    return Finding("sbatch", "ok", _last(said).removeprefix("sbatch: ") or "takes a job")
+        text = f"{_last(output)}: {_cure(output)}"
+        return Finding("sbatch", "missing", text)
+    return Finding("sbatch", "ok", _last(output).removeprefix("sbatch: ") or "takes a job")
 
 
-def _cure(said: str) -> str:
-    """Of a job that sbatch would not take."""
+def _cure(output: str) -> str:
+    """Return the cure for a job that sbatch refuses."""
     change = "change slurm.partition, account, qos or reservation"
-    if "node configuration is not available" not in said:
+    if "node configuration is not available" not in output:
         return change
     return f"its nodes may be drained or down (`sinfo -R` says why): ask the admin, or {change}"
 
 
 def _shared(what: str, folder: Path, slurm: SlurmParams) -> Iterator[Finding]:
-    """A probe job reads what the head wrote, and the head what the job wrote; and their clocks."""
+    """Check with a probe job that node and head read each other's files, and compare clocks."""
     at = folder.resolve()
     made = not at.exists()
     at.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
-    asked, answer = at / f".probe-{token}", at / f".probe-{token}.answer"
-    asked.write_text(token)
+    question, answer = at / f".probe-{token}", at / f".probe-{token}.answer"
+    question.write_text(token)
     script = (
-        f"test \"$(cat '{asked}')\" = {token} && "
+        f"test \"$(cat '{question}')\" = {token} && "
         f'printf \'{{"node": "%s", "at": %s}}\' "$(hostname)" "$(date +%s.%N)" '
         f"> '{answer}.part' && mv '{answer}.part' '{answer}'"
     )
     command = ["sbatch", "--parsable", "--export=PATH", "--job-name=afd-probe", "--time=2"]
     before = time.time()
-    code, said = _words(*command, *_chosen(slurm), "--output=/dev/null", f"--wrap={script}")
-    job = _last(said).split(";")[0]
+    code, output = _words(*command, *_chosen(slurm), "--output=/dev/null", f"--wrap={script}")
+    job = _last(output).split(";")[0]
     try:
         if code:
-            yield Finding(f"{what} shared", "missing", f"{_last(said)}: the probe was not taken")
+            yield Finding(f"{what} shared", "missing", f"{_last(output)}: the probe was not taken")
             return
         yield from _answered(f"{what} shared", at, answer, job, before)
     finally:
         _words("scancel", "--quiet", job)
-        for file in (asked, answer, Path(f"{answer}.part")):
+        for file in (question, answer, Path(f"{answer}.part")):
             file.unlink(missing_ok=True)
         if made:
             at.rmdir()
@@ -145,26 +144,26 @@ def _answered(what: str, at: Path, answer: Path, job: str, before: float) -> Ite
         _, state = _words("squeue", "--noheader", "--jobs", job, "--format=%T %r")
         is_over = not state.strip() or "COMPLET" in state
         if "FAILED" in state or (is_over and not _comes(answer)):
-            told = f"the probe job {job} ended and left nothing in {at}: choose a shared disk"
-            yield Finding(what, "missing", told)
+            text = f"the probe job {job} ended and left nothing in {at}: choose a shared disk"
+            yield Finding(what, "missing", text)
             return
         if time.monotonic() > deadline:
             yield Finding(what, "warning", f"the probe job {job} still waits ({state.strip()})")
             return
         time.sleep(0.3)
     after = time.time()
-    told = json.loads(answer.read_text())
-    yield Finding(what, "ok", f"{at}: node {told['node']} reads and writes what the head does")
-    skew = max(before - float(told["at"]), float(told["at"]) - after, 0.0)
+    probe = json.loads(answer.read_text())
+    yield Finding(what, "ok", f"{at}: node {probe['node']} reads and writes what the head does")
+    skew = max(before - float(probe["at"]), float(probe["at"]) - after, 0.0)
     if skew > SKEW_S:
-        said = f"{told['node']} is {skew:.0f} s off the head's clock: ask the admin for NTP"
-        yield Finding("clock", "warning", said)
+        text = f"{probe['node']} is {skew:.0f} s off the head's clock: ask the admin for NTP"
+        yield Finding("clock", "warning", text)
     else:
-        yield Finding("clock", "ok", f"{told['node']} and the head agree within {SKEW_S:.0f} s")
+        yield Finding("clock", "ok", f"{probe['node']} and the head agree within {SKEW_S:.0f} s")
 
 
 def _comes(answer: Path) -> bool:
-    """Whether a file that a node has written shows itself here."""
+    """Return whether a file that a node has written becomes visible here within LATE_S seconds."""
     deadline = time.monotonic() + LATE_S
     while not answer.exists() and time.monotonic() < deadline:
         look_anew(answer.parent)
@@ -173,14 +172,14 @@ def _comes(answer: Path) -> bool:
 
 
 def _chosen(slurm: SlurmParams) -> list[str]:
-    """The options that decide whether a job is taken."""
+    """Return the sbatch options on which acceptance of a job depends."""
     names = ("partition", "account", "qos", "reservation", "constraint", "exclude")
     values = [(name, getattr(slurm, name)) for name in names]
     return [f"--{name}={value}" for name, value in values if value is not None]
 
 
 def _words(*command: str) -> tuple[int, str]:
-    """Exit code and everything it said."""
+    """Run a command; return its exit code and its output on both streams."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=WORDS_TIMEOUT_S
@@ -192,6 +191,6 @@ def _words(*command: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def _last(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _last(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"

@@ -1,4 +1,4 @@
-"""What `afd doctor` looks at on a disk: that it takes what is written, its room, and the quota."""
+"""Disk checks of `afd doctor`: writing, free space, the user's quota."""
 
 import getpass
 import os
@@ -25,7 +25,7 @@ LINE = re.compile(
 
 @dataclass(frozen=True)
 class Quota:
-    """What one user may have on one file system; None: as much as there is."""
+    """Use and limits of one user on one file system; a limit of None is no limit."""
 
     used_gb: float
     limit_gb: float | None
@@ -46,7 +46,7 @@ class Quota:
 
 
 def disk_findings(what: str, folder: Path) -> Iterator[Finding]:
-    """Whether the folder (or the one it would be made in) can be written, synced and has room."""
+    """Check that the folder, or its nearest parent, takes a synced write and has free space."""
     at = folder.resolve()
     while not os.path.lexists(at):  # unlike Path.exists, without raising where none may search
         at = at.parent
@@ -60,15 +60,15 @@ def disk_findings(what: str, folder: Path) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(at).free / 1e9
     enough: Verdict = "ok" if free >= FREE_GB else "warning"
-    told, cure = f"{at}: {free:.1f} GB free", f": free some space, or choose another --{what}"
-    quota = asked_quota(at)
+    room, cure = f"{at}: {free:.1f} GB free", f": free some space, or choose another --{what}"
+    quota = quota_of(at)
     if isinstance(quota, Quota) and quota.is_short:
         enough = "warning"
-    yield Finding(what, enough, f"{told}; {quota}{cure if enough == 'warning' else ''}")
+    yield Finding(what, enough, f"{room}; {quota}{cure if enough == 'warning' else ''}")
 
 
-def asked_quota(at: Path) -> Quota | str:
-    """This user's quota on the file system of `at`, or why it is not known."""
+def quota_of(at: Path) -> Quota | str:
+    """Return this user's quota on the file system of `at`, or the reason why it is not known."""
     mounts = [
         (Path(one.mountpoint), one.fstype)
         for one in psutil.disk_partitions(all=True)
@@ -89,9 +89,9 @@ def asked_quota(at: Path) -> Quota | str:
     return parse_quota(done.stdout, mount) or f"no quota is set on {mount}"
 
 
-def parse_quota(said: str, mount: Path) -> Quota | None:
-    """The line of one file system, in the words of `quota` or `lfs quota`; 0 means no limit."""
-    for name, kilobytes, soft, hard, num_files, soft_files, hard_files in LINE.findall(said):
+def parse_quota(output: str, mount: Path) -> Quota | None:
+    """Return one file system's quota from output of `quota` or `lfs quota`; 0 means no limit."""
+    for name, kilobytes, soft, hard, num_files, soft_files, hard_files in LINE.findall(output):
         limit, max_files = int(hard) or int(soft), int(hard_files) or int(soft_files)
         if Path(name) == mount and (limit or max_files):
             return Quota(

@@ -1,4 +1,4 @@
-"""Git and DVC checks of `afd doctor`: the commit, uncommitted code, what stays locked."""
+"""Git and DVC checks of `afd doctor`: the commit, uncommitted code, stale locks."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ RESULTS = ("dvc.lock", "runs", "results", "docs")
 
 
 def git_findings(folder: Path) -> Iterator[Finding]:
-    """The commit of `folder`, and what differs from it: code or results."""
+    """Check the commit of `folder`, and uncommitted code or results."""
     try:
         revision = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no").splitlines()
@@ -41,7 +41,7 @@ def git_findings(folder: Path) -> Iterator[Finding]:
 
 
 def dvc_findings(folder: Path) -> Iterator[Finding]:
-    """The repository in `folder`, and its locks."""
+    """Check the DVC repository in `folder`, and its locks."""
     if not (folder / ".dvc" / "config").exists():
         start = f"`{sibling_program('dvc')} init --no-scm` makes one"
         found = f"no .dvc here: rounds are kept in the store only ({start})"
@@ -60,15 +60,15 @@ def dvc_findings(folder: Path) -> Iterator[Finding]:
 
 def reason(folder: Path, error: subprocess.CalledProcessError) -> str:
     """Return the cause of a failed git command, with its cure."""
-    said = [line for line in str(error.stderr).splitlines() if line.strip()]
-    if any("dubious ownership" in line for line in said):
+    lines = [line for line in str(error.stderr).splitlines() if line.strip()]
+    if any("dubious ownership" in line for line in lines):
         cure = shlex.join(["git", "config", "--global", "--add", "safe.directory", str(folder)])
         return f"{folder} belongs to another user, so git does not read it: `{cure}`"
-    if any("not a git repository" in line for line in said):
+    if any("not a git repository" in line for line in lines):
         return "no git repository"
-    if any("ambiguous argument 'HEAD'" in line for line in said):
+    if any("ambiguous argument 'HEAD'" in line for line in lines):
         return "a git repository without a commit: `git add . && git commit`"
-    return said[-1] if said else f"git ended with exit code {error.returncode}"
+    return lines[-1] if lines else f"git ended with exit code {error.returncode}"
 
 
 def _has_no_scm(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command ended, for the shell."""
+    """Exit code of a command."""
 
     DONE = 0
     NO = 1  # the answer is no; also Python's own code for a fault of the program

@@ -1,4 +1,4 @@
-"""Every stage of a campaign known beforehand, and the time that those left will take."""
+"""Forecast of a campaign: its stages in order, and the time that is left."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ OVERHEAD = (0.5, 3.0)
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage that will be asked for."""
+    """A stage that the campaign will request."""
 
     request: StageRequest
     round_index: int | None
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the artifact; a hash over the whole request, asked for at every draw."""
+        """Fingerprint of the artifact; cached, since every draw of the view reads it."""
         return self.request.output.fingerprint
 
 
 class Listing(DryRunStages):
-    """Notes every stage that is asked for. An alarm that is not known yet changes nothing."""
+    """Recorder of requested stages. An alarm that is not known yet changes nothing."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -51,7 +51,7 @@ class Listing(DryRunStages):
 
 
 def planned_stages(params: Params, store: Store, last_round: int | None = None) -> list[Planned]:
-    """Stages in the order in which they are asked for: a campaign's, or up to one round."""
+    """Return the stages of a campaign, or up to one round, in the order of their requests."""
     listing = Listing(store)
     state = play_start(listing, params)
     while not state.is_over(params) and (last_round is None or len(state.rounds) <= last_round):
@@ -66,7 +66,7 @@ def planned_stages(params: Params, store: Store, last_round: int | None = None) 
 
 
 def try_planned_stages(params: Params, store: Store, last_round: int | None) -> list[Planned]:
-    """Nothing where a request cannot be made: the campaign itself refuses it in its own words."""
+    """Return the planned stages, or none where the campaign itself will refuse a request."""
     try:
         return planned_stages(params, store, last_round)
     except RefusedError:
@@ -80,10 +80,10 @@ def seconds_left(
     now: float,
     began: float,
 ) -> float | None:
-    """Seconds until the last stage ends, by what finished stages of each kind took.
+    """Return the seconds until the last stage ends, from those of finished stages of each kind.
 
     None while a stage that is left has no finished one of its kind; the report (seconds) excepted.
-    `began`: time.monotonic() when the first stage of this session was asked for.
+    `began`: time.monotonic() at the first request of this session.
     """
     seconds = _seconds_by_size(done)
     finished = {one.fingerprint for one in done}
@@ -101,7 +101,7 @@ def seconds_left(
 
 
 def _seconds_by_size(done: Sequence[FinishedStage]) -> dict[str, float]:
-    """Stage -> seconds for a unit of its size."""
+    """Return stage -> seconds for a unit of its size."""
     spent: dict[str, float] = {}
     sizes: dict[str, float] = {}
     for one in done:
@@ -112,7 +112,7 @@ def _seconds_by_size(done: Sequence[FinishedStage]) -> dict[str, float]:
 
 
 def _size(request: StageRequest) -> float:
-    """Work of a stage against another of its kind: an evaluation is as long as its clips."""
+    """Return the work of a stage relative to its kind: an evaluation's is that of its clips."""
     if request.stage != "evaluate":
         return 1.0
     params = request.params

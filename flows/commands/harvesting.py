@@ -132,9 +132,9 @@ def resolve(
     store: StoreFolder = STORE,
 ) -> None:
     """Record what only a person can know of orders, by the provider's own console."""
-    from flows.commands.orders import settle
+    from flows.commands.orders import resolve_orders
 
-    settle(keys, created, store, never_created=never_created, again=again, lost=lost)
+    resolve_orders(keys, created, store, never_created=never_created, again=again, lost=lost)
 
 
 @app.command(help_epilogue=examples("afd harvest verify", "afd harvest verify --mend"))

@@ -1,4 +1,4 @@
-"""What `afd harvest` does about files: verify, import, pack."""
+"""File commands of `afd harvest`: verify, import, permit, pack."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -32,14 +32,14 @@ MAX_LISTED = 50
 
 
 def _existing(root: Path) -> Store:
-    """The store that stands there. Raises StoreError where none does."""
+    """Return the store in `root`; raises StoreError where there is no such folder."""
     if not root.is_dir():
         raise StoreError(f"{root}: there is no such folder; name the store with --store")
     return Store(root.resolve())
 
 
 def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
-    """Everything paid against its hash; 0 when it is whole."""
+    """Check every paid clip against its hash; return 0 where the store is whole, else 3."""
     store, console = _existing(root), Console()
     if mend:
         console.print(f"{restore.mend_notes(store)} notes written anew")
@@ -72,12 +72,12 @@ def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
 
 
 def _ways_back(store: Store, found: verify.VerifyReport, root: Path) -> Iterator[str]:
-    """The commands for clips that are not there: out of packs, or ordered once more."""
+    """Yield the commands that bring missing clips back: out of packs, or ordered once more."""
     clips = [one.path for one in found.of("missing") if one.path.suffix == ".mp4"]
     gone = {path.name.partition(".")[0] for path in clips if path.is_relative_to(store.clips)}
     try:
         packed = gone & shards_by_key(store).keys() if gone else set[str]()
-    except StoreError:  # told above, by its path: nobody knows yet what is lost
+    except StoreError:  # printed above, by its path: the loss is not known yet
         return
     if packed:
         yield f"{len(packed)} of them stand in packs or shards:"
@@ -89,7 +89,7 @@ def _ways_back(store: Store, found: verify.VerifyReport, root: Path) -> Iterator
 
 
 def verified_keys(store: Store) -> list[str]:
-    """Keys of the orders that the ledger calls verified."""
+    """Return the keys of verified orders."""
     if not ledger_path(store.root).exists():
         return []
     with Ledger(store.root) as ledger:
@@ -98,7 +98,7 @@ def verified_keys(store: Store) -> list[str]:
 
 @dataclass(frozen=True)
 class Importing:
-    """A folder, and what a person says about it."""
+    """A folder of videos with its terms, as typed on the command line."""
 
     folder: Path
     name: str
@@ -109,7 +109,7 @@ class Importing:
     overlay: Path | None = None  # written: this teacher and its prompts, to lay over params
 
     def teacher(self) -> FolderTeacher:
-        """Raises ParamsError with everything that is wrong."""
+        """Return the folder as a teacher; raises ParamsError with everything that is wrong."""
         values: dict[str, Any] = {
             "kind": "folder",
             "name": self.name,
@@ -128,57 +128,57 @@ class Importing:
         return teacher
 
 
-def import_videos(asked: Importing, root: Path) -> None:
-    """A folder of finished videos as a teacher of that name. Raises FolderError, ParamsError."""
-    teacher = asked.teacher()
+def import_videos(importing: Importing, root: Path) -> None:
+    """Import a folder of finished videos as a teacher; raises FolderError, ParamsError."""
+    teacher = importing.teacher()
     store, console = Store(root.resolve()), Console()
     with console.status("reading the folder") as status:
 
-        def tell(done: int, total: int) -> None:
+        def show_progress(done: int, total: int) -> None:
             status.update(f"{done} of {total} videos judged")
 
         done = import_folder(
             store,
             teacher,
-            tell,
+            show_progress,
             restating=True,
-            sharing=asked.prompts is not None,
-            num_held_out=asked.held_out,
+            sharing=importing.prompts is not None,
+            num_held_out=importing.held_out,
         )
-    _tell_imported(console.print, done)
+    _print_imported(console.print, done)
     if teacher.training_permitted != "yes":
         console.print(
             f"training_permitted is {teacher.training_permitted}: training on them is refused",
             soft_wrap=True,
         )
-    if asked.prompts is not None:
-        _write_prompts(asked, asked.prompts, teacher, done, root)
+    if importing.prompts is not None:
+        _write_prompts(importing, importing.prompts, teacher, done, root)
     if packs.worth_packing(len(clip_paths(store))):
         pack_command = command("harvest", "pack", store=root)
         console.print(f"that many files are slow for DVC: `{pack_command}`", soft_wrap=True)
 
 
 def _write_prompts(
-    asked: Importing, file: Path, teacher: FolderTeacher, done: ImportResult, root: Path
+    importing: Importing, file: Path, teacher: FolderTeacher, done: ImportResult, root: Path
 ) -> None:
-    """The prompts file, and the overlay that makes a campaign of it."""
+    """Write the prompts file, and the overlay that makes a campaign of it."""
     console = Console()
     prompts = list(done.prompts.values())
     write_atomic(file, to_jsonl(prompts))
     splits = Counter(prompt.split for prompt in prompts)
     shares = ", ".join(f"{number} {split}" for split, number in sorted(splits.items()))
     console.print(f"{len(prompts)} captions in {file}: {shares}", soft_wrap=True)
-    if asked.overlay is not None:
-        write_atomic(asked.overlay, _overlay(file, teacher, done, splits).encode())
+    if importing.overlay is not None:
+        write_atomic(importing.overlay, _overlay(file, teacher, done, splits).encode())
         is_pocket = all(is_sentence(prompt.text) for prompt in prompts)
         student = "pocket" if is_pocket else "self_forcing"  # a fresh one reads its grammar only
-        chosen = ("--params", f"params/{student}.yaml", "--overlay", str(asked.overlay))
-        told = command("campaign", "--name", teacher.name, *chosen, store=root)
-        console.print(told, soft_wrap=True, highlight=False)
+        chosen = ("--params", f"params/{student}.yaml", "--overlay", str(importing.overlay))
+        text = command("campaign", teacher.name, *chosen, store=root)
+        console.print(text, soft_wrap=True, highlight=False)
 
 
 def _overlay(file: Path, teacher: FolderTeacher, done: ImportResult, splits: Counter[str]) -> str:
-    """YAML over any campaign's params: the teacher, its prompts, and films of any length."""
+    """Return YAML over any campaign's params: the teacher, its prompts, clips of any length."""
     values = teacher.model_dump(mode="json", exclude_none=True)
     num_held_out = max(2, splits["held_out"])
     laid: dict[str, Any] = {
@@ -199,10 +199,10 @@ def _overlay(file: Path, teacher: FolderTeacher, done: ImportResult, splits: Cou
 
 
 def permit_training(source: str, permitted: str, terms: Mapping[str, str], root: Path) -> None:
-    """A statement about all clips of a source. Raises ParamsError, PermitError, StoreError."""
+    """State the terms of all clips of a source; raises ParamsError, PermitError, StoreError."""
     values = {"training_permitted": permitted, "terms": dict(terms)}
-    said = validate(Statement, values, "afd harvest permit")
-    num_changed = permit(_existing(root), source, said.training_permitted, said.terms)
+    statement = validate(Statement, values, "afd harvest permit")
+    num_changed = permit(_existing(root), source, statement.training_permitted, statement.terms)
     Console().print(
         f"{source}: {num_changed} records changed, training_permitted is {permitted}",
         soft_wrap=True,
@@ -210,41 +210,41 @@ def permit_training(source: str, permitted: str, terms: Mapping[str, str], root:
     )
 
 
-def _tell_imported(say: Callable[..., None], done: ImportResult) -> None:
+def _print_imported(write: Callable[..., None], done: ImportResult) -> None:
     doubled = f", {done.num_duplicates} twice in the folder" if done.num_duplicates else ""
-    say(f"{done.num_new} clips imported, {done.num_known} were there{doubled}")
+    write(f"{done.num_new} clips imported, {done.num_known} were there{doubled}")
     if done.num_restated:
-        say(f"{done.num_restated} of those have other terms now")
+        write(f"{done.num_restated} of those have other terms now")
     if done.ambivalent:
         alike = Table("the same film under several captions: which one is right?")
         for names in done.ambivalent[:MAX_LISTED]:
             alike.add_row(Text(", ".join(map(_quoted, names))))
-        say(alike)
+        write(alike)
         if len(done.ambivalent) > MAX_LISTED:
-            say(f"... and {len(done.ambivalent) - MAX_LISTED} more")
+            write(f"... and {len(done.ambivalent) - MAX_LISTED} more")
     if done.refused:
         table = Table("not used", "why")
         for name, reason in list(done.refused.items())[:MAX_LISTED]:
             table.add_row(Text(_quoted(name)), Text(_quoted(reason)))
-        say(table)
+        write(table)
         if len(done.refused) > MAX_LISTED:
-            say(f"... and {len(done.refused) - MAX_LISTED} more")
+            write(f"... and {len(done.refused) - MAX_LISTED} more")
 
 
-def _quoted(told: str) -> str:
-    """A name as it is, or quoted where it would steer a terminal or is no UTF-8."""
-    return told if told.isprintable() else repr(told)
+def _quoted(text: str) -> str:
+    """Return a name, quoted where it has control characters or is no UTF-8."""
+    return text if text.isprintable() else repr(text)
 
 
 def pack_store(clips_per_shard: int, root: Path, *, unpack: bool) -> None:
-    """Clips into tar shards, or out of them."""
+    """Pack clips into tar shards, or unpack them."""
     store, console = _existing(root), Console()
     if unpack:
         console.print(f"{packs.unpack(store)} clips back in {store.clips}", soft_wrap=True)
         return
     done = packs.pack(store, clips_per_shard)
-    said = f"{done.num_clips} clips into {len(done.folders)} packs, {done.num_before} were packed"
-    console.print(said)
+    line = f"{done.num_clips} clips into {len(done.folders)} packs, {done.num_before} were packed"
+    console.print(line)
     for folder in done.folders:
         console.print(str(folder), soft_wrap=True, highlight=False)
     if done.folders:

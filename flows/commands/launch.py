@@ -1,4 +1,4 @@
-"""Running a campaign or a round for a person at a terminal: services, progress, results."""
+"""Start of a campaign or a round from a terminal: services, progress, results."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +53,7 @@ class Launch:
 
     @property
     def folders(self) -> dict[str, Any]:
-        """What the flows need to find the session again."""
+        """Folders by which the flows find the session again."""
         return {"runs": str(self.paths.runs), "store": str(self.paths.store)}
 
     def print_dry_run(
@@ -65,7 +65,7 @@ class Launch:
         aside: bool = False,
         acknowledges: bool = False,
     ) -> None:
-        """Print what a start would do; raises what it would be refused for."""
+        """Print the effect of a start; raises its refusals."""
         dry = DryRun(self.name, self.params, self.cluster, self.paths)
         dry.show(kind, index, with_prefect=with_prefect, aside=aside, acknowledges=acknowledges)
 
@@ -94,7 +94,7 @@ class Launch:
 
 
 def launch_campaign(launch: Launch, *, with_prefect: bool, aside: bool = False) -> None:
-    """From prompts to report, with progress, then the results.
+    """Run a campaign from prompts to report with progress, then print its results.
 
     `aside`: an earlier campaign of this name with other params is renamed, not refused.
     """
@@ -119,12 +119,12 @@ def _set_aside(launch: Launch) -> None:
     if (holder := sure_holder_of(folder)) is not None:
         raise already_running(folder, launch.name, holder)
     if (moved := set_aside(folder, launch.params)) is not None:
-        said = f"{launch.name} had other params: what it was is {short_path(moved)} now"
-        Console().print(said, soft_wrap=True, highlight=False)
+        line = f"{launch.name} had other params: what it was is {short_path(moved)} now"
+        Console().print(line, soft_wrap=True, highlight=False)
 
 
 def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> None:
-    """One round, with progress; says which student it made."""
+    """Run one round with progress, then print its student."""
 
     def play(session: Session) -> None:
         if session.with_prefect:
@@ -160,41 +160,43 @@ def resume(
     cluster_overrides: Sequence[str] = (),
     dry_run: bool = False,
 ) -> None:
-    """What was asked of a campaign last, on the cluster that its file describes now.
+    """Run the last command of a campaign again, on the cluster that its file describes now.
 
     `acknowledge`: the alarm that paused it has been seen. `cluster`, `cluster_overrides`: instead
-    of the file, over the overrides it was asked with. Raises RefusedError when what was asked came
-    to its end, or when an alarm waits to be acknowledged; ParamsError for a bad file.
+    of the file, over the overrides of that command. Raises RefusedError where that command is done,
+    or an alarm waits to be acknowledged; ParamsError for a bad file.
     """
-    asked = status.last_command
+    last = status.last_command
     runs = status.folder.parent
     waits = alarm_log.paused_after(status.folder) is not None
-    if waits and not acknowledge and asked is not None:
-        raise RefusedError(asked.message or f"{status.name}: an alarm waits: --acknowledge")
+    if waits and not acknowledge and last is not None:
+        raise RefusedError(last.message or f"{status.name}: an alarm waits: --acknowledge")
     is_seen = acknowledge and status.state == "paused"
-    if asked is None or (status.state == "paused" and not is_seen):
-        said = (
-            f"what was asked last ({asked}) is done" if asked else "nothing is known of its start"
+    if last is None or (status.state == "paused" and not is_seen):
+        reason = (
+            f"what was asked last ({last}) is done" if last else "nothing is known of its start"
         )
-        raise RefusedError(f"{status.name}: {said}\n  {goes_on(status)}    goes on with its rounds")
-    paths = CampaignPaths(runs, Path(asked.store))
+        raise RefusedError(
+            f"{status.name}: {reason}\n  {goes_on(status)}    goes on with its rounds"
+        )
+    paths = CampaignPaths(runs, Path(last.store))
     params = chosen_params(status.name, paths, None)
-    chosen, source = resumed_cluster(asked, cluster, cluster_overrides)
+    chosen, source = resumed_cluster(last, cluster, cluster_overrides)
     if acknowledge and not dry_run:  # nothing is refused any more
         alarm_log.acknowledge(status.folder)
     launch = Launch(status.name, params, chosen, paths, source)
-    with_prefect = with_prefect and asked.with_prefect
+    with_prefect = with_prefect and last.with_prefect
     if dry_run:
-        index = asked.round_index if asked.kind == "round" else None
-        launch.print_dry_run(asked.kind, index, with_prefect=with_prefect, acknowledges=acknowledge)
-    elif asked.kind == "campaign":
+        index = last.round_index if last.kind == "round" else None
+        launch.print_dry_run(last.kind, index, with_prefect=with_prefect, acknowledges=acknowledge)
+    elif last.kind == "campaign":
         launch_campaign(launch, with_prefect=with_prefect)
     else:
-        launch_round(launch, asked.round_index, with_prefect=with_prefect)
+        launch_round(launch, last.round_index, with_prefect=with_prefect)
 
 
 def results_console() -> Console:
-    """Wide enough for the table where the output is a file or a pipe."""
+    """Return a console of 100 columns where the output is a file or a pipe."""
     return Console(width=None if sys.stdout.isatty() else 100)
 
 
@@ -205,7 +207,7 @@ def print_results(name: str, runs: Path) -> None:
     if not summary.exists():
         raise RefusedError(
             f"{folder}: no {SUMMARY}: the campaign is not finished\n"
-            f"  {command('campaign', '--name', name, runs=runs)}    goes on with it"
+            f"  {command('campaign', name, runs=runs)}    goes on with it"
         )
     console = results_console()
     console.print(results_table(summary))
@@ -265,7 +267,7 @@ def _run(
 
 
 def _have_prefect(stack: ExitStack, session: Session, console: Console) -> None:
-    """A server, and the truth about earlier runs; without one the campaign goes on all the same."""
+    """Start or find a Prefect server and correct earlier runs; go on without one that fails."""
     try:
         paths = CampaignPaths(session.site.folder.parent, session.site.store.root)
         server = stack.enter_context(prefect_server(paths))
@@ -282,7 +284,7 @@ def _have_prefect(stack: ExitStack, session: Session, console: Console) -> None:
 
 @contextmanager
 def _or_without(session: Session) -> Iterator[None]:
-    """A flow whose server goes away is played on without it; what ended it otherwise is raised."""
+    """Go on without Prefect where its server goes away; raise any other error of the flow."""
     try:
         yield
     except Exception as error:

@@ -33,7 +33,7 @@ MAX_WIDTH, BAR_WIDTH, MIN_BAR_WIDTH = 80, 20, 4
 def live_view(session: Session, console: Console, last_round: int | None = None) -> Iterator[None]:
     """Show what runs until the end: a block on a terminal, lines in a file or a pipe.
 
-    `last_round`: where no whole campaign was asked for but the rounds up to this one.
+    `last_round`: the last round of the command, None for a whole campaign.
     """
     progress = Progress(session, last_round)
     lines, ended = ProgressLines(progress, console), threading.Event()
@@ -81,7 +81,7 @@ def _write_lines(lines: ProgressLines, ended: threading.Event) -> None:
 
 
 def block(progress: Progress, width: int) -> RenderableType:
-    """The overall bar over a row for each stage that runs, and why jobs wait."""
+    """Return the overall bar over a row a running stage, and the reasons of waiting jobs."""
     width = min(width, MAX_WIDTH)
     board = progress.session.progress
     running, activities = board.running(), board.activities()
@@ -97,7 +97,7 @@ def block(progress: Progress, width: int) -> RenderableType:
 
 
 def _overall(progress: Progress, width: int) -> RenderableType:
-    """The name where there is room for it, the bar, the numbers."""
+    """Return the campaign's name where it fits, the bar, the numbers."""
     words, name = progress.words(), progress.session.name
     room = width - len(words) - 2
     if room < MIN_BAR_WIDTH:
@@ -124,7 +124,7 @@ def _stage(progress: Progress, entry: RunningStage) -> list[RenderableType]:
 
 
 def _waiting(progress: Progress, running: list[RunningStage]) -> list[RenderableType]:
-    """Why jobs of the stages stand in the queue, each reason once."""
+    """Return the reasons for which jobs stand in the queue, each once."""
     reasons = dict.fromkeys(progress.reason(entry) for entry in running)
     return [
         Text(f"{reason}\n{progress.hint()}" if lacks_nodes(reason) else reason, style="yellow")

@@ -19,7 +19,7 @@ STAGES = (*get_args(StageName), WORKER)
 
 @dataclass(frozen=True)
 class Log:
-    """A file, and whose it is."""
+    """Log file of a stage, and the reason to show it."""
 
     stage: str
     path: Path
@@ -27,7 +27,7 @@ class Log:
 
 
 def chosen_log(status: CampaignStatus, stage: str | None) -> Log:
-    """The log of `stage`, or what a person looks for: running, else failed, else the last.
+    """Return the log of `stage`, else of a running stage, else a failed one, else the last.
 
     Raises RefusedError when there is none.
     """
@@ -44,7 +44,7 @@ def chosen_log(status: CampaignStatus, stage: str | None) -> Log:
 
 
 def show(log: Log, num_lines: int) -> int:
-    """Print the last lines; gives where the file ended then."""
+    """Print the last lines; return the size of the file then."""
     with log.path.open("rb") as file:
         for line in deque(file, maxlen=num_lines):
             sys.stdout.write(line.decode(errors="replace"))
@@ -68,8 +68,10 @@ def follow(log: Log, at: int, state: Callable[[], CampaignStatus], *, one: bool)
 def campaign_and_stage(
     runs: Path, first: str | None, name: str | None, stage: str | None
 ) -> tuple[str | None, str | None]:
-    """Campaign and stage out of `logs [NAME] [--stage STAGE]`, or `logs STAGE --name NAME` as
-    earlier versions had it."""
+    """Return campaign and stage of `logs [NAME] [--stage STAGE]`.
+
+    Earlier versions had `logs STAGE --name NAME`, which still works.
+    """
     if first is None:
         return name, stage
     is_campaign = (runs / first / "params.yaml").exists()
@@ -93,7 +95,7 @@ def _follow_one(path: Path, at: int, state: Callable[[], CampaignStatus]) -> Non
 
 
 def _next_log(seen: set[Path], state: Callable[[], CampaignStatus]) -> Log | None:
-    """The log of a stage that begins; None once nobody runs the campaign."""
+    """Return the log of the next stage that begins; None once no process runs the campaign."""
     while True:
         now = state()
         for log in _running(now):
@@ -109,7 +111,7 @@ def _running(state: CampaignStatus) -> list[Log]:
 
 
 def _candidates(status: CampaignStatus) -> list[tuple[str, list[Log]]]:
-    """Logs with the reason to look at them, the best reason first, each in order of time."""
+    """Return logs by reason to show them, the best reason first, each in order of time."""
     entries = JobRecords(status.folder / "ledger").entries()
     running = _running(status)
     stages = [log for log in running if log.stage != WORKER]

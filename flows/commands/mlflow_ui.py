@@ -72,21 +72,21 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
 
 
 def _chosen(campaign: str | None, paths: CampaignPaths) -> str | None:
-    """The server that the cluster's params of a campaign have chosen, or of the latest one."""
+    """Return the MLflow server in the cluster's params of a campaign, or of the latest one."""
     folders = campaigns_in(paths.runs) if campaign is None else [paths.runs / campaign]
     last = read_last_command(folders[-1]) if folders else None
     return None if last is None else last.cluster.mlflow
 
 
 def _run_of(campaign: str | None, paths: CampaignPaths) -> str:
-    """Where a campaign's run is in the UI."""
+    """Return the path of a campaign's run in the UI."""
     if campaign is None:
         return ""
     folder = known_campaign(campaign, paths.runs)
     ids = RunIds(folder).read(CAMPAIGN)
     if "run_id" not in ids:
         raise RefusedError(
-            f"--name {campaign}: MLflow has nothing of it yet\n"
+            f"{campaign}: MLflow has nothing of it yet\n"
             f"  {command('ui', runs=paths.runs)}    opens on all campaigns"
         )
     return f"/{ids['experiment_id']}/runs/{ids['run_id']}?workflowType=machine_learning"
@@ -103,7 +103,7 @@ def _is_taken(port: int) -> bool:
 
 
 def _wait(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    """Until it answers: an address that is said is one that works."""
+    """Wait until the server answers; raises ServiceError after START_PATIENCE_S."""
     deadline = time.monotonic() + START_PATIENCE_S
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:

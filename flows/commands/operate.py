@@ -1,4 +1,4 @@
-"""What the operator's commands say: up, down, status, logs, cancel, resume."""
+"""Commands of an operator: up, down, status, logs, cancel, resume."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ from flows.commands.up import (
     PROJECT_SETTINGS,
     bring_up,
     check_up,
-    standing,
+    read_up,
     take_down,
 )
 from flows.jobs.records import lacks_nodes
@@ -52,16 +52,16 @@ MAX_LINES = 8  # `afd logs` has all of them
 ORDERLY_S = 60.0  # a campaign that is asked to stop ends its jobs and tells MLflow and Prefect
 
 
-def say_up(runs: Path, store: Path) -> None:
-    """Bring the services up and say how to use them."""
+def start_services(runs: Path, store: Path) -> None:
+    """Bring the services up and print their addresses and the next commands."""
     paths = CampaignPaths(runs, store)
     up, was_up = bring_up(paths)
     os.environ["PREFECT_API_URL"] = up.api
-    num_told = sum(_settle_left(folder.name, paths) for folder in campaigns_in(runs))
+    num_corrected = sum(_reconcile_left(folder.name, paths) for folder in campaigns_in(runs))
     console = _console()
     console.print(f"{'up already' if was_up else 'up'}: {up.api.removesuffix('/api')}")
-    if num_told:
-        console.print(f"  told     Prefect about {num_told} run(s) whose process was killed")
+    if num_corrected:
+        console.print(f"  told     Prefect about {num_corrected} run(s) whose process was killed")
     console.print(f"  serving  afd/round and afd-campaign/campaign, pid {up.serving.pid}")
     console.print(f"  log      {runs / '.services' / LOG}")
     if up.is_own and not PROJECT_SETTINGS.exists():
@@ -73,8 +73,8 @@ def say_up(runs: Path, store: Path) -> None:
     console.print(f"  stop     {command('down', runs=runs)}")
 
 
-def say_up_dry(runs: Path, store: Path) -> None:
-    """Print what `afd up` would do; raises what it would be refused for."""
+def preview_services(runs: Path, store: Path) -> None:
+    """Print the effect of `afd up`; raises its refusals."""
     paths = CampaignPaths(runs, store)
     refuse_unusable(paths)
     known, api = check_up(paths)
@@ -93,8 +93,8 @@ def _free_name(runs: Path) -> str:
     return next(name for name in names if not (runs / name).exists())
 
 
-def _settle_left(name: str, paths: CampaignPaths) -> int:
-    """Runs of killed processes, told to Prefect; a campaign that runs sees to its own."""
+def _reconcile_left(name: str, paths: CampaignPaths) -> int:
+    """Correct Prefect's runs of a killed process; return their number, 0 while one runs."""
     if not flow_runs.is_any_open(campaign_folder(name, paths)):
         return 0
     try:
@@ -103,20 +103,20 @@ def _settle_left(name: str, paths: CampaignPaths) -> int:
         return 0
 
 
-def say_down(runs: Path) -> None:
-    """Take the services down and say what that was."""
+def stop_services(runs: Path) -> None:
+    """Take the services down and print which these were."""
     ended = take_down(CampaignPaths(runs))
     if ended is None:
-        said = f"nothing of `{command('up', runs=runs)}` runs here"
+        line = f"nothing of `{command('up', runs=runs)}` runs here"
     elif ended.is_own:
-        said = f"stopped: deployments (pid {ended.serving.pid}), and the server with its last user"
+        line = f"stopped: deployments (pid {ended.serving.pid}), and the server with its last user"
     else:
-        said = f"stopped: deployments (pid {ended.serving.pid}); the server at {ended.api} is yours"
-    _console().print(said)
+        line = f"stopped: deployments (pid {ended.serving.pid}); the server at {ended.api} is yours"
+    _console().print(line)
 
 
-def say_status(runs: Path, name: str | None, *, as_json: bool = False) -> None:
-    """Campaigns, what of them computes or waits, and what to type next."""
+def print_status(runs: Path, name: str | None, *, as_json: bool = False) -> None:
+    """Print campaigns, their running and waiting stages, and the next command of each."""
     if name is not None:
         known_campaign(name, runs)
     found = overview(runs, name)
@@ -130,17 +130,17 @@ def say_status(runs: Path, name: str | None, *, as_json: bool = False) -> None:
     if not found.campaigns:
         console.print(f"no campaign in {runs}")
     for one in found.campaigns:
-        _say_campaign(console, one, runs)
+        _print_campaign(console, one, runs)
     if found.scheduler_trouble:
         console.print(f"SLURM does not answer, states are the last seen: {found.scheduler_trouble}")
-    _say_services(console, CampaignPaths(runs))
+    _print_services(console, CampaignPaths(runs))
 
 
-def _say_campaign(console: Console, one: CampaignStatus, runs: Path) -> None:
+def _print_campaign(console: Console, one: CampaignStatus, runs: Path) -> None:
     rounds = f"{one.rounds_done} of {'?' if one.num_rounds is None else one.num_rounds} rounds"
-    asked = f"   asked: {one.last_command}" if one.last_command else ""
+    last = f"   asked: {one.last_command}" if one.last_command else ""
     held = f"   by {one.holder}" if one.holder else ""
-    console.print(f"[bold]{one.name}[/]   {one.state}   {rounds}{asked}{held}")
+    console.print(f"[bold]{one.name}[/]   {one.state}   {rounds}{last}{held}")
     if one.last_command is not None and one.last_command.message and one.holder is None:
         for line in _brief(one.last_command.message):
             console.print(f"  {line}", markup=False)
@@ -162,27 +162,27 @@ def _say_campaign(console: Console, one: CampaignStatus, runs: Path) -> None:
         console.print(f"  [yellow]alarm[/]  {escape(line)}")
     if one.is_left:
         seen = () if one.waits_after is None else ("--acknowledge",)
-        console.print(f"  {command('resume', '--name', one.name, *seen, runs=runs)}    goes on")
+        console.print(f"  {command('resume', one.name, *seen, runs=runs)}    goes on")
     elif one.state == "paused":  # what was asked for is done, rounds are left
         console.print(f"  {goes_on(one)}    goes on with its rounds", soft_wrap=True)
     elif one.work and one.holder is None:
         console.print("  its jobs go on without a head")
 
 
-def _brief(told: str) -> list[str]:
-    """What ended a campaign: a refusal whole, with SLURM's own words; of a log the end."""
-    lines = [line.strip() for line in told.strip().splitlines()]
+def _brief(message: str) -> list[str]:
+    """Return the lines of a refusal, whole with SLURM's own words, or the end of a log."""
+    lines = [line.strip() for line in message.strip().splitlines()]
     return lines if len(lines) <= MAX_LINES else [lines[0], *lines[1 - MAX_LINES :]]
 
 
-def _say_services(console: Console, paths: CampaignPaths) -> None:
-    up = standing(paths)
+def _print_services(console: Console, paths: CampaignPaths) -> None:
+    up = read_up(paths)
     if up is None:
         console.print(f"Prefect   not up ({command('up', runs=paths.runs)})", style="dim")
     elif not up.serving.is_here:
-        said = f"`{command('status', runs=paths.runs)}` there says how it is"
+        line = f"`{command('status', runs=paths.runs)}` there says how it is"
         where = f"on {up.serving.host}, pid {up.serving.pid}"
-        console.print(f"Prefect   up {where}: {said}", style="dim")
+        console.print(f"Prefect   up {where}: {line}", style="dim")
     else:
         again = command("up", runs=paths.runs)
         well = "serves" if up.is_well else f"is gone: `{again}` starts it again"
@@ -190,7 +190,7 @@ def _say_services(console: Console, paths: CampaignPaths) -> None:
         console.print(f"Prefect   {up.api} {server}; pid {up.serving.pid} {well}", style="dim")
 
 
-def say_logs(
+def print_logs(
     runs: Path,
     campaign: str | None,
     name: str | None,
@@ -198,7 +198,7 @@ def say_logs(
     lines: int,
     follows: bool,
 ) -> None:
-    """The log of what runs, failed or ran last; unless a stage is named, of those after it too."""
+    """Print the log of a stage; with `follows` and no stage named, of those after it too."""
     name, stage = campaign_and_stage(runs, campaign, name, stage)
     chosen = _chosen(runs, name)
     log = chosen_log(chosen, stage)
@@ -209,7 +209,7 @@ def say_logs(
             follow(log, at, lambda: overview(runs, chosen.name).campaigns[0], one=stage is not None)
 
 
-def say_cancel(runs: Path, store: Path, name: str | None, *, now: bool) -> None:
+def cancel_campaign(runs: Path, store: Path, name: str | None, *, now: bool) -> None:
     """Stop a campaign wherever it runs: its own jobs end, everything finished is kept."""
     chosen = _chosen(runs, name, running=True)
     paths = CampaignPaths(runs, Path(chosen.last_command.store) if chosen.last_command else store)
@@ -222,7 +222,7 @@ def say_cancel(runs: Path, store: Path, name: str | None, *, now: bool) -> None:
         again = holder_of(chosen.folder) or "a process that just started"
         raise CampaignRunningError(
             f"campaign {chosen.name!r} was taken up meanwhile: {again}\n"
-            f"  {command('status', '--name', chosen.name, runs=runs)}    says what it does"
+            f"  {command('status', chosen.name, runs=runs)}    says what it does"
         ) from None
     console = _console()
     ended = ", ".join(f"{entry.stage} {entry.job_id}" for entry in done.jobs)
@@ -237,11 +237,11 @@ def say_cancel(runs: Path, store: Path, name: str | None, *, now: bool) -> None:
     (left,) = overview(runs, chosen.name).campaigns
     if left.is_left:
         console.print("  kept     everything finished, and checkpoints")
-        console.print(f"  go on    {command('resume', '--name', chosen.name, runs=runs)}")
+        console.print(f"  go on    {command('resume', chosen.name, runs=runs)}")
 
 
 def _stop(chosen: CampaignStatus, holder: LockHolder, *, now: bool) -> None:
-    """The head: asked through the folder, which works from any host; --now: killed, if it is here.
+    """End the head process: by a request in the folder from any host, or `now` by SIGKILL if here.
 
     Raises RefusedError if it does not end.
     """
@@ -260,14 +260,16 @@ def _stop(chosen: CampaignStatus, holder: LockHolder, *, now: bool) -> None:
         return  # its host is gone
     raise RefusedError(
         f"{chosen.name}: {holder} does not end\n"
-        f"  {command('cancel', '--name', chosen.name, '--now', runs=chosen.folder.parent)}    "
+        f"  {command('cancel', chosen.name, '--now', runs=chosen.folder.parent)}    "
         + ("kills it" if here else f"on {holder.process.host} kills it")
     )
 
 
 def to_resume(runs: Path, name: str | None) -> CampaignStatus:
-    """The campaign of that name, if nobody holds it; without one the only one that was stopped
-    before its end. Raises RefusedError."""
+    """Return the campaign `name` that no process holds, or the only unfinished one.
+
+    Raises RefusedError.
+    """
     if name is not None:
         chosen = overview(runs, known_campaign(name, runs).name).campaigns[0]
         if chosen.holder is None:
@@ -282,12 +284,12 @@ def to_resume(runs: Path, name: str | None) -> CampaignStatus:
         raise RefusedError(f"{runs}: no campaign was stopped before its end")
     raise RefusedError(
         "several campaigns were stopped before their end:\n"
-        + "\n".join(f"  {command('resume', '--name', one.name, runs=runs)}" for one in left)
+        + "\n".join(f"  {command('resume', one.name, runs=runs)}" for one in left)
     )
 
 
 def _chosen(runs: Path, name: str | None, *, running: bool = False) -> CampaignStatus:
-    """The campaign of that name; without one the only one that runs, or else the last."""
+    """Return the campaign `name`, else the only one that runs, else the last."""
     if name is not None:
         return overview(runs, known_campaign(name, runs).name).campaigns[0]
     every = overview(runs).campaigns
@@ -299,7 +301,7 @@ def _chosen(runs: Path, name: str | None, *, running: bool = False) -> CampaignS
     if not every:
         raise RefusedError(f"no campaign in {runs}")
     names = ", ".join(one.name for one in live or every)
-    raise RefusedError(f"which campaign? --name one of: {names}")
+    raise RefusedError(f"which campaign? name one of: {names}")
 
 
 def _console() -> Console:

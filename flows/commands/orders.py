@@ -1,4 +1,4 @@
-"""What `afd harvest` shows and does about orders: plan, run, status, resolve."""
+"""Order commands of `afd harvest`: plan, run, status, resolve."""
 
 import math
 import sys
@@ -42,17 +42,17 @@ STOPPED = (
     "stopped: every finished clip and every open task is kept in the ledger, nothing is paid "
     "twice; run the same command again to go on"
 )
-LINE_S = 10.0  # between lines where nobody watches a terminal
+LINE_S = 10.0  # between lines of a pipe or file
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A remote teacher, a store, and every clip that the campaign would want, in its order."""
+    """A remote teacher, a store, and a request for every clip of the campaign, in its order."""
 
     params: Params
     teacher: RemoteTeacher
     store: Store
-    wants: Sequence[ClipRequest]
+    clip_requests: Sequence[ClipRequest]
 
     @classmethod
     def read(
@@ -67,9 +67,9 @@ class Chosen:
         *,
         writes: bool = True,
     ) -> "Chosen":
-        """Raises ParamsError, RefusedError for a teacher that is not ordered from.
+        """Read params and prompts; raises ParamsError, RefusedError for a teacher without orders.
 
-        `writes`: the prompt set is left in the store.
+        `writes`: the prompt set is written into the store.
         """
         read = read_params(name, CampaignPaths(runs, store), params, overlays, overrides)
         if not isinstance(read.teacher, RemoteTeacher):
@@ -87,17 +87,17 @@ class Chosen:
         rounds = [
             requests.harvest_round(read, prompt_set, index) for index in range(read.num_rounds)
         ]
-        asked = [*rounds, requests.harvest_held_out(read, prompt_set)]
-        wants = [
-            want for one in asked for want in round_requests(one.params, read.teacher, prompts)
+        harvests = [*rounds, requests.harvest_held_out(read, prompt_set)]
+        clip_requests = [
+            each for one in harvests for each in round_requests(one.params, read.teacher, prompts)
         ]
-        return cls(read, read.teacher, place, wants[:limit])
+        return cls(read, read.teacher, place, clip_requests[:limit])
 
 
 def show_plan(chosen: Chosen) -> None:
-    """The plan, and what would stop it."""
+    """Print the plan, and the reasons that would stop it."""
     teacher, console = chosen.teacher, Console()
-    made = plan(chosen.store, teacher, chosen.wants)
+    made = plan(chosen.store, teacher, chosen.clip_requests)
     table = Table(title=f"{teacher.provider}, {teacher.model}", show_header=False, box=None)
     for name, value in _plan_rows(made, teacher):
         table.add_row(name, value)
@@ -159,9 +159,9 @@ def check_orders(chosen: Chosen) -> None:
 def run_orders(chosen: Chosen) -> None:
     """Order what is missing. Raises HarvestPausedError where something stopped it."""
     console = Console()
-    answered = find_clips(chosen.store, teacher_spec(chosen.teacher), chosen.wants)
-    with _watched(console, chosen.teacher) as tell:
-        done = harvest(chosen.teacher, chosen.store, chosen.wants, answered, tell)
+    answered = find_clips(chosen.store, teacher_spec(chosen.teacher), chosen.clip_requests)
+    with _watched(console, chosen.teacher) as print_news:
+        done = harvest(chosen.teacher, chosen.store, chosen.clip_requests, answered, print_news)
     console.print(_live_table(done.live, chosen.teacher))
     if done.stop is not None and done.stop.reason == "interrupted":
         raise KeyboardInterrupt(STOPPED)
@@ -170,35 +170,35 @@ def run_orders(chosen: Chosen) -> None:
     if done.live.missing:
         raise missing_clips_error(chosen.store, done.live.missing)
     if any(done.live.states[state] for state in ("ambiguous", "stalled", "quarantined")):
-        says = command("harvest", "status", store=chosen.store.root)
-        console.print(f"see `{says}` for what has no clip", soft_wrap=True)
+        status_command = command("harvest", "status", store=chosen.store.root)
+        console.print(f"see `{status_command}` for what has no clip", soft_wrap=True)
 
 
 @contextmanager
 def _watched(
     console: Console, teacher: RemoteTeacher
 ) -> Iterator[Callable[[HarvestProgress], None]]:
-    """A table that follows the numbers; on a pipe a line now and then."""
+    """Yield a function that prints progress: a live table, or on a pipe a line every LINE_S."""
     if console.is_terminal:
         with Screen(console=console, transient=True, auto_refresh=False) as screen:
             yield lambda live: screen.update(_live_table(live, teacher), refresh=True)
         return
-    yield Lines(sys.stdout.write, LINE_S).tell
+    yield Lines(sys.stdout.write, LINE_S).print_news
 
 
 class Lines:
-    """Progress where nobody watches a terminal: a line at most every so often, and why it waits."""
+    """Printer of progress without a terminal: one line a period, and each reason to wait."""
 
     def __init__(self, write: Callable[[str], object], period_s: float) -> None:
         self._write, self._period_s = write, period_s
-        self._told_at = -math.inf
+        self._printed_at = -math.inf
         self._last = self._news = ""
 
-    def tell(self, live: HarvestProgress) -> None:
-        """What has changed; a reason at once, when it is another one."""
+    def print_news(self, live: HarvestProgress) -> None:
+        """Print the numbers where a period has passed; a new reason at once."""
         now = time.monotonic()
         is_news = live.news not in ("", self._news)
-        if not is_news and now - self._told_at < self._period_s:
+        if not is_news and now - self._printed_at < self._period_s:
             return
         states = ", ".join(f"{n} {state}" for state, n in live.states.items() if n)
         line = (
@@ -206,7 +206,7 @@ class Lines:
             f"spent {format_usd(live.spent)} of {format_usd(live.cap)}"
         )
         line += f"; {live.news}" if live.news else ""
-        self._told_at, self._news = now, live.news
+        self._printed_at, self._news = now, live.news
         if line != self._last:
             self._last = line
             self._write(f"{line}\n")
@@ -235,14 +235,14 @@ def _live_table(live: HarvestProgress, teacher: RemoteTeacher) -> Table:
 
 
 def show_status(root: Path) -> None:
-    """Of every teacher that this store has ordered from."""
+    """Print the orders of every teacher in this store, and those that need a person."""
     console = Console()
     if not ledger_path(root).exists():
         console.print(f"{root}: nothing was ordered yet", soft_wrap=True, highlight=False)
         return
     with Ledger(root) as ledger:
-        for standing in status.orders_by_model(ledger):
-            _show_standing(console, ledger, standing, Store(root.resolve()))
+        for model_orders in status.orders_by_model(ledger):
+            _print_model_orders(console, ledger, model_orders, Store(root.resolve()))
         waiting = ledger.rows(
             "(state IN ('ambiguous', 'stalled', 'quarantined', 'failed_final') "
             "OR (state = 'succeeded' AND reason IS NOT NULL)) AND NOT EXISTS (SELECT 1 FROM "
@@ -257,7 +257,7 @@ def show_status(root: Path) -> None:
 
 
 def _commands(waiting: Sequence[OrderRow], root: Path) -> Iterator[str]:
-    """What can be typed about these orders, each with the key of the first that it is for."""
+    """Yield the commands that resolve these orders, each with the key of its first order."""
 
     def resolving(key: str, *answer: str) -> str:
         return command("harvest", "resolve", key[:12], *answer, store=root)
@@ -272,18 +272,18 @@ def _commands(waiting: Sequence[OrderRow], root: Path) -> Iterator[str]:
         yield f"{resolving(ended[0].key, '--again')}   to order once more"
 
 
-def _show_standing(
-    console: Console, ledger: Ledger, standing: status.ModelOrders, store: Store
+def _print_model_orders(
+    console: Console, ledger: Ledger, orders: status.ModelOrders, store: Store
 ) -> None:
-    table = Table(title=f"{standing.provider}, {standing.model}", show_header=False, box=None)
-    for state, number in standing.states.items():
+    table = Table(title=f"{orders.provider}, {orders.model}", show_header=False, box=None)
+    for state, number in orders.states.items():
         table.add_row(state, str(number))
-    if gone := status.num_missing_clips(store, ledger, standing):
+    if gone := status.num_missing_clips(store, ledger, orders):
         table.add_row("paid, but gone", f"{gone}: see `afd harvest verify`")
-    table.add_row("spent", format_usd(standing.spent))
-    table.add_row("reserved", format_usd(standing.reserved))
+    table.add_row("spent", format_usd(orders.spent))
+    table.add_row("reserved", format_usd(orders.reserved))
     console.print(table)
-    refused = status.refusals(ledger, standing.provider, standing.model)
+    refused = status.refusals(ledger, orders.provider, orders.model)
     if any(one.rate for one in refused):
         console.print(_refusals_table(refused))
 
@@ -304,7 +304,7 @@ def _orders_table(rows: Sequence[OrderRow]) -> Table:
     return table
 
 
-def settle(
+def resolve_orders(
     keys: Sequence[str],
     created: str | None,
     root: Path,
@@ -313,7 +313,7 @@ def settle(
     again: bool,
     lost: bool,
 ) -> None:
-    """Write down what a person knows. Raises ResolveError, TransitionError."""
+    """Record a person's knowledge of orders; raises ResolveError, TransitionError."""
     chosen = [created is not None, never_created, again, lost]
     if sum(chosen) != 1 or (created is not None and len(keys) != 1):
         raise resolve.ResolveError(

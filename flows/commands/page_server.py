@@ -1,7 +1,7 @@
 """Campaign pages over HTTP on loopback: an index of all campaigns, each one's page and films.
 
-Nothing else of the folders is served. A page that is missing or says what is no longer true (its
-campaign was killed, or is of an earlier version) is written when somebody opens it.
+Nothing else of the folders is served. A page that is missing or out of date (its campaign was
+killed, or is of an earlier version) is written at its first request.
 """
 
 import json
@@ -50,7 +50,7 @@ class Entry:
 
 
 def application(paths: CampaignPaths, mlflow: str) -> "Starlette":
-    """The pages of the campaigns in `paths.runs`; links to MLflow go to `mlflow`."""
+    """Return the application of the campaigns' pages; links to MLflow go to `mlflow`."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -103,7 +103,7 @@ def application(paths: CampaignPaths, mlflow: str) -> "Starlette":
 
 @contextmanager
 def served(paths: CampaignPaths, mlflow: str, port: int) -> Iterator[str]:
-    """Serve the pages from a thread until the block ends; gives their address.
+    """Serve the pages from a thread until the block ends; yield their address.
 
     On `port`, or on any where that is taken. Requests have ended when the block has.
     """
@@ -125,7 +125,7 @@ def served(paths: CampaignPaths, mlflow: str, port: int) -> Iterator[str]:
 
 
 def _listening(port: int) -> socket.socket:
-    """A socket on loopback alone; its queue answers before the server does."""
+    """Return a listening socket on loopback; its queue takes requests before the server runs."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -137,7 +137,7 @@ def _listening(port: int) -> socket.socket:
 
 
 def entries(paths: CampaignPaths) -> list[Entry]:
-    """Every campaign with its state and main number, the one asked for last at first."""
+    """Return every campaign with its state and main number, that of the last command first."""
     return [
         Entry(one.name, one.state, _done(one), _score(one.folder))
         for one in reversed(overview(paths.runs).campaigns)
@@ -149,7 +149,7 @@ def _done(one: CampaignStatus) -> str:
 
 
 def _score(folder: Path) -> str:
-    """The first metric of the final evaluation; empty before it."""
+    """Return the main metric of the final evaluation; empty before it."""
     from afd.campaign_page.numbers import MAIN, meaning
     from afd.evaluation.readings import show
 
@@ -164,12 +164,12 @@ def _score(folder: Path) -> str:
 
 
 def _known(paths: CampaignPaths, name: str) -> Path | None:
-    """The folder of a campaign by its very name."""
+    """Return the folder of a campaign of exactly this name, None without one."""
     return next((one for one in campaigns_in(paths.runs) if one.name == name), None)
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """A film, the stamp or the report; no other file, and no link out of the folder."""
+    """Return a film, the stamp or the report; None for other files and links out of the folder."""
     inside = name.removeprefix(f"{FOLDER}/")
     is_allowed = name == REPORT or (inside != name and (inside == STAMP or FILM.fullmatch(inside)))
     path = folder / name
@@ -179,7 +179,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _write_if_stale(folder: Path, paths: CampaignPaths) -> None:
-    """Write the page unless it shows the campaign as it is; its own process may be about to."""
+    """Write the page where it is out of date and no process of the campaign is to write it."""
     try:
         params = saved_params(folder)
     except ParamsError:
@@ -191,9 +191,9 @@ def _write_if_stale(folder: Path, paths: CampaignPaths) -> None:
     store = Path(one.last_command.store) if one.last_command else paths.store
     uri = paths.tracking_uri(one.last_command.cluster.mlflow if one.last_command else None)
     try:
-        asked = page_request(folder, store, params, uri, one.state)
+        wanted = page_request(folder, store, params, uri, one.state)
     except StoreError:
         return
-    if before == asked or (before is not None and one.state == "running" and before.is_running):
+    if before == wanted or (before is not None and one.state == "running" and before.is_running):
         return
-    compose(asked).wait(COMPOSE_PATIENCE_S)
+    compose(wanted).wait(COMPOSE_PATIENCE_S)

@@ -1,4 +1,4 @@
-"""`afd plan`: what a campaign takes before anything is spent; exit code 2 when it cannot fit."""
+"""`afd plan`: work, memory, time and money of a campaign; exit code 2 when it cannot fit."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def print_plan(
     *,
     as_json: bool = False,
 ) -> int:
-    """Print the plan of `params`; 0, or 2 when something cannot fit. Raises ParamsError."""
+    """Print the plan of `params`; return 0, or 2 when something cannot fit. Raises ParamsError."""
     refuse_unusable_prompts(params)
     chosen = device or ("cpu" if params.student.family == "causal_wan" else "h100")
     if chosen == "cpu" and memory_gb is None:
@@ -47,7 +47,7 @@ def print_plan(
 
 
 def refuse_unusable_prompts(params: Params) -> None:
-    """Raise what a campaign would of its prompts; a file that is still to be written may be absent.
+    """Check the prompts as a campaign does; a file that is still to be written may be absent.
 
     Raises PromptsError, RefusedError.
     """
@@ -57,7 +57,7 @@ def refuse_unusable_prompts(params: Params) -> None:
 
 
 def _sizes(planned: CampaignPlan) -> Table:
-    """The student, a clip, and one pass of each kind."""
+    """Return the size of the student, of a clip, and of one pass of each kind."""
     work = planned.work
     wan = work.wan
     table = Table("one clip", "", show_header=False, box=None)
@@ -90,7 +90,7 @@ def _stages(planned: CampaignPlan) -> Table:
 
 
 def _parts(stage: StagePlan) -> str:
-    """The largest part of the memory."""
+    """Return the largest part of the memory."""
     parts = sorted(stage.memory.items(), key=lambda part: -part[1])
     return ", ".join(f"{name} {_bytes(size)}" for name, size in parts[:1] if size)
 
@@ -141,7 +141,7 @@ def _time_unit(hours: float) -> tuple[str, float]:
 
 
 def _three_digits(number: float) -> str:
-    """Return a number as people read it: no 0.0 for what takes time."""
+    """Return three digits of a number; "< 0.001" instead of 0 for a small one."""
     if number >= 100:
         return f"{number:,.0f}"
     return f"{number:.3g}" if number >= 0.001 else "< 0.001"

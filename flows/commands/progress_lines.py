@@ -38,28 +38,28 @@ class Progress:
         self._started = time.monotonic()
 
     def label(self, round_index: int | None) -> str:
-        """The round, always as wide as the widest one."""
+        """Return the round's label, padded to the widest one."""
         width = max(len(round_label(None)), len(round_label(self.session.params.num_rounds - 1)))
         return f"{round_label(round_index):<{width}}"
 
     def steps(self, entry: RunningStage) -> tuple[int, int] | None:
-        """(done, total) of a stage that runs."""
+        """Return (done, total) steps of a running stage."""
         return stage_progress(self.session.site.store, entry.request)
 
     def stages(self) -> tuple[int, int]:
-        """Stages done, of all."""
+        """Return (done, total) stages of the campaign."""
         num_done = len({one.fingerprint for one in self.session.progress.done})
         return num_done, max(len({one.fingerprint for one in self.planned}), num_done)
 
     def share(self) -> float:
-        """Done of the whole, between 0 and 1, by stages; one that runs counts by its steps."""
+        """Return the share of stages that is done, in [0, 1]; a running one counts by its steps."""
         num_done, num_all = self.stages()
         steps = [self.steps(entry) for entry in self.session.progress.running()]
         begun = sum(one[0] / one[1] for one in steps if one is not None and one[1])
         return min(1.0, (num_done + begun) / max(1, num_all))
 
     def words(self) -> str:
-        """Rounds, stages, time gone and, where it can be known, time left."""
+        """Return rounds, stages, time gone and, once it can be estimated, time left."""
         board = self.session.progress
         num_done, num_all = self.stages()
         rounds = f"{len(set(board.rounds))} of {self.session.params.num_rounds} rounds"
@@ -69,7 +69,7 @@ class Progress:
         return words if left is None else f"{words}, {rough_time(left)} left"
 
     def starts_next(self) -> str:
-        """The stage that is about to begin."""
+        """Return a line about the stage that is about to begin."""
         finished = {one.fingerprint for one in self.session.progress.done}
         for one in self.planned:
             if one.fingerprint not in finished:
@@ -77,7 +77,7 @@ class Progress:
         return "the results are written"
 
     def reason(self, entry: RunningStage) -> str:
-        """Why its job, or the worker's, stands in the queue."""
+        """Return SLURM's reason for which the stage's job, or the worker's, waits."""
         if self.session.site.cluster.executor != "slurm":
             return ""
         ledger = JobRecords(self.session.site.folder / "ledger")
@@ -85,7 +85,7 @@ class Progress:
         return "" if known is None else known.waits
 
     def hint(self) -> str:
-        """The cure where the nodes of a job are down."""
+        """Return the cure where the nodes of a job are down."""
         return hint_of_nodes(self.session.name, self.session.site.folder.parent)
 
     def _left(self) -> float | None:
@@ -97,7 +97,7 @@ class Progress:
 
 
 class ProgressLines:
-    """Prints each line once. One thread at a time calls it."""
+    """Printer of each line once. One thread at a time calls it."""
 
     def __init__(self, progress: Progress, console: Console) -> None:
         self._progress, self._console = progress, console
@@ -107,7 +107,7 @@ class ProgressLines:
         self._computed_s: dict[int | None, float] = {}  # by round, of what this process waited for
 
     def print_news(self) -> None:
-        """Stages, alarms and rounds since the last call."""
+        """Print the stages, alarms and rounds since the last call."""
         board = self._progress.session.progress
         done, notes, rounds = list(board.done), list(board.notes), list(board.rounds)
         for entry in done[self._num_stages :]:
@@ -124,7 +124,7 @@ class ProgressLines:
         self._num_stages, self._num_notes, self._num_rounds = len(done), len(notes), len(rounds)
 
     def print_running(self) -> None:
-        """Each stage that is being computed, and the whole."""
+        """Print each running stage, and the whole campaign."""
         for entry in self._progress.session.progress.running():
             done, total = self._progress.steps(entry) or (0, 0)
             steps = f"{done}/{total}  " if total else ""
@@ -133,7 +133,7 @@ class ProgressLines:
         self._print_whole()
 
     def print_waiting(self) -> None:
-        """A job that is seen to wait, once, and again when its reason changes."""
+        """Print a waiting job once, and again when its reason changes."""
         for entry in self._progress.session.progress.running():
             reason = self._progress.reason(entry)
             if reason and reason not in self._reasons:
@@ -143,7 +143,7 @@ class ProgressLines:
                     self._print(f"  {self._progress.hint()}")
 
     def print_slow_activities(self) -> None:
-        """What this process itself does for longer than some seconds, once."""
+        """Print once each activity of this process that takes longer than SLOW_S."""
         for activity in self._progress.session.progress.activities():
             is_slow = time.monotonic() - activity.started > SLOW_S
             if is_slow and activity not in self._activities:
@@ -175,7 +175,7 @@ class ProgressLines:
         self._print(f"{name}: {self._progress.words()}")
 
     def _with_facts(self, head: str, facts: list[str]) -> str:
-        """`head` and as many whole facts as fit; all of them where there is no window."""
+        """Return `head` with as many whole facts as fit; with all of them outside a terminal."""
         line = head
         for fact in facts:
             if self._console.is_terminal and len(line) + 2 + len(fact) > self._console.width:
@@ -191,11 +191,11 @@ class ProgressLines:
 
 
 def activity_line(progress: Progress, activity: Activity) -> str:
-    """Work between stages, and since when."""
+    """Return a line about work between stages, with its time so far."""
     since = clock(time.monotonic() - activity.started)
     return f"{progress.label(activity.round_index)}  {activity.name}  {since}"
 
 
 def draws(console: Console) -> bool:
-    """Whether the output takes a block that is drawn again and again."""
+    """Return whether the output is a terminal that can redraw a block."""
     return console.is_terminal and not console.is_dumb_terminal

@@ -17,16 +17,15 @@ from flows.command_text import sibling_program
 from flows.commands.json_output import Document, print_document
 from flows.paths import CampaignPaths
 
-WIDTH = 110  # of the table, also where no terminal tells its own
+WIDTH = 110  # of the table, also without a terminal
 
 
-def say_reproduced(
+def print_reproduced(
     results: Path, revision: str, paths: CampaignPaths, *, as_json: bool = False
 ) -> bool:
-    """Print what is equal, what another CPU explains and what it does not; True where all of what
-    ran here is reproduced.
+    """Print equal cells and deviations within and outside tolerance; True without any outside.
 
-    Raises RefusedError for a revision without results.
+    The tolerance is that of another CPU. Raises RefusedError for a revision without results.
     """
     found = held_against(results, revision, paths)
     if as_json:
@@ -60,12 +59,12 @@ def held_against(results: Path, revision: str, paths: CampaignPaths) -> Reproduc
 
 
 def _exists(paths: CampaignPaths) -> bool:
-    """Whether anything ran here: a store is not made by looking."""
+    """Return whether anything ran here, without creating a store."""
     return paths.store.is_dir()
 
 
 def summary(found: Reproduction) -> list[str]:
-    """Lines that count what ran here, what is equal and what never ran."""
+    """Return lines that count the cells that ran here, the equal ones and those that never ran."""
     lines: list[str] = []
     if found.cells:
         ran, equal = len(found.cells), len(found.equal_cells)
@@ -98,7 +97,7 @@ def _table(found: Reproduction) -> Table:
 
 
 def _committed(folder: Path, revision: str) -> list[CellResult]:
-    """The cells of a commit."""
+    """Return the cells of a commit; raises RefusedError for a commit without any."""
     names = _git("ls-tree", "--name-only", revision, f"{folder}/").split()
     files = [name for name in names if name.endswith(".json")]
     if not files:

@@ -30,7 +30,7 @@ MAX_SLUG = 60
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is asked for on the command line."""
+    """Options of one call of `afd sample`."""
 
     campaign: str
     sentences: tuple[str, ...] = ()
@@ -119,98 +119,100 @@ def _seeds(written: str) -> tuple[int, ...]:
 
 
 def _split(values: Sequence[str]) -> tuple[str, ...]:
-    """Values given one by one or with commas between, each once."""
+    """Return values given one by one or with commas between, each once."""
     return tuple(dict.fromkeys(part for value in values for part in value.split(",") if part))
 
 
-def write_videos(asked: Sampling) -> None:
-    """Write the videos asked for; raises SamplingError before anything is computed for all that
-    can be known then."""
+def write_videos(sampling: Sampling) -> None:
+    """Write the videos; raises SamplingError, wherever possible before anything is computed."""
     from afd.config import rows_and_columns
     from afd.sampling.comparison import refuse_too_large
 
-    campaign = open_campaign(asked.runs / asked.campaign, asked.store)
-    student = campaign.student(asked.round)
-    others = [campaign.student(as_round(name)) for name in asked.beside if name != TEACHER]
-    sentences = _sentences(asked, campaign)
+    campaign = open_campaign(sampling.runs / sampling.campaign, sampling.store)
+    student = campaign.student(sampling.round)
+    others = [campaign.student(as_round(name)) for name in sampling.beside if name != TEACHER]
+    sentences = _sentences(sampling, campaign)
     refuse_sentences(student.family, sentences)
-    output = _output(asked, student)
-    files = _files(asked, output, sentences)
-    _refuse_places(asked, files)
-    if asked.beside or len(files) == 1:
-        columns = len(asked.seeds) * (1 + len(others)) + (TEACHER in asked.beside)
+    output = _output(sampling, student)
+    files = _files(sampling, output, sentences)
+    _refuse_places(sampling, files)
+    if sampling.beside or len(files) == 1:
+        columns = len(sampling.seeds) * (1 + len(others)) + (TEACHER in sampling.beside)
         size = rows_and_columns(campaign.settings["frame_size"])
-        refuse_too_large(len(sentences) if len(files) == 1 else 1, columns, size, asked.scale)
-    rows = _rows(asked, campaign, [*others, student], sentences)
-    for file in _write(asked, rows, files):
+        refuse_too_large(len(sentences) if len(files) == 1 else 1, columns, size, sampling.scale)
+    rows = _rows(sampling, campaign, [*others, student], sentences)
+    for file in _write(sampling, rows, files):
         sys.stdout.write(f"{short_path(file)}\n")
 
 
-def _sentences(asked: Sampling, campaign: Campaign) -> list[str]:
-    """Those typed, then held-out ones; raises SamplingError with an example for none."""
+def _sentences(sampling: Sampling, campaign: Campaign) -> list[str]:
+    """Return typed sentences, then held-out ones; raises SamplingError with an example for none."""
     held_out = [one.text for one in campaign.prompts if one.split == "held_out"]
-    chosen = [*asked.sentences, *held_out[: asked.held_out]]
+    chosen = [*sampling.sentences, *held_out[: sampling.held_out]]
     if not chosen:
         example = (held_out or [EXAMPLE])[0]
-        one = command("sample", asked.campaign, example, runs=asked.runs)
-        more = command("sample", asked.campaign, "--held-out", "4", runs=asked.runs)
+        one = command("sample", sampling.campaign, example, runs=sampling.runs)
+        more = command("sample", sampling.campaign, "--held-out", "4", runs=sampling.runs)
         raise SamplingError(
             f"no sentence; write one or more\n  {one}\n  {more}    the first held-out sentences"
         )
     return chosen
 
 
-def _output(asked: Sampling, student: RoundStudent) -> Path:
-    """The file or folder to write to: without -o a name that says what it holds."""
+def _output(sampling: Sampling, student: RoundStudent) -> Path:
+    """Return the file or folder to write; without -o named after campaign, student and seeds."""
     from afd.sampling.video import mp4_path
 
-    if asked.output is None:
-        seeds = "-".join(map(str, asked.seeds))
-        return Path(f"{asked.campaign}-{student.label.replace(' ', '-')}-seed-{seeds}.mp4")
-    path = Path(asked.output)
-    return path if asked.output.endswith("/") or path.is_dir() else mp4_path(path)
+    if sampling.output is None:
+        seeds = "-".join(map(str, sampling.seeds))
+        return Path(f"{sampling.campaign}-{student.label.replace(' ', '-')}-seed-{seeds}.mp4")
+    path = Path(sampling.output)
+    return path if sampling.output.endswith("/") or path.is_dir() else mp4_path(path)
 
 
-def _files(asked: Sampling, output: Path, sentences: Sequence[str]) -> list[Path]:
-    """The videos to write: one, or in a folder one for each sentence, and seed where alone."""
+def _files(sampling: Sampling, output: Path, sentences: Sequence[str]) -> list[Path]:
+    """Return the files to write: one, or in a folder one a sentence (and seed, if alone)."""
     if output.suffix.lower() == ".mp4" and not output.is_dir():
         return [output]
     stems = [f"{number:02d}-{_slug(one)}" for number, one in enumerate(sentences, start=1)]
-    if asked.beside:
+    if sampling.beside:
         return [output / f"{stem}.mp4" for stem in stems]
-    return [output / f"{stem}-seed-{seed}.mp4" for stem in stems for seed in asked.seeds]
+    return [output / f"{stem}-seed-{seed}.mp4" for stem in stems for seed in sampling.seeds]
 
 
-def _refuse_places(asked: Sampling, files: Sequence[Path]) -> None:
+def _refuse_places(sampling: Sampling, files: Sequence[Path]) -> None:
     """Raise SamplingError for what is there already, or cannot be written."""
     from afd.sampling.video import refuse_unwritable
 
-    if asked.sheet is not None and asked.sheet.suffix.lower() != ".png":
-        raise SamplingError(f"--sheet {asked.sheet}: a contact sheet is a PNG: end it in .png")
-    for file in [*files, *([asked.sheet] if asked.sheet else [])]:
+    if sampling.sheet is not None and sampling.sheet.suffix.lower() != ".png":
+        raise SamplingError(f"--sheet {sampling.sheet}: a contact sheet is a PNG: end it in .png")
+    for file in [*files, *([sampling.sheet] if sampling.sheet else [])]:
         refuse_unwritable(file)
-        if file.exists() and not asked.overwrite:
+        if file.exists() and not sampling.overwrite:
             raise SamplingError(
                 f"{short_path(file)}: is there already; add --overwrite, or choose another name"
             )
 
 
 def _rows(
-    asked: Sampling, campaign: Campaign, students: Sequence[RoundStudent], sentences: Sequence[str]
+    sampling: Sampling,
+    campaign: Campaign,
+    students: Sequence[RoundStudent],
+    sentences: Sequence[str],
 ) -> "list[Row]":
-    """Each sentence with its videos: the teacher's, then for each seed every student's."""
+    """Return each sentence with its videos: the teacher's, then for each seed every student's."""
     from afd.sampling.comparison import Row
     from afd.sampling.student import of_round
     from afd.sampling.video import Video
 
     made: dict[tuple[str, int, str], Video] = {}
     for student in students:  # one at a time in memory
-        sampler = of_round(campaign, student, asked.which, asked.components)
-        videos = sampler(list(sentences), asked.seeds, guidance=asked.guidance)
+        sampler = of_round(campaign, student, sampling.which, sampling.components)
+        videos = sampler(list(sentences), sampling.seeds, guidance=sampling.guidance)
         for video in videos:
             made[student.label, video.seed or 0, video.sentence] = video
-    teacher = _teacher(asked, campaign, sentences)
-    several = len(asked.seeds) > 1
+    teacher = _teacher(sampling, campaign, sentences)
+    several = len(sampling.seeds) > 1
     return [
         Row(
             sentence,
@@ -219,7 +221,7 @@ def _rows(
                 *(
                     (f"{one.label}, seed {seed}" if several else one.label,
                      made[one.label, seed, sentence])
-                    for seed in asked.seeds
+                    for seed in sampling.seeds
                     for one in students
                 ),
             ),
@@ -229,10 +231,10 @@ def _rows(
 
 
 def _teacher(
-    asked: Sampling, campaign: Campaign, sentences: Sequence[str]
+    sampling: Sampling, campaign: Campaign, sentences: Sequence[str]
 ) -> "dict[str, Video | None]":
-    """The teacher's clips where they are asked for; what the store has none of is named."""
-    if TEACHER not in asked.beside:
+    """Return the teacher's clips with --beside teacher; print the sentences without a clip."""
+    if TEACHER not in sampling.beside:
         return {}
     from afd.sampling.teacher import TeacherClips
 
@@ -244,22 +246,22 @@ def _teacher(
     return found
 
 
-def _write(asked: Sampling, rows: "Sequence[Row]", files: Sequence[Path]) -> list[Path]:
+def _write(sampling: Sampling, rows: "Sequence[Row]", files: Sequence[Path]) -> list[Path]:
     from afd.sampling.comparison import comparison, contact_sheet
     from afd.sampling.video import write
 
     alone = [[video for _, video in row.columns if video is not None] for row in rows]
-    if asked.beside or len(files) != sum(map(len, alone)):
+    if sampling.beside or len(files) != sum(map(len, alone)):
         parts = [rows] if len(files) == 1 else [[row] for row in rows]
-        contents = [comparison(part, asked.scale) for part in parts]
+        contents = [comparison(part, sampling.scale) for part in parts]
     else:
-        contents = [video.mp4(asked.scale) for videos in alone for video in videos]
+        contents = [video.mp4(sampling.scale) for videos in alone for video in videos]
     done = [write(file, content) for file, content in zip(files, contents, strict=True)]
-    if asked.sheet is not None:
-        done.append(write(asked.sheet, contact_sheet(rows)))
+    if sampling.sheet is not None:
+        done.append(write(sampling.sheet, contact_sheet(rows)))
     return done
 
 
 def _slug(sentence: str) -> str:
-    """A sentence as part of a file's name."""
+    """Return a sentence as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", sentence.lower())[:MAX_SLUG].strip("-") or "sentence"

@@ -1,7 +1,7 @@
 """The chain behind one artifact, back to the prompts: `afd show <fingerprint | run | version>`.
 
-Read from the manifests in the store alone; MLflow's run ids and DVC's digests are added where they
-are known, so the chain can be walked on a machine that has neither.
+The chain comes from the manifests in the store alone. MLflow's run ids and DVC's digests are added
+where files on disk have them, so it works on a machine without these services.
 """
 
 import re
@@ -27,43 +27,42 @@ MIN_PREFIX = 4
 CHAMPION = "champion"  # MLflow's alias
 # As MLflow writes it, models:/demo-student/3, or shorter; the champion by its alias.
 _VERSION = re.compile(r"(models:/)?(?P<campaign>[\w.-]+)-student[/@](?P<version>\d+|champion)")
-BEFORE = -1  # the round of what no round made
+BEFORE = -1  # the round of an artifact that no round made
 MAX_NUMBERS = 8  # of a summary
 
 
 class ShowError(UserError):
-    """What was asked for is not there, or is more than one thing: what there is instead."""
+    """No artifact, or more than one, fits the query; the text names those that there are."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What services know about an artifact."""
+    """Ids of an artifact in MLflow and DVC."""
 
     run_id: str | None
     version: str | None  # of the registered model
     digest: str | None
 
 
-def find(asked: str, store: Store, runs_dir: Path) -> list[Artifact]:
-    """The artifacts to show: one by fingerprint prefix, MLflow run id or registered version, or
-    the last student of a campaign.
+def find(query: str, store: Store, runs_dir: Path) -> list[Artifact]:
+    """Return the artifact of a fingerprint prefix, MLflow run id, registered version or campaign.
 
-    Raises ShowError naming what there is.
+    A campaign's is its last student. Raises ShowError with the names of what there is.
     """
-    if "/" not in asked and (runs_dir / asked).is_dir() and asked not in ("", ".", ".."):
-        return [_last_student(asked, store, runs_dir)]
-    if named := _VERSION.fullmatch(asked):
-        asked = _key_of_version(named["campaign"], named["version"], runs_dir)
-    elif of_run := _of_run(asked, store, runs_dir):
+    if "/" not in query and (runs_dir / query).is_dir() and query not in ("", ".", ".."):
+        return [_last_student(query, store, runs_dir)]
+    if named := _VERSION.fullmatch(query):
+        query = _key_of_version(named["campaign"], named["version"], runs_dir)
+    elif of_run := _of_run(query, store, runs_dir):
         return [of_run]
-    prefix = asked.rpartition("/")[2].removeprefix("student-").lower()
+    prefix = query.rpartition("/")[2].removeprefix("student-").lower()
     if len(prefix) < MIN_PREFIX or set(prefix) - set("0123456789abcdef"):
         raise ShowError(
-            f"{asked!r} is neither a campaign in {runs_dir} ({_campaigns(runs_dir)}), nor a "
+            f"{query!r} is neither a campaign in {runs_dir} ({_campaigns(runs_dir)}), nor a "
             f"registered version like demo-student/3, nor an MLflow run id, nor the first "
             f"{MIN_PREFIX} or more characters of a fingerprint (0-9, a-f)"
         )
-    kind = asked.rpartition("/")[0]
+    kind = query.rpartition("/")[0]
     found = [a for a in store.find(prefix) if kind in ("", a.manifest.kind)]
     if not found:
         raise ShowError(
@@ -77,9 +76,9 @@ def find(asked: str, store: Store, runs_dir: Path) -> list[Artifact]:
 
 
 def chain(artifact: Artifact, store: Store, runs_dir: Path) -> Tree:
-    """The artifact, and everything it was made from, round by round back to the prompts.
+    """Return the artifact, and everything it was made from, round by round back to the prompts.
 
-    Flat on purpose: each part names what it was made from, so forty rounds stay readable.
+    The tree is flat: each part names its own inputs, so forty rounds stay readable.
     """
     known = what_services_know(runs_dir)
     tree = Tree(describe(artifact.manifest, known, None), guide_style="dim")
@@ -107,7 +106,7 @@ def round_name(index: int) -> str:
 
 
 def ancestors(artifact: Artifact, store: Store) -> dict[str, ArtifactRef]:
-    """Everything `artifact` was made from, by fingerprint, itself first, nearest first."""
+    """Return everything that `artifact` was made from, by fingerprint; itself, then the nearest."""
     found: dict[str, ArtifactRef] = {}
     waiting = deque([artifact.ref])
     while waiting:
@@ -120,7 +119,7 @@ def ancestors(artifact: Artifact, store: Store) -> dict[str, ArtifactRef]:
 
 
 def what_services_know(runs_dir: Path) -> dict[str, Known]:
-    """Artifact key (fp16) -> MLflow run and version, DVC digest; whatever is on disk."""
+    """Return artifact key (fp16) -> MLflow run, version and DVC digest, from files on disk."""
     digests: dict[str, str] = {}
     for file in runs_dir.glob("*/rounds/*.dvc"):
         digests |= {path.name: digest for path, digest in tracked_by(file).items()}
@@ -147,9 +146,9 @@ def round_of(manifest: Manifest) -> int:
 
 
 def describe(
-    manifest: Manifest, known: Mapping[str, Known], told: str | None, *, is_short: bool = False
+    manifest: Manifest, known: Mapping[str, Known], listed: str | None, *, is_short: bool = False
 ) -> RenderableType:
-    """A few lines about one artifact; the code's revision only where it is not `told` already."""
+    """Return a few lines about one artifact; the code's revision only where it is not `listed`."""
     head = Text()
     head.append(manifest.kind, style="bold cyan")
     head.append(f" {manifest.fingerprint[:16]}", style="yellow")
@@ -172,7 +171,7 @@ def describe(
     if any(parts):
         lines.append(Text("tracked  " + ", ".join(filter(None, parts)), style="dim"))
     made_by = manifest.made_by
-    if made_by.revision != told:
+    if made_by.revision != listed:
         is_known = made_by.revision != "unknown"  # without git, or in another user's clone
         dirty = " with uncommitted changes" if made_by.is_dirty and is_known else ""
         lines.append(Text(f"code     {made_by.revision[:12]}{dirty}", style="dim"))
@@ -201,7 +200,7 @@ def _numbers(summary: Mapping[str, float | int | str | None]) -> str:
 
 
 def _of_run(run_id: str, store: Store, runs_dir: Path) -> Artifact | None:
-    """What an MLflow run made; of a campaign or a round, its student. None for no run of ours."""
+    """Return the artifact of an MLflow run, a campaign's or round's student; None for others."""
     for folder in sorted(runs_dir.glob("*/lineage")):
         for key, entry in RunIds(folder.parent).entries().items():
             if entry.get("run_id") == run_id:
@@ -213,7 +212,7 @@ def _of_run(run_id: str, store: Store, runs_dir: Path) -> Artifact | None:
 
 
 def _key_of_version(campaign: str, version: str, runs_dir: Path) -> str:
-    """The fingerprint's first characters behind a registered version or alias."""
+    """Return the fingerprint's first 16 characters of a registered version or alias."""
     entries = RunIds(runs_dir / campaign).entries()
     number = entries.get(CAMPAIGN, {}).get(CHAMPION) if version == CHAMPION else int(version)
     known = {entry["version"]: key for key, entry in entries.items() if entry.get("version")}
@@ -237,13 +236,13 @@ def _students(store: Store, keys: Collection[str]) -> list[Artifact]:
 def _last_student(
     campaign: str, store: Store, runs_dir: Path, of_round: int | None = None
 ) -> Artifact:
-    """The student of a round, by default the newest; its warm start where none is finished."""
+    """Return the student of a round, by default the newest; the warm start before any round."""
     keys = set(RunIds(runs_dir / campaign).entries())
     for file in (runs_dir / campaign / "rounds").glob("*.dvc"):
         keys |= {path.name for path in tracked_by(file)}
     students = [a for a in _students(store, keys) if of_round in (None, round_of(a.manifest))]
     if not students:
-        again = command("campaign", "--name", campaign, runs=runs_dir, store=store.root)
+        again = command("campaign", campaign, runs=runs_dir, store=store.root)
         raise ShowError(
             f"campaign {campaign!r} has left no student in {store.root} yet; "
             f"go on with `{again}`{_pull(', or fetch one with', store)}"
@@ -251,10 +250,10 @@ def _last_student(
     return max(students, key=lambda a: int(a.manifest.params.get("round_index", -1)))
 
 
-def _pull(said: str, store: Store) -> str:
-    """The way to bytes of another clone, where there is one."""
+def _pull(intro: str, store: Store) -> str:
+    """Return `intro` with the command that fetches another clone's artifacts; empty without DVC."""
     is_tracked = any((folder / ".dvc").is_dir() for folder in store.root.resolve().parents)
-    return f"{said} `dvc pull`" if is_tracked else ""
+    return f"{intro} `dvc pull`" if is_tracked else ""
 
 
 def _campaigns(runs_dir: Path) -> str:

@@ -25,11 +25,11 @@ ROUND_NUMBERS = ("mean_score", "pair_accuracy", "margin")  # of a round's line
 
 
 def print_chains(
-    asked: str, runs_dir: Path, store_dir: Path, *, every: bool, as_json: bool
+    query: str, runs_dir: Path, store_dir: Path, *, every: bool, as_json: bool
 ) -> None:
     """Print the chain behind each artifact found: short, whole (`every`) or as JSON."""
     store = Store(store_dir)
-    found = find(asked, store, runs_dir)
+    found = find(query, store, runs_dir)
     if as_json:
         print_document(show_document(found, store, runs_dir))
         return
@@ -37,7 +37,7 @@ def print_chains(
     for artifact in found:
         out.print((chain if every else short_chain)(artifact, store, runs_dir))
     if not every:
-        whole = command("show", asked, "--all", runs=runs_dir, store=store_dir)
+        whole = command("show", query, "--all", runs=runs_dir, store=store_dir)
         out.print(Text(f"{whole}    shows everything", style="dim"), soft_wrap=True)
 
 
@@ -80,7 +80,7 @@ def _round_line(index: int, made: Sequence[Manifest]) -> Text:
             value = manifest.summary.get(name)
             if isinstance(value, float):
                 numbers[name] = f"{name}={value:.4g}"
-    line.append("".join(f"  {shown}" for shown in numbers.values()), style="not bold")
+    line.append("".join(f"  {number}" for number in numbers.values()), style="not bold")
     kinds = f"{len(made)} artifacts, {sum(manifest.wall_s for manifest in made):.1f} s"
     line.append(f"  {kinds}", style="not bold dim")
     return line
@@ -90,8 +90,8 @@ def show_document(found: Iterable[Artifact], store: Store, runs: Path) -> Docume
     """Return `afd show --json`: each artifact with everything it was made from, nearest first."""
     known = what_services_know(runs)
     parts: dict[str, Document] = {}
-    asked = list(found)
-    for artifact in asked:
+    artifacts = list(found)
+    for artifact in artifacts:
         for ref in ancestors(artifact, store).values():
             if ref.fingerprint in parts:
                 continue
@@ -118,6 +118,6 @@ def show_document(found: Iterable[Artifact], store: Store, runs: Path) -> Docume
                 "dvc": services.digest if services else None,
             }
     return {
-        "shown": [artifact.manifest.fingerprint for artifact in asked],
+        "shown": [artifact.manifest.fingerprint for artifact in artifacts],
         "artifacts": list(parts.values()),
     }

@@ -1,7 +1,7 @@
-"""`afd status`: what every campaign of a folder is doing, from disk and one question to SLURM.
+"""`afd status`: state of every campaign of a folder, from disk and one call of squeue.
 
-Read only, and from anywhere that sees the folder: with or without a Prefect server, from any login
-node. Nothing is imported that takes seconds.
+Nothing is written. It works on any login node that has the folder, with or without a Prefect
+server. Nothing is imported that takes seconds.
 """
 
 import json
@@ -23,7 +23,7 @@ from flows.command_text import command
 from flows.jobs import scheduler
 from flows.jobs.records import WORKER, JobRecords, Seen, StageRecord
 from flows.jobs.scheduler import SchedulerError, is_live
-from flows.last_command import FILE as ASKED
+from flows.last_command import FILE as LAST_COMMAND
 from flows.last_command import LastCommand, read_last_command
 from flows.paths import CampaignPaths, campaign_folder, saved_params
 from flows.progress import round_label, stage_progress
@@ -32,7 +32,7 @@ from flows.round_files import damaged_rounds
 
 @dataclass(frozen=True)
 class Work:
-    """A stage, or the worker that computes many, and what the scheduler says of it."""
+    """A stage, or the worker that computes many, with its state in the scheduler."""
 
     stage: str
     jobs: str  # its id, and how many tasks it has
@@ -45,7 +45,7 @@ class Work:
 
 @dataclass(frozen=True)
 class CampaignStatus:
-    """One campaign."""
+    """State of one campaign."""
 
     name: str
     folder: Path
@@ -70,21 +70,21 @@ class CampaignStatus:
 
     @property
     def is_left(self) -> bool:
-        """Whether something that was asked for did not end."""
+        """True where the last command did not end and no process runs it."""
         left = self.state in ("killed", "failed", "cancelled") or self.waits_after is not None
         return self.holder is None and left
 
 
 @dataclass
 class Overview:
-    """All of them."""
+    """States of all campaigns of a folder."""
 
     campaigns: list[CampaignStatus] = field(default_factory=list[CampaignStatus])
     scheduler_trouble: str = ""
 
 
 def overview(runs: Path, name: str | None = None) -> Overview:
-    """What stands in `runs`; one question to the scheduler for all campaigns."""
+    """Return the campaigns in `runs`, with one call of the scheduler for all of them."""
     folders = campaigns_in(runs) if name is None else [runs / name]
     ledgers = {folder: JobRecords(folder / "ledger").entries() for folder in folders}
     live = [entry for entries in ledgers.values() for entry in entries if not entry.ended]
@@ -96,21 +96,21 @@ def overview(runs: Path, name: str | None = None) -> Overview:
         seen = {
             task: last for entry in live for job in entry.jobs for task, last in job.seen.items()
         }
-    found.campaigns = [_standing(folder, ledgers[folder], seen) for folder in folders]
+    found.campaigns = [_campaign_status(folder, ledgers[folder], seen) for folder in folders]
     return found
 
 
 def hint_of_nodes(name: str, runs: Path) -> str:
-    """What to do about a job whose nodes are drained or down: nothing, or stop it."""
-    stops = command("cancel", "--name", name, runs=runs)
+    """Return the advice for a job whose nodes are drained or down: wait, or cancel it."""
+    stops = command("cancel", name, runs=runs)
     return f"goes on by itself when nodes come back; {stops} stops it"
 
 
 def goes_on(one: CampaignStatus) -> str:
-    """The command that plays the rounds that are left, on the cluster that was asked for last."""
+    """Return the command that runs the rounds that are left, on the cluster of the last command."""
     last_command, source = one.last_command, one.last_command and one.last_command.cluster_source
     return command(
-        *("campaign", "--name", one.name),
+        *("campaign", one.name),
         *(f"--set-cluster={value}" for value in (source.overrides if source else ())),
         runs=one.folder.parent,
         store=Path(last_command.store) if last_command else None,
@@ -129,26 +129,28 @@ def alarm_lines(one: CampaignStatus) -> list[str]:
 
 
 def known_campaign(name: str, runs: Path) -> Path:
-    """The folder of a campaign of `runs`; raises RefusedError, or ParamsError for a bad name."""
+    """Return the folder of a campaign; raises RefusedError, or ParamsError for a bad name."""
     folder = campaign_folder(name, CampaignPaths(runs))
     if not folder.is_dir():
         names = ", ".join(known.name for known in campaigns_in(runs)) or "none"
-        raise RefusedError(f"--name {name}: no such campaign in {runs}; there: {names}")
+        raise RefusedError(f"{name}: no such campaign in {runs}; there: {names}")
     return folder
 
 
 def campaigns_in(runs: Path) -> list[Path]:
-    """The folders of campaigns, the one that was asked for something last at the end."""
+    """Return the folders of campaigns, in the order of their last commands."""
     found = [file.parent for file in runs.glob("*/params.yaml")]
 
     def touched(folder: Path) -> float:
-        files = (folder / ASKED, folder / "params.yaml")
+        files = (folder / LAST_COMMAND, folder / "params.yaml")
         return max(file.stat().st_mtime for file in files if file.exists())
 
     return sorted(found, key=touched)
 
 
-def _standing(folder: Path, entries: list[StageRecord], seen: dict[str, Seen]) -> CampaignStatus:
+def _campaign_status(
+    folder: Path, entries: list[StageRecord], seen: dict[str, Seen]
+) -> CampaignStatus:
     last_command = read_last_command(folder)
     store = Store(Path(last_command.store)) if last_command else None
     try:
@@ -178,7 +180,7 @@ def _standing(folder: Path, entries: list[StageRecord], seen: dict[str, Seen]) -
 def _work(
     folder: Path, entry: StageRecord, seen: dict[str, Seen], store: Store | None
 ) -> list[Work]:
-    """The job of an entry; under a worker's, the stages that it computes."""
+    """Return the job of an entry; for a worker also the stages that it computes."""
     tasks = [task for job in entry.jobs for task in job.tasks]
     states = [seen[task] for task in tasks if is_live(seen.get(task))]
     if not states:
@@ -199,7 +201,7 @@ def _work(
 
 
 def _of_worker(folder: Path, box: Mailbox, store: Store | None) -> list[Work]:
-    """Stages inside a worker: asked for, or computed by one of its children."""
+    """Return the stages of a worker: requested, or computed by one of its children."""
     found: list[Work] = []
     for where, state in (("run", "computing"), ("req", "asked for")):
         for file in sorted((box.folder / where).glob("[!.]*.json")):
@@ -212,7 +214,7 @@ def _of_worker(folder: Path, box: Mailbox, store: Store | None) -> list[Work]:
 
 
 def _request(file: Path) -> StageRequest | None:
-    """A stage's request; None when it has moved on, or is no stage's."""
+    """Return a stage's request; None where the file has gone or is no stage's."""
     try:
         content = json.loads(file.read_bytes())
         return StageRequest.model_validate(content.get("request", content))
@@ -221,7 +223,7 @@ def _request(file: Path) -> StageRequest | None:
 
 
 def _counted(words: list[str]) -> str:
-    """ "3 RUNNING, 5 PENDING"; one word alone without its number."""
+    """Return words with their counts, "3 RUNNING, 5 PENDING"; one word alone without its number."""
     counts = Counter(words)
     if len(counts) == 1 and len(words) == 1:
         return words[0]

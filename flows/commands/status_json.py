@@ -4,14 +4,14 @@ from pathlib import Path
 
 from flows.commands.json_output import Document
 from flows.commands.status import CampaignStatus, Overview, Work, alarm_lines
-from flows.commands.up import standing
+from flows.commands.up import read_up
 from flows.paths import CampaignPaths
 from flows.prefect_runs.reach import answers
 
 
 def status_document(found: Overview, runs: Path) -> Document:
     """Return `afd status --json`."""
-    up = standing(CampaignPaths(runs))
+    up = read_up(CampaignPaths(runs))
     prefect = None
     if up is not None:
         here = up.serving.is_here

@@ -139,15 +139,15 @@ def reproduced(
     Equal to the last bit on the same kind of CPU; on another within a tolerance that was measured.
     The exit code is 1 where something lies outside, and where nothing ran here.
     """
-    from flows.commands.reproducing import say_reproduced
+    from flows.commands.reproducing import print_reproduced
     from flows.paths import CampaignPaths
 
-    is_same = say_reproduced(results, against, CampaignPaths(runs, store), as_json=json)
+    is_same = print_reproduced(results, against, CampaignPaths(runs, store), as_json=json)
     return ExitCode.DONE if is_same else ExitCode.NO
 
 
 def _cluster() -> Path:
-    """Where campaigns run; a faulty file is refused here, before it could be a result of an arm."""
+    """Return the cluster's file; a faulty one is refused here, before it fails every arm."""
     from afd.config import Cluster
     from afd.params import load_params
 

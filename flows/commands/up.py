@@ -1,7 +1,7 @@
 """`afd up` and `afd down`: Prefect's server and the two deployments, in the background.
 
 runs/.services/up.json    the process that serves the deployments, and the server it talks to
-runs/.services/up.log     its words
+runs/.services/up.log     its output
 
 The server belongs to the folder (keeper.py): it lives while the serving process or a campaign uses
 it, and so goes with them whatever kills them. `up` may be typed again after any crash; `down` ends
@@ -43,7 +43,7 @@ MARK = "# Written by `afd up`, removed by `afd down`: plain `prefect` commands f
 
 
 class Up(Frozen):
-    """What `afd up` started."""
+    """Process that `afd up` started, and its Prefect server."""
 
     serving: ProcessId
     api: str
@@ -56,13 +56,13 @@ class Up(Frozen):
 
 
 def bring_up(paths: CampaignPaths) -> tuple[Up, bool]:
-    """Have a server and serve the deployments; gives what runs, and whether it ran already.
+    """Start a server and serve the deployments; return what runs, and True if it ran already.
 
     Raises ServiceError with the last words of what did not start, when it serves another store, or
     when it runs on another host.
     """
     with _alone(paths):
-        known = standing(paths)
+        known = read_up(paths)
         if known is not None:
             if known.is_well:
                 _refuse_other_store(paths, known)
@@ -83,7 +83,7 @@ def bring_up(paths: CampaignPaths) -> tuple[Up, bool]:
                 up = _serve(paths, own.api, own)
             finally:
                 own.let_go()  # the serving process keeps the server from here on
-            _tell_prefect(up.api)
+            _configure_prefect(up.api)
         return up, False
 
 
@@ -92,7 +92,7 @@ def check_up(paths: CampaignPaths) -> tuple[Up | None, str | None]:
 
     Changes nothing; raises ServiceError for what `bring_up` would be refused for.
     """
-    known = standing(paths)
+    known = read_up(paths)
     if known is not None and known.is_well:
         _refuse_other_store(paths, known)
         return known, None
@@ -116,8 +116,11 @@ def _refuse_other_store(paths: CampaignPaths, known: Up) -> None:
 
 
 def _refuse_elsewhere(paths: CampaignPaths, known: Up) -> None:
-    """Raises ServiceError when another host serves, or may: a server of the user's own does not
-    tell who serves, this folder's lives for as long."""
+    """Raise ServiceError where another host serves, or may.
+
+    A server of the user's own does not show whether that process lives; the folder's own server
+    lives for as long as it.
+    """
     if known.serving.is_here or (known.is_own and other_host(paths) is None):
         return
     host, down = known.serving.host, command("down", runs=paths.runs)
@@ -129,12 +132,12 @@ def _refuse_elsewhere(paths: CampaignPaths, known: Up) -> None:
 
 
 def take_down(paths: CampaignPaths) -> Up | None:
-    """Stop what `up` started; gives what that was, None when nothing ran.
+    """Stop the process that `up` started; return it, None where nothing ran.
 
     Raises ServiceError when it runs on another host.
     """
     with _alone(paths) as folder:
-        known = standing(paths)
+        known = read_up(paths)
         if known is None:
             return None
         _refuse_elsewhere(paths, known)
@@ -147,8 +150,8 @@ def take_down(paths: CampaignPaths) -> Up | None:
         return known if was_alive else None
 
 
-def standing(paths: CampaignPaths) -> Up | None:
-    """What `up` started last; it may have ended since."""
+def read_up(paths: CampaignPaths) -> Up | None:
+    """Return the process that `up` started last, None without one; it may have ended since."""
     try:
         return Up.model_validate_json((_folder(paths) / STATE).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -190,7 +193,7 @@ def _serve(paths: CampaignPaths, api: str, own: OwnPrefect | None) -> Up:
 
 
 def _end(process: ProcessId) -> None:
-    """Orderly, then by force, with the runs it started: exactly that process, or nothing."""
+    """End exactly that process with its children: by SIGTERM, after ORDERLY_S by SIGKILL."""
     if not process.is_here or not process.is_alive():
         return  # its number is another process's here
     try:
@@ -205,9 +208,11 @@ def _end(process: ProcessId) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def _tell_prefect(api: str) -> None:
-    """Plain `prefect` commands typed in this folder talk to our server; a file of the user's own
-    is left alone."""
+def _configure_prefect(api: str) -> None:
+    """Write prefect.toml, so that plain `prefect` commands in this folder use the server.
+
+    A file of the user's own is left alone.
+    """
     if PROJECT_SETTINGS.exists() and not PROJECT_SETTINGS.read_text().startswith(MARK):
         return
     write_atomic(PROJECT_SETTINGS.absolute(), f'{MARK}[api]\nurl = "{api}"\n'.encode())
@@ -215,7 +220,7 @@ def _tell_prefect(api: str) -> None:
 
 @contextmanager
 def _alone(paths: CampaignPaths) -> Iterator[Path]:
-    """Two `afd up` at once: the second waits and finds what the first has started."""
+    """Hold the lock of `afd up` and yield its folder; a second `afd up` waits here."""
     folder = _folder(paths)
     with disk_errors(paths.runs):
         folder.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,8 @@ def campaign_run(name: str, at_ms: int) -> Run:
 
 def resumed() -> Record:
     """Return a campaign that computes again."""
-    shown = Content(CAMPAIGN, tags={"afd.state": "running"})
-    return Record(CAMPAIGN, (), [shown], [(CAMPAIGN, "RUNNING", 0)])
+    content = Content(CAMPAIGN, tags={"afd.state": "running"})
+    return Record(CAMPAIGN, (), [content], [(CAMPAIGN, "RUNNING", 0)])
 
 
 def begun_stage(begun: BegunStage) -> Record:
@@ -58,9 +58,9 @@ def failed_stage(begun: BegunStage, at_ms: int) -> Record:
     """Return an attempt that left no artifact."""
     key = stage_key(begun.ref)
     runs = _runs(begun.stage, begun.ref, begun.round_index, begun.began_ms)
-    shown = Content(key, tags={"afd.outcome": begun.outcome, NOTE: begun.message})
+    content = Content(key, tags={"afd.outcome": begun.outcome, NOTE: begun.message})
     notes = {"failed_ms": begun.began_ms}
-    return Record(key, runs, [shown], [(key, "FAILED", at_ms)], notes=notes)
+    return Record(key, runs, [content], [(key, "FAILED", at_ms)], notes=notes)
 
 
 def finished_stage(
@@ -96,15 +96,15 @@ def finished_stage(
         artifact.path,
     )
     contents = [own]
-    shown, tags = summary | failed | renamed, commit | marks
+    numbers, tags = summary | failed | renamed, commit | marks
     is_result = manifest.stage in ("evaluate", "report") and "horizon" not in manifest.params
     picture = None
     if index is not None:
         if is_result and SHEET in manifest.files:
             picture = (index, artifact.file(SHEET), ended)
-        contents.append(Content(round_key(index), _points(shown, 0, ended), picture=picture))
+        contents.append(Content(round_key(index), _points(numbers, 0, ended), picture=picture))
     if index is not None and manifest.stage in SERIES:
-        points = _points(shown, index, ended)
+        points = _points(numbers, index, ended)
         contents.append(Content(CAMPAIGN, points, tags=tags, picture=picture))
     elif marks or manifest.stage == "prompts":  # how far to trust numbers stands beside them
         contents.append(Content(CAMPAIGN, tags=tags))
@@ -164,8 +164,8 @@ def ended_campaign(status: CampaignEnding, at_ms: int, is_stopped: bool) -> Reco
     tags = {"afd.state": status}
     if status == "finished" and not is_stopped:
         tags["afd.course"] = "finished"
-    shown = Content(CAMPAIGN, tags=tags)
-    return Record(CAMPAIGN, (), [shown], [(CAMPAIGN, ENDED[status], at_ms)])
+    content = Content(CAMPAIGN, tags=tags)
+    return Record(CAMPAIGN, (), [content], [(CAMPAIGN, ENDED[status], at_ms)])
 
 
 def ended_ms(manifest: Manifest) -> int:

@@ -117,8 +117,8 @@ class CampaignRuns:
             if not self.ids.is_finished(round_key(index)) and all(map(self._is_known, own)):
                 yield f"round {index}", partial(self._round, index, own)
         final = facts.final
-        is_shown = final is None or self.ids.read(CAMPAIGN).get("final") == final.fingerprint
-        if final is not None and self._is_known(final) and not is_shown:
+        is_recorded = final is None or self.ids.read(CAMPAIGN).get("final") == final.fingerprint
+        if final is not None and self._is_known(final) and not is_recorded:
             yield "held-out result", partial(self._result, final, len(facts.closed_rounds))
         for key, state in self._left_running(running, status):
             yield f"end of {key}", partial(Record, key, states=[(key, state, now_ms())])

@@ -166,7 +166,7 @@ def mlflow_link(folder: Path, uri: str) -> tuple[str, str]:
     words = (
         "MLflow"
         if uri.startswith("http")
-        else f"after `{command('ui', '--name', folder.name, runs=folder.parent)}`"
+        else f"after `{command('ui', folder.name, runs=folder.parent)}`"
     )
     if "experiment_id" not in run:
         return f"{base}/#/experiments", words

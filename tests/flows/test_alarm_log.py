@@ -143,7 +143,7 @@ def test_rollouts_that_repeat_each_other_pause_until_somebody_has_seen_it(
     assert played.codes == [REFUSED]
     assert played.alarms(0) >= {"update/static_share", "update/duplicate_share"}
     assert "paused by an alarm after round 0" in said and "kept: round 0, whole" in said
-    assert "resume --name still --acknowledge" in said
+    assert "resume still --acknowledge" in said
     again = played.afd("campaign")
     assert played.codes[-1] == REFUSED and "paused by an alarm after round 0" in again
     assert "evaluate" not in again and not (played.folder / "rounds" / "final.json").exists()

@@ -236,7 +236,7 @@ def test_interrupted_it_stops_its_worker_and_lets_go(stack: Stack) -> None:
     assert flow.wait(PATIENCE_S) == 130
     said = stack.log.read_text()
     assert "stopped, its jobs too: everything finished is kept" in said
-    assert "resume --name stack" in said
+    assert "resume stack" in said
     assert "Traceback" not in said
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive

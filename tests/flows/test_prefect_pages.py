@@ -15,7 +15,7 @@ import pytest
 
 from afd.stages import requests
 from afd.store import Store
-from flows.commands.operate import say_up
+from flows.commands.operate import start_services
 from flows.last_command import FILE as ASKED
 from flows.prefect_runs import pages
 from flows.prefect_runs.pages import progress_artifact
@@ -208,7 +208,7 @@ def test_up_again_prints_a_command_whose_campaign_is_new(
 ) -> None:
     paths = seen.here.paths
     (paths.runs / "demo").mkdir()
-    say_up(paths.runs, paths.store)
+    start_services(paths.runs, paths.store)
     assert "afd/round -p campaign=demo-2 -p params=params/pocket.yaml" in capsys.readouterr().out
     (paths.runs / "demo").rmdir()
 

@@ -6,7 +6,7 @@ import pytest
 
 from afd.artifacts import ArtifactRef
 from afd.store import StoreError, write_json
-from flows.commands.operate import say_status
+from flows.commands.operate import print_status
 from flows.round_files import damaged_rounds, known_round, read_round
 from tests.flows.conftest import PARAMS
 
@@ -48,7 +48,7 @@ def test_a_damaged_file_is_named_with_its_cure(
         read_round(file)
     assert known_round(file) == {}
     assert list(damaged_rounds(campaign)) == [file]
-    say_status(campaign.parent, "demo")
+    print_status(campaign.parent, "demo")
     shown = capsys.readouterr().out
     assert "1 of 2 rounds" in shown
     assert "001.json: damaged; remove it" in shown.replace("\n", "")

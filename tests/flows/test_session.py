@@ -51,7 +51,7 @@ def test_a_campaign_keeps_its_params(paths: CampaignPaths) -> None:
     told = str(caught.value)
     assert "seed: the campaign has 1, not 2" in told
     assert "update.beta: the campaign has 0.1, not 0.2" in told
-    assert "another --name" in told
+    assert "another NAME" in told
 
 
 def test_mlflow_is_where_the_clusters_params_say_for_who_settles_a_killed_campaign_too(

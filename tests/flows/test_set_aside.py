@@ -47,7 +47,7 @@ def test_paths_and_memory_may_change_contents_may_not(tmp_path: Path) -> None:
         save_params(folder, of_file(other, "update.beta=0.2", "update.memory.micro_batch=2"))
     told = str(refused.value)
     assert "update.beta: the campaign has" in told and "prompts.path: the campaign has" in told
-    assert "micro_batch" not in told and "another --name, which reuses" in told
+    assert "micro_batch" not in told and "another NAME, which reuses" in told
     assert "add --set-aside to `afd campaign`" in told
     assert saved_params(folder) == taken and set_aside(folder, of_file(other)) is not None
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from flows.campaign_lock import holder_of
-from flows.commands.up import standing
+from flows.commands.up import read_up
 from flows.jobs.records import JobRecords
 from flows.mlflow_runs.run_ids import RunIds
 from flows.prefect_runs.keeper import SERVER
@@ -75,7 +75,7 @@ def test_head_and_then_whole_host_lost_the_job_is_waited_for_and_nothing_stays_r
 
     again = here.afd("up", "--store", str(here.paths.store))
     assert "told     Prefect about" in again.stdout, again.stderr
-    here.up = standing(here.paths) or here.up
+    here.up = read_up(here.paths) or here.up
     assert here.states("lost") == {"Crashed"}
     assert jobs_of(here, "lost") == [job]
     assert slurm.ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING"
@@ -111,7 +111,7 @@ def test_a_deployed_round_cancelled_in_prefect_beside_one_that_ends(
     assert slurm.ask("squeue", "-h", "-j", other, "-o", "%T") == "PENDING"
     goes_on(slurm)
     wait_for(lambda: here.states("beside") == {"Completed"})
-    assert standing(here.paths) == here.up
+    assert read_up(here.paths) == here.up
 
 
 def _server_of(here: Here) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from flows import reconcile
 from flows.campaign_lock import LOCK, CampaignRunningError
-from flows.commands.operate import say_cancel
+from flows.commands.operate import cancel_campaign
 from flows.paths import CampaignPaths
 
 
@@ -28,7 +28,7 @@ def test_a_head_that_ends_is_waited_for(
     tmp_path: Path, locked: BinaryIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
     threading.Timer(1.0, fcntl.flock, (locked, fcntl.LOCK_UN)).start()
-    say_cancel(tmp_path, tmp_path / "store", "a", now=False)
+    cancel_campaign(tmp_path, tmp_path / "store", "a", now=False)
     assert "nothing runs" in capsys.readouterr().out
 
 
@@ -38,9 +38,9 @@ def test_who_typed_cancel_is_not_told_to_cancel(
 ) -> None:
     monkeypatch.setattr(reconcile, "LEAVES_S", 0.3)
     with pytest.raises(CampaignRunningError) as caught:
-        say_cancel(tmp_path, tmp_path / "store", "a", now=False)
-    assert "status --name a" in str(caught.value)
-    assert "cancel --name" not in str(caught.value)
+        cancel_campaign(tmp_path, tmp_path / "store", "a", now=False)
+    assert "status a" in str(caught.value)
+    assert "cancel a" not in str(caught.value)
 
 
 def test_a_run_that_is_cancelled_before_its_campaign_is_on_disk_leaves_nothing_to_settle(

@@ -77,7 +77,7 @@ def test_why_a_job_waits_is_a_line_as_soon_as_it_is_known_and_one_more_when_it_c
     name = request_id(request) if allocation == "stage" else WORKER
     paths = CampaignPaths(tmp_path / "runs", tmp_path / "store")
     console = Console(file=io.StringIO(), width=60)
-    stops = command("cancel", "--name", "demo", runs=paths.runs)
+    stops = command("cancel", "demo", runs=paths.runs)
     with (
         open_campaign("demo", paths, params, chosen) as session,
         session.progress.computing(request, 0),

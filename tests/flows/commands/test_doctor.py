@@ -54,9 +54,9 @@ def test_a_probe_that_raises_is_a_row_and_the_other_checks_are_made(
     monkeypatch.setattr(f"flows.commands.doctor.{probe}", broken)
     found = examined(here)
     monkeypatch.undo()
-    unchecked = [one for one in found if one.told.startswith("could not be checked: ")]
+    unchecked = [one for one in found if one.text.startswith("could not be checked: ")]
     assert unchecked
-    assert all(type(error).__name__ in one.told and "\n" not in one.told for one in unchecked)
+    assert all(type(error).__name__ in one.text and "\n" not in one.text for one in unchecked)
     others = {one.what for one in unchecked}
     assert set(before) <= others | {one.what for one in found}
 
@@ -69,7 +69,7 @@ def test_every_check_is_guarded(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     names = list(doctor._checks(doctor.CampaignPaths(here / "runs", here / "store"), None))
     monkeypatch.setattr(doctor, "_checks", lambda *_: dict.fromkeys(names, broken))
     found = examined(here)
-    assert [one.what for one in found if one.told == "could not be checked: OSError: no"] == names
+    assert [one.what for one in found if one.text == "could not be checked: OSError: no"] == names
     assert sum(one.what == "half" for one in found) == len(names)
 
 
@@ -125,7 +125,7 @@ def test_results_are_no_uncommitted_code(tmp_path: Path) -> None:
 
     def finding() -> tuple[str, str]:
         (found,) = doctor_versions.git_findings(tmp_path)
-        return found.verdict, found.told
+        return found.verdict, found.text
 
     assert finding()[0] == "ok"
     (tmp_path / "dvc.lock").write_text("a campaign's\n")

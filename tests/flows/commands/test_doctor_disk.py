@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands import doctor_disk
-from flows.commands.doctor_disk import asked_quota, disk_findings, parse_quota
+from flows.commands.doctor_disk import disk_findings, parse_quota, quota_of
 
 # quota -vwp --show-mntpoint --hide-device
 QUOTA = """Disk quotas for user ada (uid 1000):
@@ -48,16 +48,16 @@ def test_a_quota_that_is_nearly_used_up_is_a_warning_with_what_to_do(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (found,) = disk_findings("store", tmp_path / "store")
     assert found.verdict == "warning"
-    assert "quota 20.0 GB of 20.5 GB" in found.told
-    assert "free some space, or choose another --store" in found.told
+    assert "quota 20.0 GB of 20.5 GB" in found.text
+    assert "free some space, or choose another --store" in found.text
 
 
 def test_a_quota_that_cannot_be_asked_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert asked_quota(tmp_path) == "quota not asked: no `quota` here"
+    assert quota_of(tmp_path) == "quota not asked: no `quota` here"
     (tmp_path / "quota").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
     (tmp_path / "quota").chmod(0o755)
     monkeypatch.setattr(doctor_disk, "PATIENCE_S", 0.1)
-    assert asked_quota(tmp_path) == "quota not known: `quota` did not answer within 0.1 s"
+    assert quota_of(tmp_path) == "quota not known: `quota` did not answer within 0.1 s"

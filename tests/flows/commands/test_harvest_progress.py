@@ -43,16 +43,16 @@ def test_a_log_says_why_it_waits_and_nothing_twice() -> None:
     lines = Lines(said.append, period_s=0.0)
     live = HarvestProgress(2, Counter({"planned": 2}), cap=10_000)
     for _ in range(50):
-        lines.tell(live)
+        lines.print_news(live)
     live.news = "not sent: ConnectError: nothing was created, next try in 4 s"
     for _ in range(50):
-        lines.tell(live)
+        lines.print_news(live)
     live.moved("planned", row("submitted", time.time()))
-    lines.tell(live)
+    lines.print_news(live)
     assert len(said) == 3
     assert "next try in 4 s" in said[1] and "next try" not in said[2]
     patient = Lines(said.append, period_s=1e9)
-    patient.tell(live)
+    patient.print_news(live)
     live.news = "polling: no answer: ReadTimeout; again in 8 s"
-    patient.tell(live)  # a new reason does not wait for its turn
+    patient.print_news(live)  # a new reason does not wait for its turn
     assert len(said) == 5 and "ReadTimeout" in said[4]

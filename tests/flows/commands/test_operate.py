@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from flows.campaign_lock import holder_of
-from flows.commands.up import bring_up, standing
+from flows.commands.up import bring_up, read_up
 from tests.flows.here import PATIENCE_S, Here, gone, services, wait_for
 from tests.flows.unwell import Door
 
@@ -30,7 +30,7 @@ def test_up_again_finds_it_and_after_a_kill_mends_it(here: Here) -> None:
     assert not was_up and mended.is_well
     assert mended.api == here.up.api  # addresses that people noted stay true
     here.up = mended
-    assert standing(here.paths) == mended
+    assert read_up(here.paths) == mended
 
 
 @pytest.mark.campaign
@@ -41,7 +41,7 @@ def test_cancelled_from_another_terminal_everything_says_so(here: Here) -> None:
     assert "running" in status and "warmstart" in status and f"pid {head.pid}" in status
     done = here.afd("cancel", "--name", "terminal")
     assert done.returncode == 0, done.stderr
-    assert "resume --name terminal" in done.stdout
+    assert "resume terminal" in done.stdout
     assert head.wait(PATIENCE_S) == 130
     assert gone(jobs)
     assert here.states("terminal") == {"Cancelled"}
@@ -87,7 +87,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_all_is_settled(here: Here) -> None:
     assert gone(jobs)
     wait_for(lambda: here.states("twice") == {"Cancelled"})
     wait_for(lambda: here.in_mlflow("twice") == "killed")
-    assert "resume --name twice" in (here.folder / "twice.log").read_text().split("left twice")[1]
+    assert "resume twice" in (here.folder / "twice.log").read_text().split("left twice")[1]
 
 
 @pytest.mark.campaign

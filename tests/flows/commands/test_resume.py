@@ -12,7 +12,7 @@ from flows import campaign_lock as holding
 from flows.campaign_lock import CampaignRunningError, hold_campaign
 from flows.commands import launch
 from flows.commands.launch import Launch, resume
-from flows.commands.operate import say_status, to_resume
+from flows.commands.operate import print_status, to_resume
 from flows.session import open_campaign
 from tests.flows.conftest import CLUSTER, PARAMS
 from tests.flows.test_campaign_lock import left_elsewhere
@@ -43,8 +43,8 @@ def test_the_clusters_file_is_read_again_with_what_was_laid_over_it(
     def again(file: Path | None = None, *overrides: str) -> Launch:
         asked: list[Launch] = []
         monkeypatch.setattr(launch, "launch_round", lambda one, *_, **__: asked.append(one))
-        standing = to_resume(failed.paths.runs, "demo")
-        resume(standing, with_prefect=False, cluster=file, cluster_overrides=overrides)
+        left = to_resume(failed.paths.runs, "demo")
+        resume(left, with_prefect=False, cluster=file, cluster_overrides=overrides)
         return asked[0]
 
     assert failed.cluster_source is not None
@@ -71,13 +71,13 @@ def test_where_a_round_was_asked_for_and_others_are_left_status_says_how_to_go_o
     given = (asked.paths, asked.params, asked.cluster)
     with open_campaign("demo", *given, kind="round", cluster_source=asked.cluster_source):
         pass
-    say_status(runs, "demo")
+    print_status(runs, "demo")
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "goes on" in line]
     typed, _, _ = said.partition("    goes on with its rounds")
     words = shlex.split(typed)
     words = words[words.index("campaign") :]
-    assert words[:4] == ["campaign", "--name", "demo", "--set-cluster=timeout_min=7"]
-    paths = dict(zip(words[4::2], words[5::2], strict=True))
+    assert words[:3] == ["campaign", "demo", "--set-cluster=timeout_min=7"]
+    paths = dict(zip(words[3::2], words[4::2], strict=True))
     assert {option: Path(place).resolve() for option, place in paths.items()} == {
         "--runs": runs,
         "--store": store,
@@ -108,6 +108,6 @@ def test_what_runs_is_waited_for_or_cancelled(failed: Launch) -> None:
     folder = failed.paths.runs / "demo"
     with (
         hold_campaign(folder, "demo"),
-        pytest.raises(CampaignRunningError, match=r"wait for it or stop it \(.*cancel --name demo"),
+        pytest.raises(CampaignRunningError, match=r"wait for it or stop it \(.*cancel demo"),
     ):
         to_resume(failed.paths.runs, "demo")

@@ -10,7 +10,7 @@ from afd.params import load_params
 from afd.processes import ProcessId
 from flows.command_text import short_path, sibling_program
 from flows.commands import up
-from flows.commands.operate import say_status
+from flows.commands.operate import print_status
 from flows.jobs.records import Job, JobRecords, Seen, StageRecord
 from flows.last_command import LastCommand, write_last_command
 from flows.paths import CampaignPaths, save_params
@@ -50,10 +50,10 @@ def test_status_says_what_ended_a_campaign_in_slurms_own_words(
         message=told,
     )
     write_last_command(folder, asked)
-    say_status(tmp_path, "demo")
+    print_status(tmp_path, "demo")
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert lines[1 : 1 + len(shown)] == shown
-    assert "resume --name demo" in lines[1 + len(shown)]
+    assert "resume demo" in lines[1 + len(shown)]
 
 
 def test_a_program_beside_this_python_is_named_so_that_it_can_be_typed(
@@ -107,7 +107,7 @@ def test_status_says_that_a_job_without_nodes_goes_on_by_itself(
         submitted_at="2026-01-01T00:00:00+00:00",
     )
     JobRecords(folder / "ledger").write(entry)
-    say_status(tmp_path, "demo")
+    print_status(tmp_path, "demo")
     told = capsys.readouterr().out
     assert reason.rsplit(maxsplit=1)[-1] in told
-    assert ("goes on by itself" in told and "cancel --name demo" in told) == is_said
+    assert ("goes on by itself" in told and "cancel demo" in told) == is_said

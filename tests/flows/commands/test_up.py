@@ -13,8 +13,8 @@ import pytest
 
 from afd.processes import ProcessId
 from afd.store import write_atomic, write_json
-from flows.commands.operate import say_status
-from flows.commands.up import STATE, Up, bring_up, standing, take_down
+from flows.commands.operate import print_status
+from flows.commands.up import STATE, Up, bring_up, read_up, take_down
 from flows.paths import CampaignPaths
 from flows.prefect_runs import keeper
 from flows.prefect_runs.services import OwnPrefect, ServiceError
@@ -76,12 +76,12 @@ def test_no_process_of_this_host_is_ended_for_its_number(paths: CampaignPaths) -
     with bystander() as process:
         home = left(paths, process.pid)
         assert take_down(paths) is None
-        assert standing(paths) is None
+        assert read_up(paths) is None
         assert process.poll() is None
         left(paths, process.pid)
         with beating(home), pytest.raises(ServiceError, match="up on elsewhere"):
             take_down(paths)
-        assert standing(paths) is not None
+        assert read_up(paths) is not None
         assert process.poll() is None
 
 
@@ -93,7 +93,7 @@ def test_up_says_on_which_host_it_is_up_and_starts_nothing(
         with beating(home), pytest.raises(ServiceError, match="up on elsewhere"):
             bring_up(paths)
         assert process.poll() is None
-    say_status(paths.runs, None)
+    print_status(paths.runs, None)
     assert "up on elsewhere" in capsys.readouterr().out
 
 
