@@ -7,22 +7,29 @@ and a campaign on the same store finds the clips and pays for none of them.
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from flows.command_text import RUNS, STORE
-from flows.commands.options import DryRun, Overlays, Overrides, Runs, StoreFolder, examples, flag
+from flows.commands.options import (
+    DryRun,
+    Overlays,
+    Overrides,
+    Runs,
+    StoreFolder,
+    examples,
+    flag,
+    group,
+)
 
-app = App(
+app = group(
     name="harvest",
     help="Clips of a paid or distant teacher: what they cost, ordering them, what became of them.",
-    help_format="plaintext",
-    help_epilogue=examples(
+    epilogue=examples(
         "afd harvest plan --params params/pocket.yaml \\",
         "  --overlay params/teachers/seedance.yaml",
         "afd harvest status                what became of the orders",
     ),
-    default_parameter=Parameter(negative_iterable=()),
 )
 Name = Annotated[
     str,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 Name = Annotated[str, Parameter(name="--name", help="the campaign: a folder below --runs")]
 MaybeName = Annotated[
@@ -77,3 +77,14 @@ def flag(text: str) -> Parameter:
 def examples(*lines: str) -> str:
     """Return the last lines of a command's help: commands as they are typed."""
     return "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+def group(name: str | None = None, help: str | None = None, epilogue: str | None = None) -> App:
+    """Return an empty group of commands, with the conventions of all of them."""
+    return App(
+        name=name,
+        help=help,
+        help_format="plaintext",  # markdown would cost 0.1 s of imports
+        help_epilogue=epilogue,
+        default_parameter=Parameter(negative_iterable=()),
+    )

@@ -3,19 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from flows.commands.options import Json, Overlays, Overrides, examples
+from flows.commands.options import Json, Overlays, Overrides, examples, group
 
-app = App(
+app = group(
     name="params",
     help="Params files: their schema for editors, and what is in force where they are combined.",
-    help_format="plaintext",
-    help_epilogue=examples(
+    epilogue=examples(
         "afd params show params/pocket.yaml --overlay params/ablations/bce.yaml",
         "afd params schema -o params.schema.json",
     ),
-    default_parameter=Parameter(negative_iterable=()),
 )
 Output = Annotated[
     Path | None, Parameter(name=("--output", "-o"), help="the file to write; default: stdout")

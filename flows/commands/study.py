@@ -4,21 +4,19 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from flows.command_text import CLUSTER, RUNS, STORE
 from flows.commands.exit_codes import ExitCode
-from flows.commands.options import DryRun, Json, Runs, StoreFolder, examples
+from flows.commands.options import DryRun, Json, Runs, StoreFolder, examples, group
 
-app = App(
+app = group(
     name="ablation",
     help="The arms that AFD is compared with: params/grid.yaml, params/ablations/.",
-    help_format="plaintext",
-    help_epilogue=examples(
+    epilogue=examples(
         "afd ablation play afd --seed 1 --group main",
         "afd ablation reproduced           results here against those of HEAD",
     ),
-    default_parameter=Parameter(negative_iterable=()),
 )
 SideBySide = Annotated[
     int | None,
