@@ -40,7 +40,7 @@ METRICS_BATCH = 1000  # of everything together
 
 
 class Unavailable(RuntimeError):
-    """MLflow itself does not answer; nothing is wrong with what was to be written."""
+    """MLflow does not answer; it has not refused the content."""
 
 
 class Point(NamedTuple):
@@ -53,7 +53,7 @@ class Point(NamedTuple):
 
 
 class Tracking:
-    """A connection that is made when it is first needed (2-3 s of imports, 6 s for a new file)."""
+    """Connection to MLflow, made at its first use (2-3 s of imports, 6 s for a new file)."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -125,7 +125,7 @@ class Tracking:
 
 
 def brief(error: Exception) -> str:
-    """One line of an error; databases answer with the statement they refused."""
+    """Return one line of an error; those of databases contain the whole statement."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0][:200]
 
@@ -171,10 +171,10 @@ def _connect(uri: str) -> tuple["MlflowClient", str]:
 
 
 def _make_database(file: Path) -> None:
-    """MLflow's tables beside `file`, then all of them there at once.
+    """Make MLflow's tables in a file beside `file`, then link it there at once.
 
-    MLflow makes them one by one: killed meanwhile it leaves a file that it can never open again.
-    Whoever is first wins; an existing file stays.
+    MLflow makes them one by one; a kill meanwhile leaves a file that it cannot open again. An
+    existing file stays: the first of several processes wins.
     """
     from mlflow import MlflowClient
 
@@ -189,5 +189,5 @@ def _make_database(file: Path) -> None:
 
 
 def now_ms() -> int:
-    """Return this moment as MLflow counts time."""
+    """Return the time in milliseconds, MLflow's unit."""
     return time.time_ns() // 1_000_000

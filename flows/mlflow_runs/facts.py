@@ -19,7 +19,7 @@ from flows.round_files import known_round
 
 
 class BegunStage(Frozen):
-    """One stage that the campaign's process began to compute, or took from the store."""
+    """Stage that the campaign's process began to compute, or took from the store."""
 
     stage: str
     ref: ArtifactRef
@@ -31,7 +31,7 @@ class BegunStage(Frozen):
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything of a campaign that MLflow is to show."""
+    """Stages and rounds of a campaign."""
 
     stages: dict[ArtifactRef, int | None]  # with their round; in the order of making
     begun: dict[ArtifactRef, BegunStage]
@@ -60,21 +60,21 @@ def read_facts(folder: Path) -> Facts:
 
 
 def note_begun(folder: Path, request: StageRequest, round_index: int | None, at_ms: int) -> None:
-    """Write that a stage is computed now; an earlier attempt's outcome goes."""
+    """Write the start of a stage, without the outcome of an earlier attempt."""
     ref = request.output
     one = BegunStage(stage=request.stage, ref=ref, round_index=round_index, began_ms=at_ms)
     _write(folder, one)
 
 
 def note_outcome(folder: Path, ref: ArtifactRef, outcome: str, message: str) -> None:
-    """Write that the attempt at `ref` left no artifact."""
+    """Write the outcome of an attempt that left no artifact."""
     before = _read(_file(folder, ref))
     if before is not None:
         _write(folder, before.model_copy(update={"outcome": outcome, "message": message}))
 
 
 def status_of(folder: Path) -> CampaignEnding:
-    """Return how a campaign ended whose process is gone."""
+    """Return the ending of a campaign whose process is gone."""
     last = read_last_command(folder)
     if last is None:  # of a version that did not write it
         return "finished" if (folder / "summary.json").exists() else "killed"

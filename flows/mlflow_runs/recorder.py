@@ -1,4 +1,4 @@
-"""MLflow run recorder: a thread that keeps MLflow in line with a campaign, which never waits.
+"""MLflow run recorder: a thread that records a campaign without delaying it.
 
 The thread projects the campaign's folder and store into MLflow (runs.py) after every stage, every
 few seconds while one computes, and at the end. A server that is away costs the campaign nothing:
@@ -23,7 +23,7 @@ from flows.mlflow_runs.run_ids import CampaignEnding, RunIds, stage_key
 from flows.mlflow_runs.runs import CampaignRuns
 
 log = logging.getLogger(__name__)
-LIVE_S = 5.0  # between two looks at the curve of a stage that computes
+LIVE_S = 5.0  # between two reads of a running stage's curve
 RETRY_AFTER_S = 30.0  # how long a server is left alone after it failed
 # How long a campaign's end waits: at most, and for how long without an answer.
 SERVER_PATIENCE_S, SERVER_SILENCE_S = 20.0, 5.0
@@ -31,7 +31,7 @@ FILE_PATIENCE_S, FILE_SILENCE_S = 180.0, 60.0  # a database file is slow at wors
 
 
 class RunRecorder:
-    """The recorder of one campaign. Use it while holding the campaign; thread-safe."""
+    """Recorder of one campaign. Use it while holding the campaign's lock; thread-safe."""
 
     def __init__(self, tracking_uri: str, folder: Path, store: Store) -> None:
         self.tracking_uri = tracking_uri
@@ -68,7 +68,7 @@ class RunRecorder:
                 self._running.discard(key)
 
     def record(self, round_index: int | None, request: StageRequest) -> None:
-        """Record the artifact of a stage, computed or found; again costs a look at the disk."""
+        """Record the artifact of a stage, computed or found; a second call reads one small file."""
         ref = request.output
         if self.ids.is_finished(stage_key(ref)):
             return
@@ -80,7 +80,7 @@ class RunRecorder:
         self.sync_soon()
 
     def fail(self, request: StageRequest, outcome: str, log_tail: str) -> None:
-        """Record that a stage was tried and left no artifact."""
+        """Record an attempt at a stage that left no artifact."""
         with self._noted():
             note_outcome(self._folder, request.output, outcome, log_tail)
         self.sync_soon()
@@ -90,7 +90,7 @@ class RunRecorder:
         return self.ids.read(stage_key(ref)).get("run_id")
 
     def close(self, status: CampaignEnding) -> None:
-        """End the campaign's runs; waits for seconds at most, and hardly for a silent server."""
+        """End the campaign's runs; wait for that at most as long as `_is_done` allows."""
         self._ending = status
         self._down_until = 0.0  # it may be back
         self.sync_soon()
@@ -106,7 +106,7 @@ class RunRecorder:
             )  # fmt: skip
 
     def _is_done(self, thread: threading.Thread) -> bool:
-        """Return whether the thread ends in the time that its MLflow is given."""
+        """Return whether the thread ends within the patience for a server or a database file."""
         is_server = self.tracking_uri.startswith("http")
         patience = SERVER_PATIENCE_S if is_server else FILE_PATIENCE_S
         silence = SERVER_SILENCE_S if is_server else FILE_SILENCE_S
@@ -120,7 +120,7 @@ class RunRecorder:
         return not thread.is_alive()
 
     def sync_soon(self) -> None:
-        """Record what has changed; returns at once."""
+        """Start a sync in the thread; return at once."""
         with self._lock:
             self._wake.set()
             if self._thread is None:

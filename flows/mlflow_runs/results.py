@@ -1,4 +1,4 @@
-"""Held-out result of a campaign, as its MLflow run shows it: metrics, tags, a description."""
+"""Held-out result of a campaign for its MLflow run: metrics, tags, a description."""
 
 import json
 import math

@@ -53,7 +53,7 @@ class RunIds:
         return self.read(key).get("state") == "finished"
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Every run that is known: key -> entry."""
+        """Return key -> entry of every known run."""
         return {file.stem: self.read(file.stem) for file in self._files()}
 
     def campaign_id(self, params: dict[str, Any] | None) -> str:
@@ -85,6 +85,6 @@ class RunIds:
 
 
 def _differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether two campaigns differ in what both name; a later version names more."""
+    """Return whether two campaigns differ in a param that both have; later versions have more."""
     one, other = (dict(flatten(semantic(params))) for params in (before, now))
     return any(one[name] != other[name] for name in one.keys() & other.keys())

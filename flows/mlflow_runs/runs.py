@@ -29,12 +29,12 @@ Due = Iterator[tuple[str, Callable[[], Record]]]
 
 
 class CampaignRuns:
-    """The MLflow runs of one campaign. Use it while holding the campaign; not thread-safe."""
+    """MLflow runs of one campaign. Use it while holding the campaign's lock; not thread-safe."""
 
     def __init__(self, tracking_uri: str, folder: Path, store: Store) -> None:
         self.folder, self.name, self.store = folder, folder.name, store
         self.ids = RunIds(folder)
-        self.is_abandoned = False  # set by whoever cannot wait: nothing more is begun
+        self.is_abandoned = False  # set from another thread: begin no further record
         self._tracking = Tracking(tracking_uri)
         self.writer = RunWriter(self._tracking, self.name, self.ids)
         self._is_open = False
@@ -77,7 +77,7 @@ class CampaignRuns:
         return num_written
 
     def _try(self, what: str, build: Callable[[], Record]) -> bool:
-        """Write one record; what MLflow refuses is reported and holds back nothing else."""
+        """Write one record; report a refused one and go on with the next."""
         try:
             record = build()
             self.writer.write(record)
@@ -158,7 +158,7 @@ class CampaignRuns:
     def _left_running(
         self, running: Set[str], status: CampaignEnding | None
     ) -> Iterator[tuple[str, RunStatus]]:
-        """Yield the runs that nobody computes any more, and how they end.
+        """Yield the runs that no process computes any more, with their final status.
 
         A round's run is left alone while its campaign runs.
         """
@@ -172,7 +172,7 @@ class CampaignRuns:
                 yield key, "KILLED" if is_cut else ENDED[status]
 
     def _is_ended_by(self, status: CampaignEnding) -> bool:
-        """Return whether the campaign's run is to be ended: a refused command changes nothing."""
+        """Return whether `status` ends the campaign's run; that of a refused command does not."""
         state = self.ids.read(CAMPAIGN).get("state")
         if state is None or state == ENDED[status].lower():
             return False

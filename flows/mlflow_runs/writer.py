@@ -1,7 +1,7 @@
 """Writer of records (projection.py) into MLflow: each run is created once, each part on its own.
 
 Ids of runs are on disk before anything is written into the runs, so a killed campaign goes on in
-its own runs. What MLflow refuses of a record is reported and holds back nothing else.
+its own runs. A part that MLflow refuses is reported, and all other parts are written.
 """
 
 import logging
@@ -31,7 +31,7 @@ class RunWriter:
         self._registry = Registry(tracking, name, ids)
 
     def open(self, params: dict[str, Any]) -> None:
-        """Find the campaign's run or make it, and what a kill left between MLflow and the disk."""
+        """Find the campaign's run or make it, and runs whose ids a kill kept from the disk."""
         known = self._ids.read(CAMPAIGN).get("run_id")
         if known and not self._search(f"attributes.run_id = '{known}'"):
             self._ids.set_aside()  # the server's database was deleted
