@@ -20,10 +20,10 @@ def findings(folder: Path, *overrides: str) -> dict[str, Finding]:
 def test_a_probe_job_writes_on_a_node_what_the_head_reads(slurm: RealSlurm) -> None:
     found = findings(slurm.root / "shared")
     for what in ("slurm", "sbatch", "runs shared", "store shared", "clock"):
-        assert found[what].verdict == "ok", found[what].told
+        assert found[what].verdict == "ok", found[what].text
     assert found["preemption"].verdict == "ok"  # it stands after an empty value of `scontrol`
-    assert "KillWait of 10 s or more" in found["signals"].told  # 3 s are set here
-    assert "slurmdbd" in found["accounting"].told
+    assert "KillWait of 10 s or more" in found["signals"].text  # 3 s are set here
+    assert "slurmdbd" in found["accounting"].text
     assert "missing" not in {one.verdict for one in found.values()}
     assert not [file for file in (slurm.root / "shared").rglob("*") if file.is_file()]
 
@@ -31,7 +31,7 @@ def test_a_probe_job_writes_on_a_node_what_the_head_reads(slurm: RealSlurm) -> N
 def test_nodes_that_are_drained_are_thought_of(slurm: RealSlurm) -> None:
     slurm.ask("scontrol", "update", "nodename=n[1-4]", "state=drain", "reason=test")
     try:
-        told = findings(slurm.root / "shared")["sbatch"].told
+        told = findings(slurm.root / "shared")["sbatch"].text
     finally:
         slurm.ask("scontrol", "update", "nodename=n[1-4]", "state=resume")
     assert "node configuration is not available" in told and "sinfo -R" in told
@@ -40,6 +40,6 @@ def test_nodes_that_are_drained_are_thought_of(slurm: RealSlurm) -> None:
 def test_a_partition_that_is_not_there_is_said_in_sbatchs_words(slurm: RealSlurm) -> None:
     found = findings(slurm.root / "shared", "slurm.partition=nowhere")
     assert found["sbatch"].verdict == "missing"
-    assert "nvalid partition" in found["sbatch"].told
-    assert "slurm.partition" in found["sbatch"].told
+    assert "nvalid partition" in found["sbatch"].text
+    assert "slurm.partition" in found["sbatch"].text
     assert "runs shared" not in found
