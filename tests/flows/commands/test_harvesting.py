@@ -183,7 +183,7 @@ def test_a_folder_becomes_a_campaign_by_the_commands_of_the_docs(tmp_path: Path)
     arguments = ("import", "videos", "--name", "my-clips", *TERMS, *own)
     told = typed.harvest(*arguments, "--permitted", "no")
     assert "12 clips imported" in told and "2 held_out, 10 train" in told
-    typed_so = ["campaign", "--name", "my-clips", "--params", "params/pocket.yaml"]
+    typed_so = ["campaign", "my-clips", "--params", "params/pocket.yaml"]
     typed_so += ["--overlay", "my-clips.yaml"]
     assert " ".join(typed_so) in told
     tiny = [word.replace("pocket", "tiny") for word in typed_so]
