@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
+from afd.clips.lookup import find_clips
 from afd.clips.requests import ClipRequest, distinct, order_key
 from afd.harvest.budget import format_usd
 from afd.harvest.context import RunContext, StopReason
@@ -85,8 +86,8 @@ class Engine:
     ) -> Stop | None:
         """Work until each request has a clip or an end; return the stop if there was one.
 
-        `answered` holds the request_ids with a clip (afd/clips/lookup.py).
-        Raises LedgerError, StoreError (a full disk), and bugs.
+        One run a store and provider: a second waits for the first. `answered` holds the request_ids
+        with a clip (afd/clips/lookup.py). Raises LedgerError, StoreError (a full disk), and bugs.
         """
         self._context = context
         self._wants = {request.request_id: request for request in distinct(requests)}
@@ -94,6 +95,11 @@ class Engine:
         beating = asyncio.create_task(self._beat())
         beating.add_done_callback(lambda task: self._ended("", task))
         try:
+            if await self._wait_for_turn(len(self._wants)):
+                found = await asyncio.to_thread(find_clips, context.store, context.spec, requests)
+                answered = found.keys()
+            if self._halt.is_set():
+                return self.stopped
             left = await context.in_ledger(lambda ledger: ledger.take_over(context.spec))
             left += await self._find_ambiguous()
             await self._sort(answered)
@@ -107,6 +113,28 @@ class Engine:
         if self._error is not None:
             raise self._error
         return self.stopped
+
+    async def _wait_for_turn(self, num_wanted: int) -> bool:
+        """Wait until no other run harvests this provider into this store; return True if one did.
+
+        A run whose process dies is over at once on this machine, after SILENT_S on another.
+        """
+        context, has_waited = self._context, False
+        provider = context.spec.provider
+        self.live = HarvestProgress(num_wanted, cap=context.cap)
+        while other := await context.in_ledger(lambda ledger: ledger.enter(provider)):
+            has_waited = True
+            since = time.strftime("%H:%M:%S", time.localtime(other.since))
+            self.report(
+                f"another harvest of {provider} works on this store since {since}: process "
+                f"{other.pid} on {other.host}; this one waits for its end"
+            )
+            await self._show_progress()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._halt.wait(), TICK_S)
+            if self._halt.is_set():
+                break
+        return has_waited
 
     async def _sort(self, answered: Collection[str]) -> None:
         """Sort the requests: done, new rows, orders to send, tasks to poll."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from afd.clips.requests import ClipRequest, TeacherSpec, order_key
 from afd.harvest import owners
 from afd.harvest.order import COLUMNS, OrderRow, ProviderMoney
-from afd.harvest.owners import Owner
+from afd.harvest.owners import Harvester, Owner
 from afd.harvest.schema import (
     LedgerError,
     connect,
@@ -99,6 +99,16 @@ class Ledger:
         self.owner = Owner.new()
         with self._write():
             owners.register(self._db, self.owner)
+
+    def enter(self, provider: str) -> Harvester | None:
+        """Become the one harvester of a provider; return the living one if there is another.
+
+        `end_work` ends it, and so does the death of the process.
+        """
+        if self.owner is None:
+            raise LedgerError(f"{self.path}: begin_work comes first")
+        with self._write():
+            return owners.enter(self._db, provider, self.owner)
 
     def take_over(self, spec: TeacherSpec) -> list[OrderRow]:
         """Take open orders of dead owners and orders without an owner; return them.

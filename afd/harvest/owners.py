@@ -42,6 +42,15 @@ class Owner:
         _working.discard(self.id)
 
 
+@dataclass(frozen=True)
+class Harvester:
+    """The one process that harvests a provider into a store."""
+
+    host: str
+    pid: int
+    since: float  # seconds since 1970
+
+
 @cache
 def here() -> str:
     """Return host name and pid namespace: processes of one place share pids."""
@@ -65,6 +74,25 @@ def register(db: sqlite3.Connection, owner: Owner) -> None:
 def beat(db: sqlite3.Connection, owner: Owner) -> None:
     """Renew the heartbeat, every `BEAT_S` seconds; also after others took the owner for dead."""
     register(db, owner)
+
+
+def enter(db: sqlite3.Connection, provider: str, owner: Owner) -> Harvester | None:
+    """Make `owner` the one harvester of a provider; return the living one if there is another."""
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS harvesters "
+        "(provider TEXT PRIMARY KEY, owner TEXT NOT NULL, since REAL NOT NULL)"
+    )
+    row = db.execute(
+        "SELECT owners.*, since FROM harvesters JOIN owners ON owners.id = owner "
+        "WHERE provider = ?",
+        (provider,),
+    ).fetchone()
+    if row is not None and row["id"] != owner.id and _lives(row):
+        return Harvester(row["host"].split()[0], row["pid"], row["since"])
+    db.execute(
+        "INSERT OR REPLACE INTO harvesters VALUES (?, ?, ?)", (provider, owner.id, time.time())
+    )
+    return None
 
 
 def dead(db: sqlite3.Connection) -> list[str]:
