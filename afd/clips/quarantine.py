@@ -3,8 +3,9 @@
     <store>/quarantine/<sha256[:32]>.bin     the bytes as delivered; no player opens that suffix
     <store>/quarantine/<sha256[:32]>.json    the reason, the first bytes and the provenance
 
-Text is not kept (afd/clips/non_video.py): a page or a message in place of a video may repeat the
-key or a signed URL. One line with the text's size and sha256 replaces it.
+A delivery stays as it came. A page or a message in place of a video may repeat the key or hold a
+signed URL: its owner alone can read the file, and only its first words leave it, without URLs and
+secrets.
 
 The note is written before the file, so each file has a note. Nothing is deleted: a file that proves
 to be sound moves to the library, and its note to `quarantine/restored/`.
@@ -20,11 +21,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from afd.clips import non_video
-from afd.store import Store, StoreError, disk_errors, sync_folder, write_atomic, write_json
+from afd.masking import clean
+from afd.store import Store, StoreError, disk_errors, sync_folder, write_json
 from afd.video.mp4_boxes import beginning
 
-FIRST_BYTES = 64  # enough to recognise HTML, JSON or a playlist
+FIRST_BYTES = 4096  # enough to recognise HTML, JSON or a playlist, and to mask a key in it
+MAX_WORDS = 80  # characters of a text's beginning that a message shows
+# First bytes, in lower case -> media type; a film of another brand is video/mp4 by its ftyp box.
+TYPES: tuple[tuple[bytes, str], ...] = (
+    (b"<!doctype html", "text/html"),
+    (b"<html", "text/html"),
+    (b"<", "text/xml"),
+    (b"{", "application/json"),
+    (b"[", "application/json"),
+    (b"#extm3u", "application/vnd.apple.mpegurl"),
+    (b"gif8", "image/gif"),
+    (b"\x89png", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"pk\x03\x04", "application/zip"),
+    (b"\x1f\x8b", "application/gzip"),
+    (b"\x1a\x45\xdf\xa3", "video/webm"),
+    (b"\0\0\1\xba", "video/mpeg"),
+    (b"riff", "video/x-msvideo"),
+)
 _BLOCK = 1 << 20
 
 
@@ -36,9 +55,17 @@ class Entry:
     sha256: str
     num_bytes: int
     reason: str
-    first_bytes: str  # without secrets (afd.video.mp4_boxes.beginning)
+    first_bytes: str  # of a text its first words, without URLs and secrets
     provenance: tuple[dict[str, Any], ...]  # of each order that these bytes were delivered for
     put_at: str
+    type: str = "unknown"  # by the first bytes; notes of before 2026-12 have none
+
+    @property
+    def description(self) -> str:
+        """Type, size, sha256 and beginning of the delivery, as a message shows them."""
+        return (
+            f"{self.type}, {self.num_bytes} bytes, sha256 {self.sha256}, begins {self.first_bytes}"
+        )
 
 
 def folder(store: Store) -> Path:
@@ -55,15 +82,15 @@ def put(
 ) -> Entry:
     """Move `file` into quarantine; equal bytes are stored once, with the provenance of all orders.
 
-    A file that holds one of `secrets` and no video is replaced by one line. Errors: StoreError if
-    the disk refuses; the file then stays at its place.
+    `secrets` are masked in the note. Errors: StoreError if the disk refuses; the file then stays at
+    its place.
     """
     place = folder(store)
     with disk_errors(store.root):
         place.mkdir(parents=True, exist_ok=True)
-        first_bytes = beginning(_looked_at(file)[2])
-        _without_words(file, secrets)
-        digest, num_bytes, _ = _looked_at(file)
+        digest, num_bytes, head = _looked_at(file)
+        if not _type(head).startswith("video/"):
+            file.chmod(0o600)
         path = place / f"{digest[:32]}.bin"
         before = read(path.with_suffix(".json"))
         earlier = before.provenance if before else ()
@@ -72,7 +99,8 @@ def put(
             sha256=digest,
             num_bytes=num_bytes,
             reason=reason,
-            first_bytes=first_bytes,
+            first_bytes=_first_words(head, secrets),
+            type=_type(head),
             provenance=earlier if provenance in earlier else (*earlier, provenance),
             put_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -113,6 +141,7 @@ def revalidate(
                 write_json(entry.path.with_suffix(".json"), _noted(entry) | {"reason": reason})
             remaining.append(entry)
             continue
+        entry.path.chmod(entry.path.with_suffix(".json").stat().st_mode)
         restore(entry)
         if entry.path.exists():
             raise StoreError(f"{entry.path}: judged sound, but not taken out of quarantine")
@@ -144,21 +173,27 @@ def read(note: Path) -> Entry | None:
         ) from error
 
 
-def _without_words(file: Path, secrets: tuple[str, ...]) -> None:
-    """Replace text by one line and extract a video from text; leave other files unchanged."""
-    if non_video.is_text_only(non_video.file_blocks(file), secrets):
-        digest, num_bytes, _ = _looked_at(file)
-        line = f"{num_bytes} bytes of text, sha256 {digest}: not kept, they may hold a secret\n"
-        # No text itself: put aside again it stays.
-        write_atomic(file, non_video.video_in_base64(file) or b"\0" + line.encode())
-    elif start := non_video.video_offset(file):
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        with file.open("rb") as whole, unfinished.open("wb") as film:
-            whole.seek(start)
-            shutil.copyfileobj(whole, film, _BLOCK)
-            film.flush()
-            os.fsync(film.fileno())
-        unfinished.rename(file)
+def _type(head: bytes) -> str:
+    if head[4:8] in (b"ftyp", b"moov", b"mdat"):
+        return "video/mp4"
+    start = head.lstrip().lower()
+    known = next((name for mark, name in TYPES if start.startswith(mark)), None)
+    return known or ("text/plain" if _text(head) else "application/octet-stream")
+
+
+def _first_words(head: bytes, secrets: tuple[str, ...]) -> str:
+    """Return a text's first words without URLs and secrets; of other bytes the format's mark."""
+    text = _text(head)
+    return beginning(head) if text is None else repr(clean(text, secrets, MAX_WORDS))
+
+
+def _text(head: bytes) -> str | None:
+    """Return the beginning of a text in UTF-8 or UTF-16, or None for other bytes."""
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    text = head[: FIRST_BYTES // 2 * 2].decode(encoding, "ignore")
+    is_text = bool(text) and "\0" not in text and "\ufffd" not in text
+    lost = len(head) - len(text.encode(encoding, "ignore"))
+    return text if is_text and abs(lost) <= 4 else None
 
 
 def _looked_at(file: Path) -> tuple[str, int, bytes]:

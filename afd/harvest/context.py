@@ -68,7 +68,7 @@ class RunContext:
     http: httpx.AsyncClient
     fetch: Callable[[Video, str], Awaitable[Downloaded]]  # into `incoming`, under an order's key
     inspect: Callable[[Path], Awaitable[InspectionResult]]
-    put_aside: Callable[[Path, str, dict[str, Any]], object]
+    put_aside: Callable[[Path, str, dict[str, Any]], str]  # returns a description of the file
     engine: EngineControl
     pace: Pace
     polling: Polling = field(default_factory=Polling)

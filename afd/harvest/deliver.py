@@ -68,8 +68,9 @@ async def _inspect_and_store(context: RunContext, row: OrderRow) -> OrderRow:
     about = provenance(context.teacher, spec, row, verdict)
     facts = json.dumps(verdict.facts)
     if verdict.problem is not None:
-        await asyncio.to_thread(context.put_aside, file, verdict.problem, about)
-        return await _quarantined(context, row, verdict.problem, facts=facts)
+        described = await asyncio.to_thread(context.put_aside, file, verdict.problem, about)
+        reason = f"{verdict.problem} ({described})"
+        return await _quarantined(context, row, reason, facts=facts)
     await asyncio.to_thread(add_file, context.store, row.key, file, about)
     context.in_a_row.quarantined = 0
     failpoint("harvest.kept")

@@ -77,8 +77,9 @@ async def _harvest(
             headers = vendor.auth_headers() if video.headers_needed else None
             return await fetch(videos, video.url, incoming(store), key, policy, headers)
 
-        def put_aside(file: Path, reason: str, about: dict[str, Any]) -> object:
-            return quarantine.put(store, file, reason, about, exchange.secrets_to_hide(sent()))
+        def put_aside(file: Path, reason: str, about: dict[str, Any]) -> str:
+            secrets = exchange.secrets_to_hide(sent())
+            return quarantine.put(store, file, reason, about, secrets).description
 
         def sent() -> dict[str, str]:
             with contextlib.suppress(protocol.RemoteError):

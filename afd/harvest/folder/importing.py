@@ -210,8 +210,8 @@ def _import_clip(
         **one.verdict.facts,
     }
     if one.verdict.problem is not None:
-        quarantine.put(store, file, one.verdict.problem, about)
-        done.refused[clip.name] = one.verdict.problem
+        entry = quarantine.put(store, file, one.verdict.problem, about)
+        done.refused[clip.name] = f"{one.verdict.problem} ({entry.description})"
         return
     add_file(store, key, file, about)
     ledger.add_delivered(spec, request, json.dumps(one.verdict.facts))
