@@ -44,7 +44,9 @@ class Fal:
     def polled(self, job: Job, state: str, urls: list[str], base: str, part: str) -> Answer:
         if part == "status":
             status = self.words.get(state, "COMPLETED" if state in get_args(Ending) else state)
-            body = {"request_id": job.id, "status": status} | self._urls(job, base)
+            body: dict[str, Any] = {"request_id": job.id, "status": status}
+            body |= self._urls(job, base)
+            body |= {"queue_position": 0} if status == "IN_QUEUE" else {"logs": [], "metrics": {}}
             return (202 if status.startswith("IN_") else 200), body
         if state == "succeeded":
             return 200, {"video": {"url": urls[0], "content_type": "video/mp4"}, "seed": job.seed}
