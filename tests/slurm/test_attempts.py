@@ -193,7 +193,9 @@ def test_a_pilot_whose_time_is_nearly_over_hands_over_to_another(
     execute(requests.prompts(load_params(Params, PROJECT / "params" / "tiny.yaml")), here.store)
     dispatch = build(here)
     outcomes: list[Outcome] = []
-    waiting = threading.Thread(target=lambda: outcomes.append(compute(dispatch, here, request)))
+    waiting = threading.Thread(
+        target=lambda: outcomes.append(compute(dispatch, here, request)), daemon=True
+    )
     waiting.start()
     until(lambda: reached(here.store, request))
     ledger = JobRecords(here.folder / "ledger")

@@ -31,7 +31,7 @@ class Asked:
         self.ledger = JobRecords(site.folder / "ledger")
         self.jobs = SlurmJobs(site)
         self.outcome: Outcome | None = None
-        self._thread = threading.Thread(target=self._ask)
+        self._thread = threading.Thread(target=self._ask, daemon=True)  # not to outlive pytest
         self._thread.start()
 
     def _ask(self) -> None:
