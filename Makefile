@@ -9,9 +9,9 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 # One may choose: make install PYTHON=/path/to/python3.12
 export PYTHON
-# A file stays in one worker (tests/conftest.py). Three for two cores: one of them mostly waits, for
-# SLURM, servers and processes that start.
-PYTEST := $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+# A file stays in one worker (tests/conftest.py). Three where services run, on two cores: one of them
+# mostly waits, for SLURM, servers and processes that start.
+PYTEST := $(BIN)/python -m pytest --no-loadscope-reorder -n
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install install-test check unit test nightly bench system-packages cluster-up cluster-down clean
@@ -37,13 +37,13 @@ check: install-test ## ruff, import-linter, names and docstrings, pyright: 3 min
 	$(BIN)/pyright --project pyright-basic.json
 
 unit: install-test ## tests without service, browser, SLURM or campaign: 3 minutes
-	$(PYTEST) -m "not integration and not nightly"
+	$(PYTEST) 2 -m "not integration and not nightly"
 
 test: install-test system-packages check ## the whole suite but the longest tests
-	$(PYTEST) -m "not nightly"
+	$(PYTEST) 3 -m "not nightly"
 
 nightly: install-test system-packages check ## the whole suite
-	$(PYTEST)
+	$(PYTEST) 3
 
 bench: install-test ## benchmarks: docs/benchmarks.md
 	@tests/system_packages.sh slurm

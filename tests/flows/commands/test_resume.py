@@ -99,9 +99,8 @@ def test_what_a_lost_host_left_is_taken_up_on_another(
     assert to_resume(runs, "demo").is_left
     past = time.time() - 2 * holding.OLD_S
     os.utime(runs / "demo" / holding.HOLDER, (past, past))
-    began = time.monotonic()
+    monkeypatch.setattr(holding, "SILENT_S", 3600.0)  # `afd status` waits for nobody
     assert to_resume(runs, None).name == "demo"
-    assert time.monotonic() - began < 1.0  # `afd status` waits for nobody
 
 
 def test_what_runs_is_waited_for_or_cancelled(failed: Launch) -> None:

@@ -1,7 +1,5 @@
 """A Prefect server that hangs, refuses us or is broken: campaigns run on without it and say so."""
 
-import time
-
 import pytest
 
 from afd.config import Cluster, Params
@@ -31,7 +29,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> CampaignPaths:
         ("500", "answers HTTP 500 Internal Server Error: look into its log"),
     ],
 )
-def test_a_campaign_runs_without_it_within_seconds(
+def test_a_campaign_runs_without_it(
     paths: CampaignPaths,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -50,12 +48,10 @@ def test_a_campaign_runs_without_it_within_seconds(
     monkeypatch.setattr(launch, "run_campaign", play)
     monkeypatch.setattr(launch, "print_results", lambda *_: None)
     cluster = load_params(Cluster, CLUSTER, (), ["executor=in_process"])
-    began = time.monotonic()
     launch_campaign(
         Launch(f"when-{mood}", load_params(Params, PARAMS), cluster, paths), with_prefect=True
     )
     assert played == [False]
     said = " ".join(capsys.readouterr().out.split())
     assert f"running without Prefect: the Prefect server at {door.url}/api {told}" in said
-    assert time.monotonic() - began < 60
     door.close()
