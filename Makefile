@@ -14,7 +14,7 @@ export PYTHON
 PYTEST := $(BIN)/python -m pytest --no-loadscope-reorder -n
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install install-test check unit test nightly bench system-packages cluster-up cluster-down clean
+.PHONY: help demo install install-test check unit test nightly docs bench system-packages cluster-up cluster-down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ test: install-test system-packages check ## the whole suite but the longest test
 
 nightly: install-test system-packages check ## the whole suite
 	$(PYTEST) 3
+
+docs: install-test ## the documentation site, in site/: 1 minute
+	$(BIN)/python docs/site/build.py site
 
 bench: install-test ## benchmarks: docs/benchmarks.md
 	@tests/system_packages.sh slurm

@@ -1,12 +1,15 @@
 """Process state that every test needs, and the marks that share the suite out (Makefile)."""
 
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
 
@@ -42,6 +45,15 @@ NOTHING_STARTED = {
         "test_tuning",
     )
 }
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--no-sandbox",
+    "--headless",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 # Workers (Makefile) take files in this order: the longest chains begin first, so that all end
@@ -86,3 +98,23 @@ def starts_something(item: pytest.Item) -> bool:
     if any(item.get_closest_marker(mark) for mark in MARKS):
         return True
     return file.partition("/")[0] in FOLDERS and file not in NOTHING_STARTED
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A headless Chromium; Playwright runs once at a time in a process."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=found, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """axe-core's script, to be evaluated in a page before `axe.run()`."""
+    package = pytest.importorskip("axe_playwright_python", reason="axe is not installed")
+    return Path(package.__file__).with_name("axe.min.js").read_text(encoding="utf-8")

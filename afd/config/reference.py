@@ -51,7 +51,8 @@ def _references(part: Any) -> Iterator[str]:
         if isinstance(ref := values.get("$ref"), str):
             yield ref.rpartition("/")[2]
         for key, value in values.items():
-            if key != "discriminator":
+            is_tag = key == "discriminator" and "propertyName" in value  # of a union, no field
+            if not is_tag:
                 yield from _references(value)
     elif isinstance(part, list):
         for value in cast("list[Any]", part):

@@ -2,31 +2,17 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 PROJECT = Path(__file__).resolve().parents[2]
 PARAMS = PROJECT / "params" / "tiny.yaml"
 CLUSTER = PROJECT / "params" / "cluster" / "local.yaml"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--no-sandbox",
-    "--headless",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @dataclass
@@ -59,26 +45,6 @@ class Forge:
         answer = stdout.readline()
         assert answer, "the forge died: see its stderr"
         return int(answer)
-
-
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    """A headless Chromium; Playwright runs once at a time in a process."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=found, args=FLAGS)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="session")
-def axe() -> str:
-    """axe-core's script, to be evaluated in a page before `axe.run()`."""
-    package = pytest.importorskip("axe_playwright_python", reason="axe is not installed")
-    return Path(package.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 
 
 @dataclass
