@@ -19,7 +19,14 @@ GUIDES: Mapping[str, Sequence[str]] = {
     "First hour": ("install", "demo", "sampling", "glossary"),
     "Guides": ("students", "teachers", "cluster", "alarms", "evaluators", "ablations"),
     "Reference": ("cli", "commands", "params", "python"),
-    "Results": ("results", "The quick comparison <quick>", "benchmarks", "granularity", "lab-notes", "licences"),
+    "Results": (
+        "results",
+        "The quick comparison <quick>",
+        "benchmarks",
+        "granularity",
+        "lab-notes",
+        "licences",
+    ),
 }
 PYTHON: Mapping[str, Sequence[str]] = {
     "A student in Python": ("afd.sampling.student", "afd.sampling.video"),
