@@ -24,6 +24,7 @@ from pydantic import Field
 from afd.artifacts import ArtifactRef
 from afd.config import Frozen, Params
 from afd.config.values import Count, Listed
+from afd.evaluation.metric_specs import SHORT
 from afd.evaluation.results import FAILED, CellResult, save_cell
 from afd.params import ParamsError, load_params, validate
 from afd.store import Store
@@ -52,10 +53,7 @@ Name = Annotated[str, Field(pattern=r"^\w+$", strict=True)]
 POLL_S = 0.2
 PR_SET_PDEATHSIG = 1
 CURVES = {  # of a round: stage -> what is drawn
-    "evaluation": (
-        "trajectory_error_px", "gravity", "object_permanence", "interpenetration",
-        "frechet_distance",
-    ),
+    "evaluation": SHORT,
     "discriminator": ("margin", "pair_accuracy", "group_spread"),
     "student": ("mean_score", "distance_to_reference"),
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """Log of the decisions of alarms, a file a round: runs/<name>/decisions/<NNN>.json.
 
 A record for people: what is decided is a pure function of the rounds' artifacts
-(afd/evaluation/course.py) and comes out the same whenever it is computed. acknowledged.json beside
-the records lists the pauses that a person has acknowledged: the campaign goes on after those.
+(afd/evaluation/alarm_policy.py), the same whenever it is computed. acknowledged.json beside the
+records lists the pauses that a person has acknowledged: the campaign goes on after those.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afd.evaluation.course import Course
+from afd.evaluation.alarm_policy import AlarmState
 from afd.runtime.outcome import RefusedError
 from afd.store import disk_errors, write_json
 from flows.command_text import command
@@ -24,9 +24,9 @@ class PausedError(RefusedError):
     """An alarm has paused the campaign: the text has the alarm and the next command."""
 
 
-def record_decision(folder: Path, index: int, course: Course) -> dict[str, Any]:
+def record_decision(folder: Path, index: int, alarm_state: AlarmState) -> dict[str, Any]:
     """Write the decision after round `index`, unless it is there already; return it."""
-    file, record = folder / FOLDER / f"{index:03d}.json", course.record(index)
+    file, record = folder / FOLDER / f"{index:03d}.json", alarm_state.record(index)
     if _read(file) != record:
         with disk_errors(folder):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,13 +40,13 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [record for record in found if record is not None]
 
 
-def refuse_paused(name: str, paths: CampaignPaths, index: int, course: Course) -> None:
+def refuse_paused(name: str, paths: CampaignPaths, index: int, alarm_state: AlarmState) -> None:
     """Raise PausedError where round `index` ended in a pause that nobody has acknowledged."""
     folder = campaign_folder(name, paths)
-    if course.ends != "pauses" or index in acknowledged(folder):
+    if alarm_state.ends != "pauses" or index in acknowledged(folder):
         return
-    alarms = "\n".join(f"  {alarm}" for alarm in course.alarms)
-    changes = "".join(f"\n  {change}" for change in course.changes)
+    alarms = "\n".join(f"  {alarm}" for alarm in alarm_state.alarms)
+    changes = "".join(f"\n  {change}" for change in alarm_state.changes)
     where = {"runs": paths.runs, "store": paths.store}
     goes_on = command("resume", name, "--acknowledge", runs=paths.runs)
     other = command(
@@ -62,10 +62,10 @@ def refuse_paused(name: str, paths: CampaignPaths, index: int, course: Course) -
     )
 
 
-def refuse_stopped(course: Course, index: int) -> None:
+def refuse_stopped(alarm_state: AlarmState, index: int) -> None:
     """Raise RefusedError for a round after the one at which an alarm stopped the campaign."""
-    if course.ends == "stops":
-        alarms = "".join(f"\n  {one}" for one in course.alarms if one.action == "stop")
+    if alarm_state.ends == "stops":
+        alarms = "".join(f"\n  {one}" for one in alarm_state.alarms if one.action == "stop")
         raise RefusedError(
             f"round {index}: an alarm stopped the campaign after round {index - 1}{alarms}\n"
             "  everything is kept; the campaign itself, typed again, evaluates its student"

@@ -50,10 +50,10 @@ def run_start(session: Session) -> CampaignState:
 def run_round(session: Session, state: CampaignState) -> CampaignState:
     """Make and keep one round; raises PausedError while an alarm waits for a person."""
     index = len(state.rounds)
-    alarm_log.refuse_stopped(state.course, index)
+    alarm_log.refuse_stopped(state.alarm_state, index)
     refuse_paused(session, state)
     after = play_round(ComputedStages(session, index), session.params, state)
-    decision = alarm_log.record_decision(session.site.folder, index, after.course)
+    decision = alarm_log.record_decision(session.site.folder, index, after.alarm_state)
     session.close_round(f"{index:03d}", after.rounds[-1])
     session.note_alarms(decision)
     session.recorder.sync_soon()
@@ -64,7 +64,7 @@ def run_round(session: Session, state: CampaignState) -> CampaignState:
 def refuse_paused(session: Session, state: CampaignState) -> None:
     """Raise PausedError after a round whose alarm waits for a person."""
     paths = CampaignPaths(session.site.folder.parent, session.site.store.root)
-    alarm_log.refuse_paused(session.name, paths, len(state.rounds) - 1, state.course)
+    alarm_log.refuse_paused(session.name, paths, len(state.rounds) - 1, state.alarm_state)
 
 
 def run_campaign(
@@ -153,7 +153,7 @@ def _leave(session: Session, state: CampaignState, ended: Mapping[str, ArtifactR
     spent = _spent(store.load(ref) for ref in [*made, *ended.values()])
     left = Finished(folder / SUMMARY, folder / REPORT_PAGE, state.student)
     with disk_errors(folder):
-        met = [asdict(target) for target in targets.judge(summary)]
+        met = [asdict(target) for target in targets.verdicts(summary)]
         write_json(left.summary, summary | {"stages": spent, "targets": met})
         write_atomic(left.report, store.load(ended["report"]).file(REPORT_PAGE).read_bytes())
     return left

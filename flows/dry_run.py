@@ -57,7 +57,7 @@ def state_before(params: Params, index: int, store: Store | None = None) -> Camp
     plan = DryRunStages(store, alarms_steer=params.alarms.steers)
     state = play_start(plan, params)
     for _ in range(index):
-        alarm_log.refuse_stopped(state.course, len(state.rounds))
+        alarm_log.refuse_stopped(state.alarm_state, len(state.rounds))
         state = play_round(plan, params, state)
     return state
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from afd.artifacts import ArtifactRef
 from afd.config import Params
-from afd.evaluation import course
+from afd.evaluation import alarm_policy
 from afd.stages import requests
 from flows.state import CampaignState
 from flows.tasks import Stages
@@ -59,5 +59,5 @@ def state_after(
     stages: Stages, params: Params, state: CampaignState, made: Mapping[str, ArtifactRef]
 ) -> CampaignState:
     """Return the state after a round that made these artifacts; alarms read their summaries."""
-    gauges = course.gauges({role: stages.summary(ref) for role, ref in made.items()})
+    gauges = alarm_policy.round_gauges({role: stages.summary(ref) for role, ref in made.items()})
     return state.after(made, gauges, params.alarms)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from afd.artifacts import ArtifactRef
 from afd.config import AlarmsParams, Params
-from afd.evaluation import course
+from afd.evaluation import alarm_policy
+from afd.evaluation.alarm_policy import AlarmState
 from afd.evaluation.alarms import Gauges
-from afd.evaluation.course import Course
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class CampaignState:
     white_box: ArtifactRef | None = None  # the dmd arm's teacher
     rounds: tuple[Mapping[str, ArtifactRef], ...] = ()  # artifacts of each, by role
     gauges: tuple[Gauges, ...] = ()  # metrics that alarms watch, of each
-    course: Course = field(default_factory=Course)  # decisions of the alarms
+    alarm_state: AlarmState = field(default_factory=AlarmState)  # decisions of the alarms
 
     def behaviour_student(self, params: Params) -> ArtifactRef:
         """Return the student that rolls out; the reference in the off-policy arm."""
@@ -30,16 +30,18 @@ class CampaignState:
 
     def replayed(self, role: str, params: Params) -> list[ArtifactRef]:
         """Return a role's artifacts of the last `fit.replay_rounds` rounds, oldest first."""
-        line = self.course.line
-        return [self.rounds[i][role] for i in line[max(0, len(line) - params.fit.replay_rounds) :]]
+        lineage = self.alarm_state.lineage
+        return [
+            self.rounds[i][role] for i in lineage[max(0, len(lineage) - params.fit.replay_rounds) :]
+        ]
 
     def last_made(self, role: str) -> ArtifactRef | None:
         """Return a role's artifact of the round that the current student is from."""
-        return self.rounds[self.course.line[-1]][role] if self.rounds else None
+        return self.rounds[self.alarm_state.lineage[-1]][role] if self.rounds else None
 
     def with_fit_of_alarms(self, params: Params) -> Params:
         """Return `params` with the discriminator's fit as alarms have changed it."""
-        fit = self.course.fit(params.fit, params.alarms)
+        fit = self.alarm_state.fit_params(params.fit, params.alarms)
         return params if fit == params.fit else params.model_copy(update={"fit": fit})
 
     @property
@@ -53,13 +55,13 @@ class CampaignState:
     ) -> "CampaignState":
         """Return the state after a round, with its own models or those that alarms chose."""
         rounds, gauges = (*self.rounds, made), (*self.gauges, showed)
-        followed = course.after(self.course, gauges, alarms)
-        last = rounds[followed.line[-1]]
+        followed = alarm_policy.next_state(self.alarm_state, gauges, alarms)
+        last = rounds[followed.lineage[-1]]
         return replace(
             self, student=last["student"], discriminator=last.get("discriminator"),
-            rounds=rounds, gauges=gauges, course=followed,
+            rounds=rounds, gauges=gauges, alarm_state=followed,
         )  # fmt: skip
 
     def is_over(self, params: Params) -> bool:
         """Return whether no round is left: all are done, or an alarm has stopped the campaign."""
-        return len(self.rounds) >= params.num_rounds or self.course.ends == "stops"
+        return len(self.rounds) >= params.num_rounds or self.alarm_state.ends == "stops"

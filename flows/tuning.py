@@ -13,6 +13,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from afd.evaluation.metric_specs import (
+    GRAVITY,
+    INTERPENETRATION,
+    OBJECT_PERMANENCE,
+    TRAJECTORY_ERROR,
+)
 from afd.params import ParamsError
 from afd.store import Store, write_atomic
 from flows.ablations import Cell, final_evaluation, is_finished, played
@@ -20,8 +26,8 @@ from flows.paths import CampaignPaths
 
 TUNING = Path("params") / "tuning.yaml"
 SPLIT = "tuning"  # params/ablations/tuning.yaml
-ERROR, PERMANENCE = "trajectory_error_px", "object_permanence"
-METRICS = (ERROR, PERMANENCE, "gravity", "interpenetration", "sharpness")
+ERROR, PERMANENCE = TRAJECTORY_ERROR, OBJECT_PERMANENCE
+METRICS = (ERROR, PERMANENCE, GRAVITY, INTERPENETRATION, "sharpness")
 
 
 def tune(

@@ -183,5 +183,5 @@ def _results(
     prompts = int(measured["num_prompts"])
     title = "after the last round" if whole else f"after round {num_rounds - 1}, so far"
     margin = measured.get("frechet_margin") if whole else None
-    rows = numbers.rows_of(measured, margin)
+    rows = readings.rows(measured, margin)
     return Results(title, prompts, rows, numbers.targets_of(measured) if whole else [])

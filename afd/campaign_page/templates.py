@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from afd.campaign_page import charts, numbers
 from afd.evaluation import readings
+from afd.evaluation.metric_specs import metric_spec
 
 
 def environment() -> jinja2.Environment:
@@ -22,9 +23,9 @@ def environment() -> jinja2.Environment:
     )
     filters: dict[str, Any] = {
         "show": readings.show,
-        "meaning": numbers.meaning,
-        "goal": numbers.goal_of,
-        "read": numbers.in_words,
+        "spec": metric_spec,
+        "direction": numbers.direction,
+        "read": readings.read,
         "svg": _svg,
         "day": _day,
     }

@@ -1,1 +1,1 @@
-"""What is measured from pixels, and how claims are made from it."""
+"""Evaluation: metrics, statistics, alarms, targets, the report and results of the ablations."""

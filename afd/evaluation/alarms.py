@@ -1,7 +1,7 @@
-"""Alarms: from the gauges of the rounds so far to what is wrong with the last one.
+"""Alarms of a round, derived from the gauges of all rounds so far.
 
-Pure: the same rounds raise the same alarms, so a campaign that is run again decides again as it
-did (afd/evaluation/course.py). A gauge that a round does not have raises nothing.
+The functions are pure: the same rounds raise the same alarms, so a campaign that runs again takes
+the same decisions (afd/evaluation/alarm_policy.py). A missing gauge raises no alarm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,28 +13,29 @@ from afd.config.alarms import Action, PanelMetric
 
 Name = Literal["saturation", "collapse", "reward_hacking", "stillness", "no_progress"]
 Gauges = Mapping[str, float]
-"""One round: `<stage>/<quantity>` -> value."""
+"""Gauges of one round: `<stage>/<quantity>` -> value."""
 
 RANKING = "update/rank_correlation"
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """One thing that is wrong with the last round, and what the params do about it."""
+    """A fault of the last round, and the action that the params have for it."""
 
     name: Name
     action: Action
     gauge: str
     value: float
     limit: float
-    says: str  # what that means, and what to do
+    explanation: str  # and the cure
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.gauge} is {self.value:.3g}, limit {self.limit:.3g}: {self.says}"
+        measured = f"{self.gauge} is {self.value:.3g}, limit {self.limit:.3g}"
+        return f"{self.name}: {measured}: {self.explanation}"
 
 
-def judge(rounds: Sequence[Gauges], limits: AlarmsParams) -> list[Alarm]:
-    """The alarms that the last of `rounds` raises."""
+def raised_alarms(rounds: Sequence[Gauges], limits: AlarmsParams) -> list[Alarm]:
+    """Return the alarms that the last of `rounds` raises."""
     if not rounds:
         return []
     return [
@@ -47,7 +48,7 @@ def judge(rounds: Sequence[Gauges], limits: AlarmsParams) -> list[Alarm]:
 
 
 def unwatched(last: Gauges, limits: AlarmsParams) -> list[str]:
-    """Alarms that a round has no gauge for: they stay silent whatever happens."""
+    """Return the alarms for which a round has no gauge: they cannot be raised."""
     panel = [_gauge(one) for one in limits.panel]
     needed: Mapping[str, Sequence[str]] = {
         "saturation": ("fit/margin", "update/zero_spread_share"),
@@ -60,7 +61,7 @@ def unwatched(last: Gauges, limits: AlarmsParams) -> list[str]:
 
 
 def best_round(rounds: Sequence[Gauges], limits: AlarmsParams) -> int | None:
-    """The round that is best by the panel's first metric: where a roll-back goes."""
+    """Return the round that is best by the panel's first metric: a roll-back returns to it."""
     first, sign = _gauge(limits.panel[0]), _sign(limits.panel[0])
     known = [(sign * one[first], index) for index, one in enumerate(rounds) if first in one]
     return min(known)[1] if known else None
@@ -71,18 +72,18 @@ def _gauge(one: PanelMetric) -> str:
 
 
 def _sign(one: PanelMetric) -> int:
-    """Of what gets worse by rising."""
+    """Return 1 where a higher value is worse, else -1."""
     return 1 if one.better == "low" else -1
 
 
 def _saturation(last: Gauges, limits: AlarmsParams) -> list[Alarm]:
     own = limits.saturation
-    found: list[Alarm] = []
+    alarms: list[Alarm] = []
     margin, spread = last.get("fit/margin"), last.get("fit/group_spread")
     if margin is not None and spread is not None:
         ratio = margin / max(spread, 1e-12)
         if ratio > own.max_margin_to_spread:
-            found.append(
+            alarms.append(
                 Alarm(
                     "saturation", own.action, "fit/margin over fit/group_spread", ratio,
                     own.max_margin_to_spread,
@@ -92,7 +93,7 @@ def _saturation(last: Gauges, limits: AlarmsParams) -> list[Alarm]:
             )  # fmt: skip
     share = last.get("update/zero_spread_share")
     if share is not None and share > own.max_zero_spread_share:
-        found.append(
+        alarms.append(
             Alarm(
                 "saturation", own.action, "update/zero_spread_share", share,
                 own.max_zero_spread_share,
@@ -100,7 +101,7 @@ def _saturation(last: Gauges, limits: AlarmsParams) -> list[Alarm]:
                 "look whether the rollouts repeat each other",
             )
         )  # fmt: skip
-    return found
+    return alarms
 
 
 def _collapse(last: Gauges, limits: AlarmsParams) -> list[Alarm]:
@@ -118,23 +119,23 @@ def _collapse(last: Gauges, limits: AlarmsParams) -> list[Alarm]:
 
 
 def _reward_hacking(rounds: Sequence[Gauges], limits: AlarmsParams) -> list[Alarm]:
-    """Against the best round so far; the score is the margin, which falls when students win."""
+    """Compare with the best round so far; the margin falls when the students win."""
     own, last, best = limits.reward_hacking, rounds[-1], best_round(rounds, limits)
     cure = "a live discriminator (fit.num_steps), a higher update.prior, or an earlier round"
-    found: list[Alarm] = []
+    alarms: list[Alarm] = []
     ranking = last.get(RANKING)
     if ranking is not None and ranking < own.min_rank_correlation:
-        found.append(
+        alarms.append(
             Alarm(
                 "reward_hacking", own.action, RANKING, ranking, own.min_rank_correlation,
                 f"the score prefers the worse rollouts of a group: {cure}",
             )
         )  # fmt: skip
     if best is None or best == len(rounds) - 1:
-        return found
+        return alarms
     then = rounds[best]
     if not {"fit/margin"} <= then.keys() & last.keys() or last["fit/margin"] >= then["fit/margin"]:
-        return found
+        return alarms
     for one in limits.panel:
         gauge, sign = _gauge(one), _sign(one)
         if gauge not in last or gauge not in then:
@@ -142,7 +143,7 @@ def _reward_hacking(rounds: Sequence[Gauges], limits: AlarmsParams) -> list[Alar
         room = one.band * abs(then[gauge]) if one.is_share else one.band
         limit = then[gauge] + sign * room
         if sign * (last[gauge] - limit) > 0:
-            found.append(
+            alarms.append(
                 Alarm(
                     "reward_hacking", own.action, gauge, last[gauge], limit,
                     "the discriminator takes the student for the teacher more often (its margin "
@@ -151,7 +152,7 @@ def _reward_hacking(rounds: Sequence[Gauges], limits: AlarmsParams) -> list[Alar
                     f"{cure}",
                 )
             )  # fmt: skip
-    return found
+    return alarms
 
 
 def _stillness(last: Gauges, limits: AlarmsParams) -> list[Alarm]:
@@ -167,8 +168,8 @@ def _stillness(last: Gauges, limits: AlarmsParams) -> list[Alarm]:
         ),
     )  # fmt: skip
     return [
-        Alarm("stillness", own.action, gauge, last[gauge], limit, says)
-        for gauge, limit, says in bounds
+        Alarm("stillness", own.action, gauge, last[gauge], limit, explanation)
+        for gauge, limit, explanation in bounds
         if gauge in last and last[gauge] > limit
     ]
 

@@ -1,4 +1,4 @@
-"""Pictures of the ablations: every arm with its training seeds as dots, and arms round by round."""
+"""Charts of the ablations: training seeds of each arm as dots, and arms round by round."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from afd.evaluation.figures import BASE, INK, STUDENT, STYLE, as_bytes
-from afd.evaluation.readings import meaning
+from afd.evaluation.metric_specs import (
+    INTERPENETRATION,
+    OBJECT_PERMANENCE,
+    TRAJECTORY_ERROR,
+    metric_spec,
+)
 from afd.evaluation.results import AGAINST, DONE, FAILED, LONG, CellResult, arms, base_cells
 
-DOTS = ("trajectory_error_px", "object_permanence", "interpenetration", "sharpness")
-DRAWN = ("trajectory_error_px", "object_permanence", "margin")
-WANDERING = ("trajectory_error_px", "object_permanence", "sharpness")
-SCORED = ("mean_score", "trajectory_error_px", "object_permanence")
+DOTS = (TRAJECTORY_ERROR, OBJECT_PERMANENCE, INTERPENETRATION, "sharpness")
+DRAWN = (TRAJECTORY_ERROR, OBJECT_PERMANENCE, "margin")
+WANDERING = (TRAJECTORY_ERROR, OBJECT_PERMANENCE, "sharpness")
+SCORED = ("mean_score", TRAJECTORY_ERROR, OBJECT_PERMANENCE)
 
 
 def dots_chart(cells: Sequence[CellResult]) -> bytes:
-    """PNG: an arm a line, a training seed a dot, the base a dashed line; no interval over seeds."""
+    """Draw an arm a row, a training seed a dot, the base as a dashed line; return PNG."""
     by_arm = arms(cell for cell in cells if not cell.arm.endswith(LONG))
     labels = [f"{arm} ({world})" if world else arm for world, arm in by_arm]
     with mpl.rc_context(STYLE):
@@ -33,7 +38,7 @@ def dots_chart(cells: Sequence[CellResult]) -> bytes:
 
 
 def curves_chart(cells: Sequence[CellResult], folder: Path) -> bytes:
-    """PNG: the arms of the first world round by round, a line a training seed, AFD in front."""
+    """Draw the first world's arms round by round, a line a training seed, AFD in front; PNG."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13, 3.6), dpi=110, layout="constrained")
         axes = figure.subplots(1, len(DRAWN), squeeze=False)[0]
@@ -41,7 +46,7 @@ def curves_chart(cells: Sequence[CellResult], folder: Path) -> bytes:
             for number, ((world, arm), found) in enumerate(arms(cells).items()):
                 if world is None and not arm.endswith(LONG):
                     _lines(axis, found, folder, name, arm, number)
-            axis.set_title(meaning(name).title, loc="left")
+            axis.set_title(metric_spec(name).title, loc="left")
             axis.set_xlabel("round")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", frameon=False)
@@ -49,7 +54,7 @@ def curves_chart(cells: Sequence[CellResult], folder: Path) -> bytes:
 
 
 def drift_chart(cells: Sequence[CellResult]) -> bytes:
-    """PNG: main arms block by block on clips longer than any they were trained on."""
+    """Draw the main arms block by block on clips longer than the trained ones; return PNG."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13, 3.6), dpi=110, layout="constrained")
         axes = figure.subplots(1, len(WANDERING), squeeze=False)[0]
@@ -62,7 +67,7 @@ def drift_chart(cells: Sequence[CellResult]) -> bytes:
                         linewidth=2.4 if arm == AGAINST else 1.1, label=arm if nth == 0 else None,
                     )  # fmt: skip
             longer = [c.horizon for c in base_cells((c for c in cells if c.horizon), None)]
-            bases = [told["drift"]["base"][name] for told in longer]
+            bases = [one["drift"]["base"][name] for one in longer]
             trained = len(bases[0]) / longer[0]["horizon"]
             for nth, drift in enumerate(bases):
                 axis.plot(
@@ -70,7 +75,7 @@ def drift_chart(cells: Sequence[CellResult]) -> bytes:
                     label="base" if nth == 0 else None,
                 )  # fmt: skip
             axis.axvline(trained + 0.5, color=INK, linewidth=1, linestyle=":")
-            axis.set_title(meaning(name).title, loc="left")
+            axis.set_title(metric_spec(name).title, loc="left")
             axis.set_xlabel("block (trained up to the dotted line)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", frameon=False)
@@ -78,7 +83,7 @@ def drift_chart(cells: Sequence[CellResult]) -> bytes:
 
 
 def long_chart(cells: Sequence[CellResult], folder: Path) -> bytes:
-    """PNG: score and what it should stand for, round by round, on the long schedule."""
+    """Draw score and independent metrics by round, on the long schedule; return PNG."""
     long = [cell for cell in cells if cell.arm.endswith(LONG) and cell.status == DONE]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13, 3.6), dpi=110, layout="constrained")
@@ -87,7 +92,7 @@ def long_chart(cells: Sequence[CellResult], folder: Path) -> bytes:
             for number, cell in enumerate(long):
                 drawn = pd.read_csv(folder / f"{cell.name}.csv")
                 axis.plot(drawn["round"], drawn[name], color=f"C{number}", label=cell.arm)
-            axis.set_title(meaning(name).title, loc="left")
+            axis.set_title(metric_spec(name).title, loc="left")
             axis.set_xlabel("round")
         axes[0].legend(frameon=False)
         return as_bytes(figure, "png", transparent=False)
@@ -97,8 +102,8 @@ def _dots(axis: Axes, found: Sequence[Sequence[CellResult]], name: str) -> None:
     for row, group in enumerate(found):
         values = [v for cell in group if (v := cell.student.get(name)) is not None]
         if not values:
-            said = "failed" if all(cell.status == FAILED for cell in group) else "not defined"
-            axis.text(0.02, row, said, transform=axis.get_yaxis_transform(), va="center")
+            note = "failed" if all(cell.status == FAILED for cell in group) else "not defined"
+            axis.text(0.02, row, note, transform=axis.get_yaxis_transform(), va="center")
             continue
         axis.plot([min(values), max(values)], [row, row], color=STUDENT, alpha=0.4)
         axis.plot(values, [row] * len(values), "o", color=STUDENT, markersize=5)
@@ -106,8 +111,8 @@ def _dots(axis: Axes, found: Sequence[Sequence[CellResult]], name: str) -> None:
     bases = [v for cell in starts if (v := cell.base.get(name)) is not None]
     if bases:
         axis.axvline(sum(bases) / len(bases), color=BASE, linestyle="--", linewidth=1)
-    about = meaning(name)
-    axis.set_title(f"{about.title}{f' ({about.unit})' if about.unit else ''}", loc="left")
+    spec = metric_spec(name)
+    axis.set_title(f"{spec.title}{f' ({spec.unit})' if spec.unit else ''}", loc="left")
     axis.grid(axis="y", alpha=0.2)
 
 

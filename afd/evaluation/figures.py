@@ -1,6 +1,6 @@
-"""Figures of a campaign, by matplotlib: SVG for a page in any colour scheme, PNG elsewhere.
+"""Figures of a campaign by matplotlib: SVG for a page in any colour scheme, else PNG.
 
-Nothing here knows where numbers come from. Figures are functions of their input, to the byte.
+Figures are functions of their input, to the byte.
 """
 
 import io
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-INK = "#808080"  # reads on white and on black
+INK = "#808080"  # legible on white and on black
 STUDENT, TEACHER, BASE = "#2f7fd6", "#3a9d5d", "#d9822b"
 LEVELS = {"teacher": TEACHER, "base": BASE}
 STYLE: Any = {"svg.hashsalt": "afd", "font.size": 10, "axes.spines.top": False}
@@ -30,7 +30,7 @@ class Curve:
 
     @property
     def caption(self) -> str:
-        """The curve in words, for a reader who does not see it."""
+        """Text of the curve, for a screen reader."""
         unit = f" {self.unit}" if self.unit else ""
         (first, start), (last, end) = self.points[0], self.points[-1]
         marks = "".join(f"; {name} {value:.3g}" for name, value in self.levels.items())
@@ -38,7 +38,7 @@ class Curve:
 
 
 def svg(curve: Curve) -> bytes:
-    """One small figure, transparent, 340 x 210 px."""
+    """Draw one small figure, transparent, 340 x 210 px."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4, 2.1), dpi=100)
         figure.subplots_adjust(0.16, 0.21, 0.98, 0.88)
@@ -47,7 +47,7 @@ def svg(curve: Curve) -> bytes:
 
 
 def png(curves: Sequence[Curve], columns: int = 3) -> bytes:
-    """All curves as small multiples on white, 140 dpi."""
+    """Draw all curves as small multiples on white, 140 dpi."""
     with mpl.rc_context(STYLE):
         rows = max(1, -(-len(curves) // columns))
         figure = Figure(figsize=(3.6 * columns, 2.3 * rows), dpi=140)

@@ -1,7 +1,7 @@
-"""What the ablations found, from their results alone: every sentence here follows from numbers.
+"""Findings of the ablations as tables, from their results alone.
 
-Longer clips, rollouts that an arm needs, what becomes of a score on a long schedule, and who wins
-where. What it means is written by hand in docs/ablations.md.
+Longer clips, the rollouts that an arm needs, the score on a long schedule, and the best arm of each
+world. docs/ablations.md has the conclusions, written by hand.
 """
 
 import math
@@ -12,19 +12,20 @@ from typing import Any, cast
 import pandas as pd
 
 from afd.evaluation.comparison import CardError, Difference, compare
+from afd.evaluation.metric_specs import FRECHET_DISTANCE, OBJECT_PERMANENCE, TRAJECTORY_ERROR
 from afd.evaluation.readings import show
 from afd.evaluation.results import AGAINST, DONE, LONG, CellResult, arms, base_cells
 
-ERROR, PERMANENCE, LOOK = "trajectory_error_px", "object_permanence", "frechet_distance"
+ERROR, PERMANENCE, LOOK = TRAJECTORY_ERROR, OBJECT_PERMANENCE, FRECHET_DISTANCE
 TARGETS_PX = (2.25, 2.0, 1.75, 1.5, 1.25, 1.0)
 RIVALS = ("afd_tuned", "sft", "gan", "reverse_chain", "dmd")
 HACKED = 1.1  # times its own least error, at the end, while the score has not fallen
 LEAST_PERMANENCE = 0.95  # of the base's own
-LOOK_FACTOR = 1.5  # between two distances from the base's look: less, and nobody keeps it
+LOOK_FACTOR = 1.5  # between two distances from the base's look: below, no arm has an advantage
 
 
 def horizon(cells: Sequence[CellResult]) -> list[str]:
-    """Trajectory error block by block on longer clips, means over training seeds."""
+    """Return the trajectory error by block on longer clips, means over training seeds."""
     found = {a: [c for c in g if c.horizon] for (w, a), g in arms(cells).items() if w is None}
     found = {arm: group for arm, group in found.items() if group}
     if not found:
@@ -45,14 +46,18 @@ def horizon(cells: Sequence[CellResult]) -> list[str]:
         short = [c.student.get(PERMANENCE) for c in group] or [
             c.base.get(PERMANENCE) for c in first
         ]
-        shown = [show(mean(column)) for column in zip(*drifts, strict=True)]
-        shown += [show(mean(levels[ERROR])), show(mean(levels[PERMANENCE])), show(mean(short))]
-        lines.append(f"| {arm} | " + " | ".join(shown) + " |")
+        texts_of_arm = [show(mean(column)) for column in zip(*drifts, strict=True)]
+        texts_of_arm += [
+            show(mean(levels[ERROR])),
+            show(mean(levels[PERMANENCE])),
+            show(mean(short)),
+        ]
+        lines.append(f"| {arm} | " + " | ".join(texts_of_arm) + " |")
     return lines
 
 
 def rollouts_needed(curve: pd.DataFrame, target: float) -> float | None:
-    """Rollouts after which the trajectory error first reaches `target`, px; None: never.
+    """Return the rollouts until the trajectory error first reaches `target`, px; None: never.
 
     Linear between rounds. `curve` has a row a round, the base (no rollouts) first.
     """
@@ -69,7 +74,7 @@ def rollouts_needed(curve: pd.DataFrame, target: float) -> float | None:
 
 
 def efficiency(cells: Sequence[CellResult], folder: Path) -> list[str]:
-    """Rollouts that each main arm needs for an error: its seeds' range, or how many got there."""
+    """Return the rollouts that each main arm needs for an error: the range over its seeds."""
     lines = [
         "| arm | " + " | ".join(f"{target:g} px" for target in TARGETS_PX) + " |",
         "|---|" + "---|" * len(TARGETS_PX),
@@ -79,13 +84,13 @@ def efficiency(cells: Sequence[CellResult], folder: Path) -> list[str]:
         curves = [curve for c in done if (curve := _curve(folder, c)) is not None]
         if world is not None or not any((curve["num_rollouts"] > 0).any() for curve in curves):
             continue
-        shown = [_needed([rollouts_needed(c, target) for c in curves]) for target in TARGETS_PX]
-        lines.append(f"| {arm} | " + " | ".join(shown) + " |")
+        needed = [_needed([rollouts_needed(c, target) for c in curves]) for target in TARGETS_PX]
+        lines.append(f"| {arm} | " + " | ".join(needed) + " |")
     return lines if len(lines) > 2 else []
 
 
 def long_schedule(cells: Sequence[CellResult], folder: Path) -> list[str]:
-    """Score against error on the long schedule: hacked where one rises and the other does too."""
+    """Return score against error on the long schedule; both rising is reward hacking."""
     lines: list[str] = []
     for (_, arm), group in arms(cells).items():
         for cell in group:
@@ -115,8 +120,8 @@ def long_schedule(cells: Sequence[CellResult], folder: Path) -> list[str]:
     return head + lines
 
 
-def who_wins(cells: Sequence[CellResult], rivals: Sequence[str] = RIVALS) -> list[str]:
-    """A row a world: each rival against AFD where the claim lies, and what it costs elsewhere."""
+def best_by_world(cells: Sequence[CellResult], rivals: Sequence[str] = RIVALS) -> list[str]:
+    """Return a row for each world and rival: its difference to AFD, and its other metrics."""
     by_arm = arms(cells)
     lines = [
         "| world | arm | seeds | trajectory error | minus AFD's | permanence | look's distance | "
@@ -135,18 +140,18 @@ def who_wins(cells: Sequence[CellResult], rivals: Sequence[str] = RIVALS) -> lis
                 continue
             mine = [ours[c.seed] for c in theirs]
             try:
-                rows = compare([c.judged for c in mine], [c.judged for c in theirs])
+                rows = compare([c.evaluation for c in mine], [c.evaluation for c in theirs])
             except CardError:
                 lines.append(_level(world, arm, theirs, "not comparable: other cards", ""))
                 continue
             row = next(row for row in rows if row.metric == ERROR)
-            said = _verdict(arm, row, mine, theirs)
-            lines.append(_level(world, arm, theirs, str(row), said))
+            verdict = _verdict(arm, row, mine, theirs)
+            lines.append(_level(world, arm, theirs, str(row), verdict))
     return lines if len(lines) > 2 else []
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are known."""
+    """Return the mean of the finite values; None where there is none."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return sum(known) / len(known) if known else None
 
@@ -154,20 +159,20 @@ def mean(values: Sequence[float | None]) -> float | None:
 def _verdict(
     arm: str, row: Difference, ours: Sequence[CellResult], theirs: Sequence[CellResult]
 ) -> str:
-    """Who moves better beyond chance, who loses balls, and who keeps the look."""
-    said = ["no clear difference in motion"]
+    """Return the arm that moves better beyond chance, that loses balls, that keeps the look."""
+    verdict = ["no clear difference in motion"]
     if row.is_clear and row.paired.mean is not None:
-        said = [f"{arm if row.paired.mean < 0 else AGAINST} moves better"]
+        verdict = [f"{arm if row.paired.mean < 0 else AGAINST} moves better"]
     groups = {AGAINST: ours, arm: theirs}
     for name, group in groups.items():
         base = mean([c.base.get(PERMANENCE) for c in group]) or 0.0
         if (mean([c.student.get(PERMANENCE) for c in group]) or 0.0) < LEAST_PERMANENCE * base:
-            said.append(f"{name} loses balls")
+            verdict.append(f"{name} loses balls")
     looks = {name: mean([c.student.get(LOOK) for c in group]) for name, group in groups.items()}
     known = sorted((value, name) for name, value in looks.items() if value is not None)
     if len(known) == 2 and known[1][0] > LOOK_FACTOR * known[0][0]:
-        said.append(f"{known[0][1]} keeps the look")
-    return "; ".join(said)
+        verdict.append(f"{known[0][1]} keeps the look")
+    return "; ".join(verdict)
 
 
 def _level(
@@ -175,8 +180,8 @@ def _level(
 ) -> str:
     levels = [show(mean([c.student.get(n) for c in group])) for n in (ERROR, PERMANENCE, LOOK)]
     place = "pocket" if world is None else world.replace("_", " ")
-    told = [place, arm, ", ".join(str(c.seed) for c in group), levels[0], against, *levels[1:]]
-    return f"| {' | '.join([*told, verdict])} |"
+    cells = [place, arm, ", ".join(str(c.seed) for c in group), levels[0], against, *levels[1:]]
+    return f"| {' | '.join([*cells, verdict])} |"
 
 
 def _needed(found: Sequence[float | None]) -> str:
@@ -184,8 +189,10 @@ def _needed(found: Sequence[float | None]) -> str:
     if not there:
         return "not reached"
     low, high = f"{min(there):,.0f}", f"{max(there):,.0f}"
-    said = low if low == high else f"{low} to {high}"
-    return said if len(there) == len(found) else f"{said} ({len(there)} of {len(found)} seeds)"
+    verdict = low if low == high else f"{low} to {high}"
+    return (
+        verdict if len(there) == len(found) else f"{verdict} ({len(there)} of {len(found)} seeds)"
+    )
 
 
 def _drift(cell: CellResult, side: str, name: str) -> list[float | None]:

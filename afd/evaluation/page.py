@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no script, no request, readable on a phone."""
+"""Report of a campaign as one self-contained HTML page without script or request."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,9 @@ from pathlib import Path
 import jinja2
 
 from afd.evaluation import figures, readings
-from afd.evaluation.course import Course
+from afd.evaluation.alarm_policy import AlarmState
 from afd.evaluation.figures import Curve
+from afd.evaluation.metric_specs import GRAVITY, TRAJECTORY_ERROR, metric_spec, spec_in_report
 from afd.evaluation.readings import Row
 from afd.evaluation.targets import Target
 
@@ -18,7 +19,7 @@ TEMPLATE = "report.html.j2"
 
 @dataclass(frozen=True)
 class Filmstrip:
-    """A picture with the rows teacher, base, student; what was asked for, if it is known."""
+    """A picture with the rows teacher, base, student, and its prompt or an empty text."""
 
     picture: bytes
     prompt: str
@@ -26,18 +27,18 @@ class Filmstrip:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page, as values."""
+    """Content of the page."""
 
     title: str
     lead: str
     rows: Sequence[Row]
     targets: Sequence[Target]
     curves: Sequence[Curve]
-    health: Sequence[tuple[Curve, str]]  # with what it means
-    courses: Sequence[Course]  # after each round
+    health: Sequence[tuple[Curve, str]]  # and its description
+    alarm_states: Sequence[AlarmState]  # after each round
     filmstrips: Sequence[Filmstrip]
     film: bytes | None  # mp4, teacher | base | student side by side
-    rounds: Sequence[Mapping[str, str]]  # one a round: role -> what stands there
+    rounds: Sequence[Mapping[str, str]]  # of each: role -> artifact
     spent: Sequence[tuple[str, int, float, float]]  # stage, count, wall s, CPU s
     settings: Sequence[tuple[str, str]]
     provenance: Sequence[tuple[str, str]]
@@ -47,7 +48,7 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The page; every value is escaped, every picture is a data URI."""
+    """Return the page; every value is escaped, every picture is a data URI."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -57,7 +58,7 @@ def render(report: Report) -> str:
     )
     environment.filters |= {
         "show": readings.show,
-        "meaning": readings.meaning,
+        "spec": spec_in_report,
         "read": readings.read,
         "svg": lambda curve: data_uri("image/svg+xml", figures.svg(curve)),
         "png": lambda content: data_uri("image/png", content),
@@ -67,18 +68,18 @@ def render(report: Report) -> str:
 
 
 def data_uri(media_type: str, content: bytes) -> str:
-    """`content` inside an address, so that the page needs nothing beside it."""
+    """Return `content` as a data URI, so that the page needs no other file."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def lead_sentence(rows: Sequence[Row], num_prompts: int, num_rounds: int) -> str:
-    """What the campaign showed, in one sentence that claims no more than the intervals do."""
+    """Return the result in one sentence, with claims that the intervals support."""
     by_name = {row.name: row for row in rows}
     parts = [
-        f"{readings.meaning(name).title.lower()}: {readings.read(by_name[name])}"
-        for name in ("trajectory_error_px", "gravity")
+        f"{metric_spec(name).title.lower()}: {readings.read(by_name[name])}"
+        for name in (TRAJECTORY_ERROR, GRAVITY)
         if name in by_name
     ]
-    said = "; ".join(parts) or "see the table"
+    changes = "; ".join(parts) or "see the table"
     rounds = "1 round" if num_rounds == 1 else f"{num_rounds} rounds"
-    return f"On {num_prompts} held-out prompts, after {rounds}: {said}."
+    return f"On {num_prompts} held-out prompts, after {rounds}: {changes}."

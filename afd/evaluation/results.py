@@ -1,4 +1,4 @@
-"""Results of the ablations: a file an arm and seed, and one table of them all.
+"""Results of the ablations: files of each arm and seed, and one table of all.
 
 <results>/arms/<cell>.json       numbers for `dvc metrics diff`, and the evaluation's card
 <results>/prompts/<cell>.parquet a row a prompt and noise seed, for paired differences
@@ -13,32 +13,30 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from afd.evaluation.comparison import CardError, Judged, compare
-from afd.evaluation.readings import meaning, show
+from afd.evaluation.comparison import CardError, Evaluation, compare
+from afd.evaluation.metric_specs import TOLERANCES, metric_spec
+from afd.evaluation.readings import show
 from afd.store import write_atomic, write_json
 
 DONE, FAILED = "done", "failed"
 CURE = "`dvc repro quick` makes those of the main arms, `dvc repro` all"
 Status = Literal["done", "failed"]
-SHOWN = (
-    "trajectory_error_px", "gravity", "object_permanence", "interpenetration", "motion",
-    "sharpness", "frechet_distance",
-)  # fmt: skip
+COLUMNS = tuple(TOLERANCES)
 SIDES = ("base", "student")
 AGAINST = "afd"
-# An interval over prompts says nothing of another training seed, and those of one arm lie .11 px
-# apart here: a difference is claimed from so many on.
+# An interval over prompts does not cover another training seed, and those of one arm lie .11 px
+# apart here: a difference is claimed from this number of seeds on.
 CLAIMED_SEEDS = 3
-LONG = "_long"  # arms of the long schedule: they have a section of their own
+LONG = "_long"  # arms of the long schedule, in a section of their own
 
 
 class RowsError(ValueError):
-    """What a cell has left is not all here, or was cut short."""
+    """Files of a cell are missing or damaged."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What one campaign of the grid left; `reason` is the end of its log when it failed."""
+    """Results of one campaign of the grid; `reason` is the end of its log where it failed."""
 
     name: str
     arm: str
@@ -65,13 +63,13 @@ class CellResult:
         table: Path,
         horizon: Path | None = None,
     ) -> "CellResult":
-        """From the files of a final evaluation, and the summary of the one on longer clips."""
+        """Read the files of a final evaluation, and the summary of the one on longer clips."""
         metrics: dict[str, dict[str, Any]] = json.loads(summary.read_bytes())["metrics"]
         longer: dict[str, Any] = {}
         if horizon is not None:
-            told = json.loads(horizon.read_bytes())
-            longer = {side: {k: v[side] for k, v in told["metrics"].items()} for side in SIDES}
-            longer |= {"drift": told["drift"], "horizon": told["horizon"]}
+            content = json.loads(horizon.read_bytes())
+            longer = {side: {k: v[side] for k, v in content["metrics"].items()} for side in SIDES}
+            longer |= {"drift": content["drift"], "horizon": content["horizon"]}
         rows = pd.read_parquet(table)
         return cls(
             name, arm, world, seed, DONE,
@@ -83,11 +81,11 @@ class CellResult:
         )  # fmt: skip
 
     @property
-    def judged(self) -> Judged:
-        """For a comparison; raises ValueError for a cell that failed."""
+    def evaluation(self) -> Evaluation:
+        """The cell for a comparison; raises ValueError for a cell that failed."""
         if self.table is None:
             raise ValueError(f"{self.name} has no results: {self.reason}")
-        return Judged(self.name, self.card, self.table)
+        return Evaluation(self.name, self.card, self.table)
 
 
 def save_cell(folder: Path, cell: CellResult, curves: pd.DataFrame | None = None) -> None:
@@ -98,29 +96,29 @@ def save_cell(folder: Path, cell: CellResult, curves: pd.DataFrame | None = None
     write_atomic(folder / "prompts" / f"{cell.name}.parquet", table.to_parquet(index=False))
     drawn = pd.DataFrame({"round": []}) if curves is None else curves
     write_atomic(folder / "curves" / f"{cell.name}.csv", drawn.to_csv(index=False).encode())
-    told = {key: value for key, value in asdict(cell).items() if key != "table"}
-    write_json(folder / "arms" / f"{cell.name}.json", told)
+    content = {key: value for key, value in asdict(cell).items() if key != "table"}
+    write_json(folder / "arms" / f"{cell.name}.json", content)
 
 
-def load_cells(folder: Path, asked: Collection[str] | None = None) -> list[CellResult]:
-    """The cells there are, of those that are asked for, in the order of their names.
+def load_cells(folder: Path, names: Collection[str] | None = None) -> list[CellResult]:
+    """Return the cells of `names`, or all, in the order of their names.
 
-    Raises RowsError for a cell of which something is damaged, or not here: git has its numbers, and
-    the clone that ran it its rows.
+    Raises RowsError for a cell with a damaged or missing file: git has the numbers of a cell, and
+    the clone that ran it has its rows.
     """
     cells: list[CellResult] = []
     for file in sorted((folder / "arms").glob("*.json")):
         rows = folder / "prompts" / f"{file.stem}.parquet"
         reading = file
         try:
-            if asked is not None and file.stem not in asked:
+            if names is not None and file.stem not in names:
                 continue
-            told: dict[str, Any] = json.loads(file.read_bytes())
-            if told["status"] != DONE:
-                cells.append(CellResult(**told))
+            content: dict[str, Any] = json.loads(file.read_bytes())
+            if content["status"] != DONE:
+                cells.append(CellResult(**content))
                 continue
             reading = rows
-            cells.append(CellResult(**told, table=pd.read_parquet(rows)))
+            cells.append(CellResult(**content, table=pd.read_parquet(rows)))
         except FileNotFoundError:
             raise RowsError(f"{reading} is not here: {CURE}") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -129,7 +127,7 @@ def load_cells(folder: Path, asked: Collection[str] | None = None) -> list[CellR
 
 
 def arms(cells: Iterable[CellResult]) -> dict[tuple[str | None, str], list[CellResult]]:
-    """Training seeds of one arm in one world, together."""
+    """Return the cells by world and arm: the training seeds of an arm together."""
     found: dict[tuple[str | None, str], list[CellResult]] = {}
     for cell in cells:
         found.setdefault((cell.world, cell.arm), []).append(cell)
@@ -137,15 +135,17 @@ def arms(cells: Iterable[CellResult]) -> dict[tuple[str | None, str], list[CellR
 
 
 def base_cells(cells: Iterable[CellResult], world: str | None) -> list[CellResult]:
-    """Cells that say where each training seed of a world starts from: AFD's, else any arm's."""
+    """Return cells with the base of each training seed of a world: AFD's, else any arm's."""
     here = [cell for cell in cells if cell.world == world and cell.base]
     return [cell for cell in here if cell.arm == AGAINST] or here
 
 
 def table(cells: Sequence[CellResult]) -> str:
-    """Markdown: an arm a row, the metrics as mean and range over training seeds, and under it each
-    arm's paired difference to AFD in the same world and with the same seeds, bold where it is
-    clear and CLAIMED_SEEDS stand behind it."""
+    """Return Markdown with the arms' metrics, and their paired differences to AFD.
+
+    Metrics are mean and range over training seeds. Differences are of the same world and the same
+    seeds, bold where they are clear and of CLAIMED_SEEDS or more.
+    """
     lines: list[str] = []
     by_arm = arms(cell for cell in cells if not cell.arm.endswith(LONG))
     for world in dict.fromkeys(world for world, _ in by_arm):
@@ -155,7 +155,7 @@ def table(cells: Sequence[CellResult]) -> str:
     failed = [cell for cell in cells if cell.status == FAILED]
     if failed:
         lines += ["### Failed", ""]
-        lines += [f"- `{cell.name}`: {_told(cell.reason)}" for cell in failed]
+        lines += [f"- `{cell.name}`: {_last_error(cell.reason)}" for cell in failed]
         lines += ["", "Run one of them again with `dvc repro --force --single-item <its stage>`."]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -164,16 +164,18 @@ def _levels(
     by_arm: Mapping[tuple[str | None, str], list[CellResult]], world: str | None
 ) -> list[str]:
     lines = [
-        "| arm | seeds | " + " | ".join(meaning(name).title for name in SHOWN) + " |",
-        "|---|---|" + "---|" * len(SHOWN),
+        "| arm | seeds | " + " | ".join(metric_spec(name).title for name in COLUMNS) + " |",
+        "|---|---|" + "---|" * len(COLUMNS),
     ]
     if bases := base_cells((cell for found in by_arm.values() for cell in found), world):
-        levels = [_range([cell.base.get(name) for cell in bases]) for name in SHOWN]
+        levels = [_range([cell.base.get(name) for cell in bases]) for name in COLUMNS]
         lines.append(f"| base | {_seeds(bases)} | " + " | ".join(levels) + " |")
     for (where, arm), found in by_arm.items():
         if where == world:
             done = any(cell.status == DONE for cell in found)
-            levels = [_range([c.student.get(n) for c in found]) if done else FAILED for n in SHOWN]
+            levels = [
+                _range([c.student.get(n) for c in found]) if done else FAILED for n in COLUMNS
+            ]
             lines.append(f"| {arm} | {_seeds(found)} | " + " | ".join(levels) + " |")
     return lines
 
@@ -181,11 +183,13 @@ def _levels(
 def _differences(
     by_arm: Mapping[tuple[str | None, str], list[CellResult]], world: str | None
 ) -> list[str]:
-    """Second minus AFD on the seeds that both have; Holm over the metrics of an arm."""
+    """Return arm minus AFD on the seeds that both have; Holm over the metrics of an arm."""
     ours = {c.seed: c for c in by_arm.get((world, AGAINST), []) if c.status == DONE}
     lines = [
-        "| arm minus afd | seeds | " + " | ".join(meaning(name).title for name in SHOWN) + " |",
-        "|---|---|" + "---|" * len(SHOWN),
+        "| arm minus afd | seeds | "
+        + " | ".join(metric_spec(name).title for name in COLUMNS)
+        + " |",
+        "|---|---|" + "---|" * len(COLUMNS),
     ]
     for (where, arm), found in by_arm.items():
         if where != world or arm == AGAINST:
@@ -194,24 +198,26 @@ def _differences(
         if not theirs:
             done = any(cell.status == DONE for cell in found)
             why = "no seed that afd has too" if done else FAILED
-            lines.append(f"| {arm} | {why} |" + " |" * len(SHOWN))
+            lines.append(f"| {arm} | {why} |" + " |" * len(COLUMNS))
             continue
         try:
-            rows = compare([ours[c.seed].judged for c in theirs], [c.judged for c in theirs])
+            rows = compare(
+                [ours[c.seed].evaluation for c in theirs], [c.evaluation for c in theirs]
+            )
         except CardError:
-            lines.append(f"| {arm} | not comparable: other cards |" + " |" * len(SHOWN))
+            lines.append(f"| {arm} | not comparable: other cards |" + " |" * len(COLUMNS))
             continue
         is_claimed = len(theirs) >= CLAIMED_SEEDS
         cells = {
             row.metric: f"**{row}**" if is_claimed and row.is_clear else f"{row}" for row in rows
         }
-        shown = " | ".join(cells.get(name, "\u2013") for name in SHOWN)
-        lines.append(f"| {arm} | {', '.join(str(c.seed) for c in theirs)} | {shown} |")
+        differences = " | ".join(cells.get(name, "\u2013") for name in COLUMNS)
+        lines.append(f"| {arm} | {', '.join(str(c.seed) for c in theirs)} | {differences} |")
     return lines
 
 
 def _range(values: Sequence[float | None]) -> str:
-    """Mean, and from least to most where there are several training seeds."""
+    """Return the mean, with the range where there are several training seeds."""
     known = [value for value in values if value is not None]
     if not known:
         return "\u2013"
@@ -229,7 +235,7 @@ def _world(world: str | None) -> str:
     return "The pocket world" if world is None else f"World: {world.replace('_', ' ')}"
 
 
-def _told(reason: str) -> str:
-    """What happened: the last block of a log says it first, and indents what follows."""
-    said = [line.strip() for line in reason.splitlines() if line.strip() and line[0] != " "]
-    return said[-1] if said else "no reason on record"
+def _last_error(reason: str) -> str:
+    """Return the error of a log: the last line that is not indented."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip() and line[0] != " "]
+    return lines[-1] if lines else "no reason on record"

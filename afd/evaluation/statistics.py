@@ -1,9 +1,9 @@
-"""Claims from measurements: paired by prompt, bootstrapped over prompts, corrected by Holm.
+"""Statistics of a comparison: paired by prompt, bootstrap over prompts, Holm's correction.
 
 The unit is the prompt: noise seeds inside a prompt are averaged first, then the student's value is
 paired with the baseline's on the same prompt. Measured coverage of nominal 95 % intervals: over 3
 training seeds 76 %, prompt x seed flattened 91 %, paired by prompt 96 % and 40 % narrower. So
-training seeds are shown as dots and never bootstrapped.
+training seeds are drawn as dots and never bootstrapped.
 """
 
 import warnings
@@ -26,11 +26,11 @@ class Estimate:
     """A mean over prompts with its interval.
 
     low, high   None when not estimable: fewer than 2 prompts, or none
-    num_prompts what the mean is over; num_dropped  prompts that had no value (on either side)
-    method      how the interval was made: BCa; percentile where BCa is degenerate; exact where all
+    num_prompts prompts of the mean; num_dropped  prompts without a value on either side
+    method      of the interval: BCa; percentile where BCa is degenerate; exact where all
                 values are equal
-    p_value     two-sided bootstrap p of mean 0, never below 2^(1 - n): the least that n signs can
-                show, however equal their values are; None as above
+    p_value     two-sided bootstrap p of mean 0, never below 2^(1 - n), the least p that n signs
+                can have, however equal their values are; None as above
     """
 
     mean: float | None
@@ -47,7 +47,7 @@ class Estimate:
 
 
 def by_prompt(prompt_ids: Sequence[str], values: npt.ArrayLike) -> dict[str, float]:
-    """Mean of the values of each prompt, nan values (metric not defined) left out.
+    """Return the mean of each prompt's values, without nan (metric not defined).
 
     A prompt without any defined value is nan, so that it can be counted as dropped.
     """
@@ -63,14 +63,14 @@ def by_prompt(prompt_ids: Sequence[str], values: npt.ArrayLike) -> dict[str, flo
 
 
 def mean_of(values: Mapping[str, float]) -> float | None:
-    """Mean over the prompts that have a value; None where none has."""
+    """Return the mean over the prompts that have a value; None where none has."""
     return _mean(np.array([values[key] for key in sorted(values)], dtype=np.float64))
 
 
 def mean_over_prompts(
     values: Mapping[str, float], seed: int, num_resamples: int = 9999, confidence: float = 0.95
 ) -> Estimate:
-    """Mean of one side with its interval."""
+    """Return the mean of one side with its interval."""
     array = np.array([values[key] for key in sorted(values)], dtype=np.float64)
     return _estimate(array, seed, num_resamples, confidence)
 
@@ -82,7 +82,7 @@ def paired_difference(
     num_resamples: int = 9999,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean over prompts of student minus baseline, on the prompts that both have a value for.
+    """Return the mean over prompts of student minus baseline, where both have a value.
 
     Prompts of only one side and prompts with nan on either side are dropped, and counted.
     """
@@ -93,7 +93,7 @@ def paired_difference(
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's step-down adjustment over metrics; those without a p value stay out of the family."""
+    """Return Holm's step-down adjusted p values; metrics without one are not in the family."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     adjusted: dict[str, float | None] = {name: None for name in p_values}
     largest = 0.0
@@ -104,11 +104,11 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def _mean(values: Floats) -> float | None:
-    kept = values[~np.isnan(values)]
-    if not len(kept):
+    known = values[~np.isnan(values)]
+    if not len(known):
         return None
-    # The mean of equal numbers is them, but for rounding.
-    return float(kept[0] if np.ptp(kept) == 0 else kept.mean())
+    # Equal numbers: their mean without rounding.
+    return float(known[0] if np.ptp(known) == 0 else known.mean())
 
 
 def _estimate(values: Floats, seed: int, num_resamples: int, confidence: float) -> Estimate:
@@ -116,23 +116,23 @@ def _estimate(values: Floats, seed: int, num_resamples: int, confidence: float) 
         raise ValueError(f"num_resamples {num_resamples}: at least {MIN_RESAMPLES}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence}: between 0 and 1")
-    kept = values[~np.isnan(values)]
-    dropped, mean = len(values) - len(kept), _mean(kept)
-    if mean is None or len(kept) < 2:
-        return Estimate(mean, None, None, len(kept), dropped, "not estimable", None)
-    if np.ptp(kept) == 0:
-        p_value = 1.0 if mean == 0 else max(2.0 ** (1 - len(kept)), 1 / (num_resamples + 1))
-        return Estimate(mean, mean, mean, len(kept), dropped, "exact", p_value)
-    low, high, method, resampled = _bootstrap(kept, seed, num_resamples, confidence)
-    p_value = max(2.0 ** (1 - len(kept)), _two_sided(resampled))
-    return Estimate(mean, low, high, len(kept), dropped, method, p_value)
+    known = values[~np.isnan(values)]
+    dropped, mean = len(values) - len(known), _mean(known)
+    if mean is None or len(known) < 2:
+        return Estimate(mean, None, None, len(known), dropped, "not estimable", None)
+    if np.ptp(known) == 0:
+        p_value = 1.0 if mean == 0 else max(2.0 ** (1 - len(known)), 1 / (num_resamples + 1))
+        return Estimate(mean, mean, mean, len(known), dropped, "exact", p_value)
+    low, high, method, resampled = _bootstrap(known, seed, num_resamples, confidence)
+    p_value = max(2.0 ** (1 - len(known)), _two_sided(resampled))
+    return Estimate(mean, low, high, len(known), dropped, method, p_value)
 
 
 def _bootstrap(
     values: Floats, seed: int, num_resamples: int, confidence: float
 ) -> tuple[float, float, Literal["bca", "percentile"], Floats]:
-    """Interval and resampled means: BCa, or percentile where BCa has no answer."""
-    import scipy.stats  # a second, which `dvc repro` would pay in every cell that only reads
+    """Return interval and resampled means: BCa, or percentile where BCa is not finite."""
+    import scipy.stats  # 1 s to import: `dvc repro` reads cells without it
 
     for method in ("bca", "percentile"):
         with warnings.catch_warnings():
@@ -153,7 +153,7 @@ def _bootstrap(
 
 
 def _two_sided(resampled: Floats) -> float:
-    """Twice the smaller tail of the resampled means at 0, counting the sample itself."""
+    """Return twice the smaller tail of the resampled means at 0, with the sample itself."""
     total = len(resampled) + 1
     tail = min(int((resampled <= 0).sum()), int((resampled >= 0).sum())) + 1
     return min(1.0, 2 * tail / total)

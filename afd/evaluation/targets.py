@@ -1,12 +1,20 @@
-"""What a campaign must show: every target, the number it is judged by, and whether it is met.
+"""Targets of a campaign: rule, measured number, limit and verdict.
 
-Fixed before any run (evaluate.frechet_margin among them), so nobody moves them afterwards.
+Targets are fixed before any run (evaluate.frechet_margin too) and never move afterwards.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from afd.evaluation.intervals import finite, interval_of
+from afd.evaluation.metric_specs import (
+    FRECHET_DISTANCE,
+    GRAVITY,
+    INTERPENETRATION,
+    OBJECT_PERMANENCE,
+    TRAJECTORY_ERROR,
+)
 
 Verdict = Literal["pass", "fail", "not estimable"]
 MIN_REDUCTION = 0.6  # of the trajectory error, base to student
@@ -17,7 +25,7 @@ MIN_PERMANENCE = 0.95
 
 @dataclass(frozen=True)
 class Target:
-    """`value` is what `rule` compares with `limit`; None where the measurements do not say."""
+    """`rule` compares `value` with `limit`; either is None where it was not measured."""
 
     name: str  # of the metric
     rule: str
@@ -26,30 +34,28 @@ class Target:
     verdict: Verdict
 
 
-def judge(summary: Mapping[str, Any]) -> list[Target]:
-    """Every target, judged by a final evaluation's summary: `metrics` and `frechet_margin`.
+def verdicts(summary: Mapping[str, Any]) -> list[Target]:
+    """Return every target by a final evaluation's summary: `metrics` and `frechet_margin`.
 
     A metric, a side or an interval that is missing, None or not finite is not estimable: never met.
     """
     metrics: Mapping[str, Mapping[str, Any]] = summary["metrics"]
 
     def side(name: str, key: str) -> float | None:
-        return _finite(metrics.get(name, {}).get(key))
+        return finite(metrics.get(name, {}).get(key))
 
     def high(name: str) -> float | None:
-        """The upper end of the interval of student - base, where both ends are known."""
-        bounds = metrics.get(name, {}).get("interval")
-        if not isinstance(bounds, Sequence) or len(bounds) != 2 or None in map(_finite, bounds):
-            return None
-        return _finite(bounds[1])
+        """Return the upper end of the interval of student - base, where both ends are known."""
+        interval = interval_of(metrics.get(name, {}), summary.get("num_prompts"))
+        return None if interval is None else interval[1]
 
-    error, above = "trajectory_error_px", high("trajectory_error_px")
+    error, above = TRAJECTORY_ERROR, high(TRAJECTORY_ERROR)
     reduction = _share(_minus(side(error, "base"), side(error, "student")), side(error, "base"))
-    base, passing = side("gravity", "base"), "interpenetration"
-    way = _share(_minus(side("gravity", "student"), base), _minus(side("gravity", "teacher"), base))
-    remaining = _share(side(passing, "student"), side(passing, "base"))
-    kept, frechet = side("object_permanence", "student"), high("frechet_distance")
-    margin = _finite(summary.get("frechet_margin"))
+    base, touching = side(GRAVITY, "base"), INTERPENETRATION
+    way = _share(_minus(side(GRAVITY, "student"), base), _minus(side(GRAVITY, "teacher"), base))
+    remaining = _share(side(touching, "student"), side(touching, "base"))
+    permanence, frechet = side(OBJECT_PERMANENCE, "student"), high(FRECHET_DISTANCE)
+    margin = finite(summary.get("frechet_margin"))
     return [
         Target(
             error,
@@ -59,28 +65,28 @@ def judge(summary: Mapping[str, Any]) -> list[Target]:
             _verdict(reduction, above, lambda share, end: share >= MIN_REDUCTION and end < 0),
         ),
         Target(
-            "gravity",
+            GRAVITY,
             "share of the way from base to teacher, at least",
             way,
             MIN_WAY,
             _verdict(way, MIN_WAY, lambda share, least: share >= least),
         ),
         Target(
-            passing,
+            touching,
             "share of the base's, at most",
             remaining,
             MAX_INTERPENETRATION,
             _verdict(remaining, MAX_INTERPENETRATION, lambda share, most: share <= most),
         ),
         Target(
-            "object_permanence",
+            OBJECT_PERMANENCE,
             "of the student, at least",
-            kept,
+            permanence,
             MIN_PERMANENCE,
-            _verdict(kept, MIN_PERMANENCE, lambda value, least: value >= least),
+            _verdict(permanence, MIN_PERMANENCE, lambda value, least: value >= least),
         ),
         Target(
-            "frechet_distance",
+            FRECHET_DISTANCE,
             "upper end of the difference's interval, at most the margin",
             frechet,
             margin,
@@ -98,15 +104,9 @@ def _verdict(
 
 
 def _share(part: float | None, whole: float | None) -> float | None:
-    """part / whole; of nothing there is no share."""
+    """Return part / whole, or None where either is None or whole is 0."""
     return None if part is None or whole is None or whole == 0 else part / whole
 
 
 def _minus(left: float | None, right: float | None) -> float | None:
     return None if left is None or right is None else left - right
-
-
-def _finite(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)

@@ -4,8 +4,8 @@ rank_correlation  of the score with the trajectory error, which is measured in p
                   teacher's laws. Outside the pocket world no measure ranks single rollouts, and
                   the gauge is left out.
 leak_accuracy     share of clips whose side compression traces alone reveal
-                  (afd/evaluation/leak.py), on discriminator inputs. Look counts too: a teacher
-                  with another look is recognised at once.
+                  (afd/evaluation/metrics/leak_probe.py), on discriminator inputs. Look counts
+                  too: a teacher with another look is recognised at once.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from afd.artifacts import Artifact
 from afd.config import LawsParams
-from afd.evaluation import gauges, leak, metrics
+from afd.evaluation.metrics import diagnostics, leak_probe, pocket
 from afd.prompts import Prompt
 from afd.stages.evaluate_batches import of_pocket_world
 from afd.stages.requests import POCKET_LAWS
@@ -42,17 +42,17 @@ def rank_correlation(
     if not of_pocket_world({"frame_size": list(pictures.shape[-2:])}, pairs):
         return {}
     sentences = [parse(prompt.text) for prompt in pairs]
-    tracks = metrics.track((looked_at.float() / 255).numpy(), metrics.ball_colours(sentences))
-    errors = metrics.trajectory_error(tracks, sentences, world.laws(_laws(discriminator, store)))
-    found = gauges.rank_correlation(scores[:num_groups].numpy(), -errors.reshape(-1, size))
+    tracks = pocket.track((looked_at.float() / 255).numpy(), pocket.ball_colours(sentences))
+    errors = pocket.trajectory_error(tracks, sentences, world.laws(_laws(discriminator, store)))
+    found = diagnostics.rank_correlation(scores[:num_groups].numpy(), -errors.reshape(-1, size))
     return {} if found is None else {"rank_correlation": found}
 
 
 def leak_accuracy(teacher: Tensor, student: Tensor) -> dict[str, float]:
     """Return the gauge `leak_accuracy` of pairs uint8 [P, F, 3, H, W]; empty below leak.FEWEST."""
-    if len(teacher) < leak.FEWEST:
+    if len(teacher) < leak_probe.MIN_PICTURES:
         return {}
-    return {"leak_accuracy": leak.probe(_corner(teacher), _corner(student), 0).accuracy}
+    return {"leak_accuracy": leak_probe.probe(_corner(teacher), _corner(student), 0).accuracy}
 
 
 def _corner(clips: Tensor) -> npt.NDArray[np.uint8]:

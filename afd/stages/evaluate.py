@@ -18,7 +18,7 @@ from afd import seeds
 from afd.artifacts import Artifact
 from afd.clips.shards import read_table
 from afd.device import give_back
-from afd.evaluation import drift, general, look, metrics
+from afd.evaluation.metrics import appearance, drift, general, pocket
 from afd.evaluation.statistics import by_prompt, holm, mean_of, paired_difference
 from afd.fingerprint import fingerprint
 from afd.prompts import Prompt
@@ -125,7 +125,7 @@ def side_of(name: SideName, by_cell: dict[Cell, Sequence[Batch]], prompts: list[
     cells = {cell.noise_seed: made for cell, made in by_cell.items() if cell.side == name}
     tables: list[pd.DataFrame] = []
     for noise_seed, made in cells.items():
-        measured = [n for n in (*metrics.NAMES, *general.NAMES) if f"metric/{n}" in made[0]]
+        measured = [n for n in (*pocket.NAMES, *general.NAMES) if f"metric/{n}" in made[0]]
         table = pd.DataFrame({name: joined(made, f"metric/{name}") for name in measured})
         table.insert(0, "prompt_id", [prompt.id for prompt in prompts])
         table.insert(1, "prompt", [prompt.text for prompt in prompts])
@@ -223,7 +223,7 @@ def compare_look(
 
 
 def _distance(features: npt.NDArray[np.float64], own_look: npt.NDArray[np.float64]) -> float:
-    distance = look.frechet_distance(features, own_look).distance
+    distance = appearance.frechet_distance(features, own_look).distance
     return math.nan if distance is None else distance
 
 
@@ -264,8 +264,8 @@ def card(
         "frame_size": params["frame_size"],
         "fps": params["fps"],
         "laws": params["laws"] if is_pocket else None,
-        "metrics_version": metrics.VERSION if is_pocket else f"general {general.VERSION}",
-        "look_version": look.VERSION,
+        "metrics_version": pocket.VERSION if is_pocket else f"general {general.VERSION}",
+        "look_version": appearance.VERSION,
         "teacher_clips": _content(teacher) if teacher else None,
         "num_resamples": params["num_resamples"],
         "confidence": params["confidence"],

@@ -15,7 +15,7 @@ import torch
 from afd.artifacts import Artifact
 from afd.clips.shards import prompt_places, read_table, read_videos
 from afd.config import LawsParams, rows_and_columns
-from afd.evaluation import drift, general, look, metrics
+from afd.evaluation.metrics import appearance, drift, general, pocket
 from afd.prompts import Prompt, prompts_of_round, read_jsonl
 from afd.runtime.batches import Batch, Compute
 from afd.runtime.cache import cached
@@ -82,10 +82,10 @@ def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -
         side = cells[cell].side
         clips = sample_rows(cells[cell], rows)
         sound, failed = finite(clips)
-        made: dict[str, npt.NDArray[Any]] = {"features": look.look_features(sound)}
+        made: dict[str, npt.NDArray[Any]] = {"features": appearance.look_features(sound)}
         if side != "own_look":
             if is_pocket:
-                measured = metrics.measure(sound, [parse(chosen[r].text) for r in rows], laws)
+                measured = pocket.measure(sound, [parse(chosen[r].text) for r in rows], laws)
             else:
                 measured = general.measure(sound)
             made |= {"failed": failed} | {
@@ -106,7 +106,7 @@ def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -
 
     others = {
         "revision": REVISION["evaluate"],
-        "versions": [metrics.VERSION, look.VERSION, general.VERSION, drift.VERSION],
+        "versions": [pocket.VERSION, appearance.VERSION, general.VERSION, drift.VERSION],
         "params": semantic(params),
         "inputs": {r: a.manifest.fingerprint for r, a in inputs.items() if r != "student"},
     }
@@ -198,7 +198,7 @@ def of_pocket_world(params: Mapping[str, Any], prompts: Sequence[Prompt]) -> boo
 
 def metric_names(params: Mapping[str, Any], prompts: Sequence[Prompt]) -> tuple[str, ...]:
     """Return the names of the metrics of every clip."""
-    return metrics.NAMES if of_pocket_world(params, prompts) else general.NAMES
+    return pocket.NAMES if of_pocket_world(params, prompts) else general.NAMES
 
 
 def _outside_grammar(prompt: Prompt) -> bool:

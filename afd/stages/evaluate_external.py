@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afd.config import OutsideEvaluator
-from afd.evaluation.outside import Answer, ask
+from afd.evaluation.external import Answer, run_evaluator
 from afd.fingerprint import fingerprint
 from afd.prompts import Prompt
 from afd.runtime.batches import Batch
@@ -51,7 +51,7 @@ def measure(
     external: dict[str, Any] = {}
     for evaluator in evaluators:
         files = sorted(name for cell in files_of.values() for name in cell if name)
-        answer = ask(evaluator, work / "videos", files, work)
+        answer = run_evaluator(evaluator, work / "videos", files, work)
         if answer.error:
             sys.stderr.write(f"warning: no metric is taken from this evaluator\n{answer.error}\n")
         external[evaluator.name] = describe(evaluator, answer, len(files))

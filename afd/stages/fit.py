@@ -20,7 +20,7 @@ from afd.config import FitParams
 from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.build import AnyDiscriminator, build
 from afd.discriminators.discriminator import Setting
-from afd.evaluation import gauges
+from afd.evaluation.metrics import diagnostics
 from afd.losses.adversarial import binary_cross_entropy, bradley_terry, r1_penalty
 from afd.losses.gradient_penalty import r1_by_differences
 from afd.row_draws import RowDraws, normal
@@ -299,6 +299,6 @@ def measure(model: Any, pairs: Pairs, draw: Generator) -> dict[str, float]:
         "pair_accuracy": (margin > 0).float().mean().item(),
         "margin": margin.mean().item(),
         "group_spread": student.std(dim=1).mean().item(),
-        "calibration_error": gauges.calibration_error(margin.numpy()),
+        "calibration_error": diagnostics.calibration_error(margin.numpy()),
     }
     return measured

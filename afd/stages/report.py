@@ -7,13 +7,15 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from afd.artifacts import Artifact
 from afd.config import AlarmsParams
 from afd.evaluation import figures, readings, targets
-from afd.evaluation.course import Course, course_of, gauges
+from afd.evaluation.alarm_policy import AlarmState, alarm_states, round_gauges
 from afd.evaluation.figures import Curve
+from afd.evaluation.metric_specs import Role, charts_of, metric_spec, spec_in_report
 from afd.evaluation.page import Filmstrip, Report, lead_sentence, render
 from afd.evaluation.readings import Row
 from afd.runtime.workspace import Workspace
@@ -21,31 +23,7 @@ from afd.store import Store
 
 PAGE = "report.html"
 CURVES_PLOT, HEALTH_PLOT = "learning_curves.png", "discriminator_health.png"
-HEALTH: Mapping[str, tuple[str, ...]] = {  # role -> gauges of the adversarial game in its summary
-    "discriminator": (
-        "pair_accuracy_before",
-        "pair_accuracy",
-        "anchor_pair_accuracy",
-        "mismatch_pair_accuracy",
-        "margin_before",
-        "margin",
-        "calibration_error_before",
-        "calibration_error",
-        "group_spread_before",
-        "leak_accuracy",
-    ),
-    "student": (
-        "rank_correlation",
-        "group_spread",
-        "zero_spread_share",
-        "effective_share",
-        "mean_abs_2w_minus_1",
-        "static_share",
-        "duplicate_share",
-        "distance_to_behaviour",
-        "distance_to_reference",
-    ),
-}
+HEALTH: tuple[Role, ...] = ("discriminator", "student")  # roles with gauges in their summaries
 STEPS = "metrics.jsonl"
 OUTCOMES = "outcomes.json"  # what harvest leaves of a teacher that may refuse
 OF_STEPS = {"mismatch_pair_accuracy"}
@@ -60,11 +38,7 @@ def run(
     evaluation = inputs["evaluation"]
     rounds = by_round(inputs)
     measured = json.loads(evaluation.file("summary.json").read_bytes())
-    margins = {"frechet_distance": float(params["evaluate"]["frechet_margin"])}
-    rows = [
-        readings.row(name, values, margins.get(name))
-        for name, values in measured["metrics"].items()
-    ]
+    rows = report_rows(measured, float(params["evaluate"]["frechet_margin"]))
     curves = metric_curves(rows, rounds)
     health = health_curves(rounds)
     film = evaluation.manifest.files.get("samples.mp4")
@@ -72,10 +46,10 @@ def run(
         title=f"{params['num_rounds']} rounds against the {params['teacher']['kind']} teacher",
         lead=lead_sentence(rows, int(measured["num_prompts"]), len(rounds)),
         rows=rows,
-        targets=targets.judge(measured),
+        targets=targets.verdicts(measured),
         curves=curves,
         health=[(curve, description) for curve, description in health],
-        courses=courses(params, rounds),
+        alarm_states=states_of(params, rounds),
         filmstrips=filmstrips(evaluation, measured),
         film=evaluation.file("samples.mp4").read_bytes()
         if film is not None and film.num_bytes <= MAX_FILM_BYTES
@@ -99,6 +73,14 @@ def run(
     }
 
 
+def report_rows(measured: Mapping[str, Any], frechet_margin: float) -> list[Row]:
+    """Return the rows of the table, with the directions that revision 2 of the report has."""
+    return [
+        row if metric_spec(row.name).in_report else replace(row, better="none")
+        for row in readings.rows(measured, frechet_margin)
+    ]
+
+
 def by_round(inputs: Mapping[str, Artifact]) -> list[dict[str, Artifact]]:
     """Return role -> artifact for each round in order, from inputs named `<role>_<round>`."""
     found: dict[int, dict[str, Artifact]] = defaultdict(dict)
@@ -112,7 +94,7 @@ def metric_curves(rows: list[Row], rounds: list[dict[str, Artifact]]) -> list[Cu
     """Return a curve for each number of the rounds' evaluations, the table's metrics first."""
     levels = {
         row.name: {
-            "teacher": None if readings.meaning(row.name).of_look else row.teacher,
+            "teacher": None if metric_spec(row.name).is_appearance else row.teacher,
             "base": row.base,
         }
         for row in rows
@@ -129,21 +111,21 @@ def metric_curves(rows: list[Row], rounds: list[dict[str, Artifact]]) -> list[Cu
 def health_curves(rounds: list[dict[str, Artifact]]) -> list[tuple[Curve, str]]:
     """Return the gauges of fit and update as curves, with their descriptions."""
     curves: list[tuple[Curve, str]] = []
-    for role, names in HEALTH.items():
+    for role in HEALTH:
         series = _series(rounds, role) | _means_of_steps(rounds, role)
         curves += [
-            (_curve(name, series[name], {}), readings.meaning(name).says)
-            for name in names
+            (_curve(name, series[name], {}), metric_spec(name).description)
+            for name in charts_of(role)
             if name in series
         ]
     return curves
 
 
-def courses(params: Mapping[str, Any], rounds: list[dict[str, Artifact]]) -> list[Course]:
+def states_of(params: Mapping[str, Any], rounds: list[dict[str, Artifact]]) -> list[AlarmState]:
     """Return the alarms of each round and their actions, derived as in the campaign."""
     limits = AlarmsParams.model_validate(params.get("alarms", {}))
     summaries = [{role: made.manifest.summary for role, made in one.items()} for one in rounds]
-    return course_of([gauges(one) for one in summaries], limits)
+    return alarm_states([round_gauges(one) for one in summaries], limits)
 
 
 def filmstrips(evaluation: Artifact, measured: Mapping[str, Any]) -> list[Filmstrip]:
@@ -238,5 +220,5 @@ def _means_of_steps(
 
 
 def _curve(name: str, points: list[tuple[int, float]], levels: dict[str, float]) -> Curve:
-    meaning = readings.meaning(name)
-    return Curve(meaning.title, meaning.unit, points, levels)
+    spec = spec_in_report(name)
+    return Curve(spec.title, spec.unit, points, levels)

@@ -18,7 +18,7 @@ from afd.clips.shards import read_videos
 from afd.config import UpdateParams
 from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.discriminator import Discriminator
-from afd.evaluation import gauges
+from afd.evaluation.metrics import diagnostics
 from afd.flow.solver import trace
 from afd.runtime.ranks import ALONE, Ranks
 from afd.stages.diagnostics import rank_correlation
@@ -166,9 +166,9 @@ def from_rollouts(
         "group_spread": scores.std(dim=1).mean().item(),
         "zero_spread_share": advantage.zero_spread_share(scores, smallest).item(),
         "mean_abs_2w_minus_1": (2 * weight - 1).abs().mean().item(),
-        "effective_share": gauges.effective_share(weight.numpy()),
-        "static_share": gauges.static_share(looked_at),
-        "duplicate_share": gauges.duplicate_share(
+        "effective_share": diagnostics.effective_share(weight.numpy()),
+        "static_share": diagnostics.static_share(looked_at),
+        "duplicate_share": diagnostics.duplicate_share(
             looked_at.reshape(-1, group_size, *looked_at.shape[1:])
         ),
     }

@@ -8,8 +8,8 @@ A teacher's video comes from an encoder. A rollout does not, and no later step h
 both sides' 4:4:4 encoding at QP 20, a linear probe on compression traces still told the same
 pictures apart in 91 % of cases, because one side was encoded twice and the other once. So a
 rollout is encoded first (`as_delivered`). Then the same pictures give equal bytes, and the last
-encoding covers the differences in the teacher's finer original (afd/evaluation/leak.py holds the
-probe, docs/lab-notes.md the numbers).
+encoding covers the differences in the teacher's finer original (the probe:
+afd/evaluation/metrics/leak_probe.py; the numbers: docs/lab-notes.md).
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -8,8 +8,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from afd.evaluation.comparison import Difference, Judged, compare
-from afd.evaluation.readings import meaning, show
+from afd.evaluation.comparison import Difference, Evaluation, compare
+from afd.evaluation.intervals import is_enough
+from afd.evaluation.metric_specs import metric_spec
+from afd.evaluation.readings import show
 from afd.evaluation.results import CellResult
 from afd.runtime.outcome import RefusedError
 from afd.store import Store
@@ -45,7 +47,7 @@ WINS = (
 )
 
 
-def judged(campaign: str, paths: CampaignPaths) -> Judged:
+def evaluation(campaign: str, paths: CampaignPaths) -> Evaluation:
     """Return the final evaluation of a campaign's student; raises RefusedError without one."""
     made = read_round(known_campaign(campaign, paths.runs) / "rounds" / "final.json")
     store = Store(paths.store)
@@ -58,7 +60,7 @@ def judged(campaign: str, paths: CampaignPaths) -> Judged:
     evaluation = store.load(made["evaluation"])
     rows = pd.read_parquet(evaluation.file("per_prompt.parquet"))
     card = json.loads(evaluation.file("card.json").read_bytes())
-    return Judged(campaign, card, rows.loc[rows["side"] == "student"].drop(columns="side"))
+    return Evaluation(campaign, card, rows.loc[rows["side"] == "student"].drop(columns="side"))
 
 
 def differences(
@@ -67,8 +69,8 @@ def differences(
     """Return every metric of each of `others` minus `first`; raises RefusedError or CardError."""
     if not others:
         raise RefusedError(_lacks_another(first, paths.runs))
-    reference = judged(first, paths)
-    rivals = [judged(other, paths) for other in others]
+    reference = evaluation(first, paths)
+    rivals = [evaluation(other, paths) for other in others]
     return {rival.name: compare([reference], [rival]) for rival in rivals}
 
 
@@ -120,8 +122,10 @@ def difference_table(
     for row in rows:
         paired = row.paired
         interval = "not estimable"
-        if paired.low is not None and paired.high is not None:
-            interval = f"{show(paired.low)} to {show(paired.high)}"
+        if row.interval is not None:
+            interval = f"{show(row.interval[0])} to {show(row.interval[1])}"
+        elif not is_enough(paired.num_prompts):
+            interval = "too few prompts"
         p = "\u2013" if row.p_holm is None else f"{row.p_holm:.3g}"
         dropped = f" (+{paired.num_dropped} dropped)" if paired.num_dropped else ""
         cells = [
@@ -129,7 +133,7 @@ def difference_table(
             interval, p, f"{paired.num_prompts}{dropped}",
         ]  # fmt: skip
         table.add_row(
-            meaning(row.metric).title, *_joined(cells, two_lines),
+            metric_spec(row.metric).title, *_joined(cells, two_lines),
             style="bold" if row.is_clear else "",
         )  # fmt: skip
     return table
@@ -174,7 +178,7 @@ def write_results(
         (pictures / f"{stem}-long.png").write_bytes(charts.long_chart(cells, curves))
         parts += ["## A long schedule", "", LONG, "", *scores, ""]
         parts += [f"![Score and error](images/{stem}-long.png)", ""]
-    if wins := findings.who_wins(cells):
+    if wins := findings.best_by_world(cells):
         parts += ["## Who wins where", "", WINS, "", *wins, ""]
     if unplayed := sorted(wanted - {cell.name for cell in cells}):
         parts += ["## Not played yet", "", UNPLAYED, "", ", ".join(f"`{n}`" for n in unplayed), ""]

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from afd.evaluation.intervals import interval_of, is_enough, num_prompts_of
 from flows.commands.numbers import short_number
 
 VERDICT_STYLE = {"pass": "green", "fail": "bold red", "not estimable": "yellow"}
@@ -35,11 +36,17 @@ def _metrics_table(content: Mapping[str, Any]) -> Table:
         "interval", justify="right"
     )  # the one that a narrow window breaks, at its blank
     for name, row in content["metrics"].items():
-        low, high = row.get("interval") or (None, None)
-        interval = "not estimable" if low is None else f"[{low:.2g}, {high:.2g}]"
+        interval = _interval(row, content.get("num_prompts"))
         cells = [short_number(row.get(key)) for key in ("teacher", "base", "student", "difference")]
         table.add_row(name, *cells, interval.replace("[", r"\["))
     return table
+
+
+def _interval(row: Mapping[str, Any], num_prompts: int | None) -> str:
+    if interval := interval_of(row, num_prompts):
+        return f"[{interval[0]:.2g}, {interval[1]:.2g}]"
+    is_known = is_enough(num_prompts_of(row, num_prompts))
+    return "not estimable" if is_known else "too few prompts"
 
 
 def _targets_table(targets: Sequence[Mapping[str, Any]]) -> Table:

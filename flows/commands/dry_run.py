@@ -148,7 +148,7 @@ class DryRun:
     def _refuse_alarms(self, state: CampaignState, *, acknowledges: bool) -> None:
         index = len(state.rounds) - 1
         if not acknowledges:
-            alarm_log.refuse_paused(self.name, self.paths, index, state.course)
+            alarm_log.refuse_paused(self.name, self.paths, index, state.alarm_state)
 
     def _where(self, *, with_prefect: bool) -> str:
         cluster = self.cluster

@@ -150,17 +150,17 @@ def _done(one: CampaignStatus) -> str:
 
 def _score(folder: Path) -> str:
     """Return the main metric of the final evaluation; empty before it."""
-    from afd.campaign_page.numbers import MAIN, meaning
+    from afd.evaluation.metric_specs import TRAJECTORY_ERROR, metric_spec
     from afd.evaluation.readings import show
 
     try:
         metrics = json.loads((folder / SUMMARY).read_bytes())["metrics"]
     except (OSError, ValueError, KeyError):
         return ""
-    name = MAIN if MAIN in metrics else next(iter(metrics), "")
-    row, about = metrics.get(name, {}), meaning(name)
-    unit = f" {about.unit}" if about.unit else ""
-    return f"{about.title.lower()} {show(row.get('student'))}{unit}, base {show(row.get('base'))}"
+    name = TRAJECTORY_ERROR if TRAJECTORY_ERROR in metrics else next(iter(metrics), "")
+    row, spec = metrics.get(name, {}), metric_spec(name)
+    unit = f" {spec.unit}" if spec.unit else ""
+    return f"{spec.title.lower()} {show(row.get('student'))}{unit}, base {show(row.get('base'))}"
 
 
 def _known(paths: CampaignPaths, name: str) -> Path | None:

@@ -9,6 +9,7 @@ import time
 from rich.console import Console
 from rich.text import Text
 
+from afd.evaluation.metric_specs import SHORT
 from afd.runtime.mailbox import request_id
 from flows.commands.forecast import seconds_left, try_planned_stages
 from flows.commands.numbers import clock, rough_time, short_number
@@ -20,13 +21,6 @@ from flows.session import Session
 STAGE_WIDTH = 9  # of the longest stage's name
 NUM_FACTS = 4
 SLOW_S = 3.0
-MEASURED = (
-    "trajectory_error_px",
-    "gravity",
-    "object_permanence",
-    "interpenetration",
-    "frechet_distance",
-)
 
 
 class Progress:
@@ -163,7 +157,7 @@ class ProgressLines:
         facts = [
             f"{key}={short_number(summary[key])}"
             for summary in measured[-1:]
-            for key in MEASURED
+            for key in SHORT
             if key in summary
         ]
         self._print(self._with_facts(head, facts), "bold")

@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from afd.evaluation.readings import meaning, show
-from afd.evaluation.reproduction import TOLERANCES, Reproduction, reproduction
+from afd.evaluation.metric_specs import TOLERANCES, metric_spec
+from afd.evaluation.readings import show
+from afd.evaluation.reproduction import Reproduction, reproduction
 from afd.evaluation.results import CellResult
 from afd.runtime.outcome import RefusedError
 from flows.ablations import every_cell, result_here
@@ -89,7 +90,7 @@ def _table(found: Reproduction) -> Table:
         outside = sum(not one.is_within for one in rows)
         largest = rows[0] if rows and rows[0].size else None
         table.add_row(
-            meaning(metric).title, f"{equal}", f"{len(rows) - equal - outside}", f"{outside}",
+            metric_spec(metric).title, f"{equal}", f"{len(rows) - equal - outside}", f"{outside}",
             show(largest.size) if largest else "0", str(tolerance),
             f"{largest.cell}, {largest.side}" if largest else "",
         )  # fmt: skip

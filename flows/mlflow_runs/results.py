@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from afd.artifacts import Artifact
 from afd.evaluation import readings, targets
+from afd.evaluation.intervals import interval_of
+from afd.evaluation.metric_specs import metric_spec
 
 SUMMARY = "summary.json"
 SIDES = {"final": "student", "base": "base", "teacher": "teacher", "difference": "difference"}
@@ -27,7 +29,7 @@ def results(evaluation: Artifact) -> Results:
     summary = read_summary(evaluation)
     metrics: dict[str, float] = {}
     for name, row in summary["metrics"].items():
-        low, high = row.get("interval") or (None, None)
+        low, high = interval_of(row, summary.get("num_prompts")) or (None, None)
         values = {side: row.get(key) for side, key in SIDES.items()}
         values |= {"difference_low": low, "difference_high": high}
         metrics |= {
@@ -36,7 +38,7 @@ def results(evaluation: Artifact) -> Results:
             if isinstance(value, int | float) and math.isfinite(value)
         }
     tags: dict[str, str] = {}
-    for target in targets.judge(summary):
+    for target in targets.verdicts(summary):
         tags[f"afd.target.{target.name}"] = target.verdict
         if target.verdict != "not estimable":
             metrics[f"target/{target.name}"] = float(target.verdict == "pass")
@@ -48,8 +50,7 @@ def description(name: str, num_rounds: int, evaluation: Artifact, version: int |
     from afd.evaluation.page import lead_sentence
 
     summary = read_summary(evaluation)
-    margins = {"frechet_distance": summary.get("frechet_margin")}
-    rows = [readings.row(n, values, margins.get(n)) for n, values in summary["metrics"].items()]
+    rows = readings.rows(summary, summary.get("frechet_margin"))
     lines = [
         lead_sentence(rows, int(summary["num_prompts"]), num_rounds),
         "",
@@ -57,12 +58,12 @@ def description(name: str, num_rounds: int, evaluation: Artifact, version: int |
         "|---|---:|---:|---:|---|",
     ]
     for row in rows:
-        meaning = readings.meaning(row.name)
+        spec = metric_spec(row.name)
         sides = [readings.show(value) for value in (row.teacher, row.base, row.student)]
-        unit = f" ({meaning.unit})" if meaning.unit else ""
-        cells = [f"{meaning.title}{unit}", *sides, readings.read(row)]
+        unit = f" ({spec.unit})" if spec.unit else ""
+        cells = [f"{spec.title}{unit}", *sides, readings.read(row)]
         lines.append(f"| {' | '.join(cells)} |")
-    verdicts = ", ".join(f"{t.name}: {t.verdict}" for t in targets.judge(summary))
+    verdicts = ", ".join(f"{t.name}: {t.verdict}" for t in targets.verdicts(summary))
     lines += ["", f"Targets: {verdicts}", ""]
     if version is not None:
         model = f"{name}-student"

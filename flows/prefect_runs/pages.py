@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from afd.artifacts import Artifact, Manifest
+from afd.evaluation.intervals import Interval, interval_of
 from afd.runtime.request import StageRequest
 from afd.runtime.stage_specs import STAGES
 from afd.store import Store
@@ -176,14 +177,18 @@ def mlflow_link(folder: Path, uri: str) -> tuple[str, str]:
 
 def campaign_rows(summary: Path) -> list[dict[str, Any]]:
     """Return the results of a whole campaign, a row a metric."""
-    metrics = json.loads(summary.read_bytes())["metrics"]
+    content = json.loads(summary.read_bytes())
     columns = ("teacher", "base", "student", "difference")
     return [
         {"metric": name}
         | {column: _short(row.get(column)) for column in columns}
-        | {"interval": " to ".join(_short(end) for end in row.get("interval") or ("-",))}
-        for name, row in metrics.items()
+        | {"interval": " to ".join(_short(end) for end in _interval(row, content) or ("-",))}
+        for name, row in content["metrics"].items()
     ]
+
+
+def _interval(row: Mapping[str, Any], content: Mapping[str, Any]) -> Interval | None:
+    return interval_of(row, content.get("num_prompts"))
 
 
 def round_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from afd.artifacts import Artifact, ArtifactRef, MadeBy, Manifest
 from afd.clips.shards import write_shard
 from afd.config import OutsideEvaluator, Params
-from afd.evaluation.outside import Answer
+from afd.evaluation.external import Answer
 from afd.params import load_params
 from afd.runtime.request import StageRequest
 from afd.seeds import numpy_generator

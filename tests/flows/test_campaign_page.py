@@ -102,7 +102,7 @@ def test_a_page_has_what_a_person_looks_for(finished: PageOnDisk) -> None:
         "params/pocket.yaml",
         f"http://127.0.0.1:5000/#/experiments/1/runs/{'f' * 32}",
         f"afd show {finished.campaign.rounds[0]['student'].short}",
-        "8 prompts: too few for an interval, so nothing is claimed",
+        "83 % lower than the base, better",
         "lower is better",
     ):
         assert said in text, said

@@ -150,7 +150,7 @@ def test_after_a_roll_back_the_best_rounds_players_go_on_and_replay_only_what_le
     asked, state = steered([shown(2.0), shown(1.0), shown(3.0, margin=0.5), shown(0.9)])
     rollouts, fits, updates = (asked.of(stage) for stage in ("rollout", "fit", "update"))
     best = updates[1].output
-    assert state.course.line == (0, 1, 3)
+    assert state.alarm_state.lineage == (0, 1, 3)
     assert rollouts[3].inputs["student"] == updates[3].inputs["student"] == best
     assert updates[3].inputs["rollouts"] == rollouts[3].output
     assert fits[3].inputs["discriminator"] == fits[1].output

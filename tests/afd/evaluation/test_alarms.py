@@ -3,7 +3,7 @@
 import pytest
 
 from afd.config import AlarmsParams
-from afd.evaluation.alarms import best_round, judge, unwatched
+from afd.evaluation.alarms import best_round, raised_alarms, unwatched
 
 LIMITS = AlarmsParams.model_validate(
     {
@@ -46,7 +46,7 @@ def campaign() -> list[dict[str, float]]:
 
 def test_a_healthy_campaign_is_silent_from_first_to_last_round():
     rounds = campaign()
-    assert [judge(rounds[:count], LIMITS) for count in range(len(rounds) + 1)] == [[]] * 9
+    assert [raised_alarms(rounds[:count], LIMITS) for count in range(len(rounds) + 1)] == [[]] * 9
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_healthy_campaign_is_silent_from_first_to_last_round():
 def test_a_fault_raises_its_alarm_and_no_other(fault: dict[str, float], name: str, gauge: str):
     rounds = campaign()[:6]
     rounds.append(rounds[-1] | {"evaluate/trajectory_error_px": 0.97} | fault)
-    (alarm,) = judge(rounds, LIMITS)
+    (alarm,) = raised_alarms(rounds, LIMITS)
     assert alarm.name == name and gauge in alarm.gauge
     assert alarm.action == getattr(LIMITS, name).action
 
@@ -82,13 +82,16 @@ def test_a_fault_raises_its_alarm_and_no_other(fault: dict[str, float], name: st
 def test_a_worse_panel_without_a_better_score_is_no_hacking():
     rounds = campaign()
     rounds.append(rounds[-1] | {"fit/margin": 3.0, "evaluate/object_permanence": 0.8})
-    assert judge(rounds, LIMITS) == []
+    assert raised_alarms(rounds, LIMITS) == []
 
 
 def test_rounds_that_bring_nothing_are_told_once_there_are_enough():
     rounds = campaign()
     stuck = [rounds[-1] | {"evaluate/trajectory_error_px": 0.93} for _ in range(6)]
-    names = [[alarm.name for alarm in judge(rounds + stuck[:count], LIMITS)] for count in range(7)]
+    names = [
+        [alarm.name for alarm in raised_alarms(rounds + stuck[:count], LIMITS)]
+        for count in range(7)
+    ]
     assert names == [[]] * 6 + [["no_progress"]]
 
 
@@ -100,7 +103,7 @@ def test_a_roll_back_goes_to_the_round_with_the_least_error():
 
 
 def test_rounds_without_gauges_raise_nothing_and_say_so():
-    assert judge([{}, {}], LIMITS) == []
+    assert raised_alarms([{}, {}], LIMITS) == []
     assert unwatched({}, LIMITS) == list(LIMITS.actions)
     assert unwatched(campaign()[0], LIMITS) == []
 
@@ -118,9 +121,9 @@ def test_a_panel_of_other_metrics_is_judged_by_where_each_should_go():
         {"fit/margin": 1.0, "evaluate/videophy2.sa": 3.2, "evaluate/warp_error": 0.12},
     ]
     assert best_round(rounds, limits) == 1
-    assert judge(rounds[:2], limits) == []
-    (warped,) = judge(rounds[:3], limits)
+    assert raised_alarms(rounds[:2], limits) == []
+    (warped,) = raised_alarms(rounds[:3], limits)
     assert (warped.gauge, warped.limit) == ("evaluate/warp_error", pytest.approx(0.15))
-    hacked, stuck = judge(rounds, limits)
+    hacked, stuck = raised_alarms(rounds, limits)
     assert (hacked.gauge, hacked.limit) == ("evaluate/videophy2.sa", pytest.approx(3.3))
     assert (stuck.name, stuck.value, stuck.limit) == ("no_progress", 3.4, pytest.approx(3.57))

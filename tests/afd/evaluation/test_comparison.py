@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from afd.evaluation.comparison import CardError, Judged, compare
+from afd.evaluation.comparison import CardError, Evaluation, compare
 
 CARD = {"prompts": "abc", "num_frames": 16}
 PROMPTS = [f"prompt {index}" for index in range(60)]
 
 
-def judged(name: str, effect: float, seed: int, **card: object) -> Judged:
+def judged(name: str, effect: float, seed: int, **card: object) -> Evaluation:
     """Prompts differ by 5, training seeds by .1, noise by .2; `effect` is what to find."""
     difficulty = np.random.default_rng(99).normal(0, 5, len(PROMPTS))
     rng = np.random.default_rng(seed)
@@ -26,7 +26,7 @@ def judged(name: str, effect: float, seed: int, **card: object) -> Judged:
         for noise in (11, 12)
         for index, prompt in enumerate(PROMPTS)
     ]
-    return Judged(name, CARD | card, pd.DataFrame(rows))
+    return Evaluation(name, CARD | card, pd.DataFrame(rows))
 
 
 def test_finds_the_effect_between_arms_of_three_training_seeds():
@@ -47,7 +47,7 @@ def test_no_effect_is_no_finding():
 
 def test_prompts_of_one_side_alone_are_dropped_and_counted():
     second = judged("b", 1.0, 2)
-    fewer = Judged("b", second.card, second.table[second.table["prompt_id"] != PROMPTS[0]])
+    fewer = Evaluation("b", second.card, second.table[second.table["prompt_id"] != PROMPTS[0]])
     error, _ = compare([judged("a", 0.0, 1)], [fewer], num_resamples=999)
     assert (error.paired.num_prompts, error.paired.num_dropped) == (59, 1)
 

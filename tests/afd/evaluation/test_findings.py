@@ -79,7 +79,7 @@ def test_who_wins_needs_a_clear_difference_and_keeps_its_balls() -> None:
         cell("afd", 1.0, world="clips_32"),
         cell("sft", 1.5, world="clips_32"),
     ]
-    rows = findings.who_wins(cells)[2:]
+    rows = findings.best_by_world(cells)[2:]
     said = {tuple(row.split(" | ")[:2]): row for row in rows}
     assert "sft moves better; sft loses balls; afd keeps the look" in said["| pocket", "sft"]
     assert "no clear difference" in said["| pocket", "gan"]

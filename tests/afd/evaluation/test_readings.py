@@ -2,7 +2,8 @@
 
 import pytest
 
-from afd.evaluation.readings import MEANINGS, Row, meaning, read, row, show
+from afd.evaluation.metric_specs import SPECS, metric_spec
+from afd.evaluation.readings import Row, read, row, show
 
 
 def made(name: str, base: float, student: float, half: float, teacher: float | None = None) -> Row:
@@ -10,7 +11,7 @@ def made(name: str, base: float, student: float, half: float, teacher: float | N
     return Row(name, teacher, base, student, change, (change - half, change + half))
 
 
-@pytest.mark.parametrize("name", [*MEANINGS, "a_new_metric"])
+@pytest.mark.parametrize("name", [*SPECS, "a_new_metric"])
 @pytest.mark.parametrize("change", [-0.4, 0.0, 0.4])
 def test_an_interval_that_contains_zero_claims_nothing(name: str, change: float) -> None:
     said = read(made(name, 1.0, 1.0 + change, 0.5, teacher=2.0))
@@ -82,4 +83,4 @@ def test_numbers_are_short_and_readable(value: float | None, text: str) -> None:
 
 
 def test_a_metric_nobody_described_is_shown_under_its_own_name() -> None:
-    assert meaning("some_new_metric").title == "Some new metric"
+    assert metric_spec("some_new_metric").title == "Some new metric"

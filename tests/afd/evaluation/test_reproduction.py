@@ -5,8 +5,9 @@ from math import nan
 
 import pytest
 
-from afd.evaluation.reproduction import TOLERANCES, reproduction
-from afd.evaluation.results import DONE, FAILED, SHOWN, CellResult
+from afd.evaluation.metric_specs import TOLERANCES
+from afd.evaluation.reproduction import reproduction
+from afd.evaluation.results import COLUMNS, DONE, FAILED, CellResult
 
 LEVELS: dict[str, float | None] = dict.fromkeys(TOLERANCES, 0.5)
 CELL = CellResult("afd-1", "afd", None, 1, DONE, student=LEVELS, base=LEVELS, card={"split": "a"})
@@ -18,7 +19,7 @@ def moved(metric: str, by: float | None) -> CellResult:
 
 
 def test_every_metric_of_the_table_has_a_tolerance() -> None:
-    assert set(TOLERANCES) == set(SHOWN)
+    assert set(TOLERANCES) == set(COLUMNS)
 
 
 def test_equal_numbers_are_equal_and_one_bit_is_seen() -> None:

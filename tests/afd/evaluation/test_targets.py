@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from afd.evaluation.targets import Target, judge
+from afd.evaluation.targets import Target, verdicts
 
 GOOD: dict[str, Any] = {
     "metrics": {
@@ -23,11 +23,11 @@ GOOD: dict[str, Any] = {
 def judged(name: str, **changed: Any) -> Target:
     summary = copy.deepcopy(GOOD)
     summary["metrics"][name] |= changed
-    return next(target for target in judge(summary) if target.name == name)
+    return next(target for target in verdicts(summary) if target.name == name)
 
 
 def test_every_target_of_the_issue_is_judged_by_its_own_number() -> None:
-    found = {target.name: (target.value, target.limit, target.verdict) for target in judge(GOOD)}
+    found = {target.name: (target.value, target.limit, target.verdict) for target in verdicts(GOOD)}
     assert found == {
         "trajectory_error_px": (0.75, 0.6, "pass"),
         "gravity": (pytest.approx(0.8), 2 / 3, "pass"),
@@ -79,4 +79,4 @@ def test_without_an_interval_nothing_is_claimed(name: str, interval: object) -> 
 def test_of_a_base_without_the_fault_there_is_no_share() -> None:
     assert judged("interpenetration", base=0.0, student=0.0).verdict == "not estimable"
     assert judged("gravity", base=0.15).verdict == "not estimable"
-    assert {t.verdict for t in judge({"metrics": {}})} == {"not estimable"}
+    assert {t.verdict for t in verdicts({"metrics": {}})} == {"not estimable"}

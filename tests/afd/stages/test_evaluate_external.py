@@ -11,7 +11,8 @@ import pytest
 
 from afd.artifacts import Artifact
 from afd.config import OutsideEvaluator, Params
-from afd.evaluation import general, readings
+from afd.evaluation import readings
+from afd.evaluation.metrics import general
 from afd.params import load_params
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
@@ -94,7 +95,7 @@ def test_good_and_bad_programs_in_one_evaluation(played: Played) -> None:
     assert summary["metrics"]["crash.quality"]["student"] is None
     assert summary["metrics"]["crash.quality"]["num_failed"] == 20
     known = readings.row("bright.words", summary["metrics"]["bright.words"])
-    assert not known.is_independent and known.goal == "none"
+    assert not known.is_independent and known.better == "none"
     changed = replace(known, base=1.0, student=2.0, interval=(0.5, 1.5), p_holm=None)
     assert readings.read(changed).endswith("; no independent judge, the discriminator knows it")
     told = summary["outside"]

@@ -79,7 +79,7 @@ def test_every_metric_and_every_filmstrip_and_every_round_is_there(
     page: str, campaign: CampaignOnDisk, made: Artifact
 ) -> None:
     for name, (teacher, _, student) in METRICS.items():
-        assert report.readings.meaning(name).title in page
+        assert report.spec_in_report(name).title in page
         assert report.readings.show(student) in page and report.readings.show(teacher) in page
     assert page.count('<td class="pass">pass</td>') == 5  # every target, by the made up numbers
     assert page.count('class="strip"') == 3
@@ -96,7 +96,7 @@ def test_every_metric_and_every_filmstrip_and_every_round_is_there(
 def test_the_game_is_told_by_the_keys_that_the_stages_leave(campaign: CampaignOnDisk) -> None:
     """`fit` writes what it measured before and after; the matching only step by step."""
     made = [{role: campaign.store.load(r) for role, r in one.items()} for one in campaign.rounds]
-    names = [name for names in report.HEALTH.values() for name in names]
+    names = [name for role in report.HEALTH for name in report.charts_of(role)]
     curves = dict(zip(names, report.health_curves(made), strict=True))
     assert {name: says for name, (_, says) in curves.items() if not says} == {}
     assert curves["pair_accuracy_before"][0].points == [(0, 0.35), (1, 0.36), (2, 0.37)]

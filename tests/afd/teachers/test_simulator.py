@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from afd.config import LawsParams, LookParams, NonNegativeRange, ShareRange, SimulatorTeacher
-from afd.evaluation.metrics import measure
+from afd.evaluation.metrics.pocket import measure
 from afd.teachers.simulator import build
 from afd.teachers.teacher import PromptRefused, Teacher
 from afd.video.decode import decode

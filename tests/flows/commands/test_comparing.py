@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from afd.evaluation.comparison import Judged, compare
+from afd.evaluation.comparison import Evaluation, compare
 from flows.commands.comparing import difference_table
 
 METRICS = ("trajectory_error_px", "gravity", "object_permanence", "frechet_distance")
@@ -19,7 +19,7 @@ def table(*, two_lines: bool) -> str:
         .assign(**{name: [seed + 0.001 * n * (n % 3) for n in range(40)] for name in METRICS})
         for seed in (1.5, 1.2)
     ]  # fmt: skip
-    first, second = (Judged(name, {}, rows) for name, rows in zip("ab", frames, strict=True))
+    first, second = (Evaluation(name, {}, rows) for name, rows in zip("ab", frames, strict=True))
     rows = compare([first], [second], num_resamples=999)
     console = Console(file=io.StringIO(), width=80 if two_lines else 200)
     console.print(difference_table("a-long-name", "third", rows, two_lines=two_lines))

@@ -45,7 +45,7 @@ def printed(folder: Path, content: dict[str, Any]) -> list[list[str]]:
 
 
 def test_every_target_ends_in_its_verdict_with_its_numbers(tmp_path: Path) -> None:
-    judged = [asdict(target) for target in targets.judge(MEASURED)]
+    judged = [asdict(target) for target in targets.verdicts(MEASURED)]
     lines = printed(tmp_path, MEASURED | {"targets": judged})
     below = lines[lines.index(["targets"]) :]
     assert [line[:4] for line in below if line[:1] == ["trajectory_error_px"]] == [

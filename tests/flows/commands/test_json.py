@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from afd.evaluation.comparison import Judged, compare
+from afd.evaluation.comparison import Evaluation, compare
 from flows.cli import app
 from flows.commands.comparing import compare_document
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
@@ -90,7 +90,9 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_compare() -> None:
     rows = pd.DataFrame({"prompt_id": ["a", "b"], "noise_seed": 1, "gravity": [0.1, 0.3]})
     other = rows.assign(gravity=[0.2, 0.3])
-    found = compare([Judged("one", {}, rows)], [Judged("two", {}, other)], num_resamples=999)
+    found = compare(
+        [Evaluation("one", {}, rows)], [Evaluation("two", {}, other)], num_resamples=999
+    )
     made = compare_document("one", {"two": found})
     assert made.keys() == documented("compare")
     (row,) = made["comparisons"][0]["metrics"]
@@ -103,7 +105,9 @@ def test_levels_and_differences_are_of_the_same_prompts() -> None:
     """A level over more prompts than the difference may have another sign."""
     rows = pd.DataFrame({"prompt_id": [*"abc"], "noise_seed": 1, "gravity": [0.1, 0.3, 0.9]})
     other = rows.assign(gravity=[0.2, 0.3, float("nan")])
-    (row,) = compare([Judged("one", {}, rows)], [Judged("two", {}, other)], num_resamples=999)
+    (row,) = compare(
+        [Evaluation("one", {}, rows)], [Evaluation("two", {}, other)], num_resamples=999
+    )
     assert row.first is not None and row.second is not None
     assert row.second - row.first == pytest.approx(row.paired.mean)
     assert row.paired.num_dropped == 1

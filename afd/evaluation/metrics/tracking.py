@@ -1,4 +1,4 @@
-"""Where the balls of a clip are, from its pixels and the colours that its prompt names.
+"""Tracking of the balls of a clip from its pixels and the colours in its prompt.
 
 A pixel is unmixed into the known colours by non-negative least squares above the clip's own ground
 level. Three steps make it hold under another contrast, another ground and sensor grain:
@@ -36,9 +36,9 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Tracks:
-    """What was seen of each named ball in each frame; shapes [N, F, B] and [N, F, B, 2].
+    """Track of each named ball in each frame; shapes [N, F, B] and [N, F, B, 2].
 
-    centres  (x, y) in px; a lost ball keeps its last seen place (a ball never seen: its first
+    centres  (x, y) in px; a lost ball has its last place (a ball that never has mass: its first
              strongest spot)
     masses   sum of amplitudes over the frame
     seen     the ball's mass was at least LOST_SHARE of its early mass
@@ -52,10 +52,10 @@ class Tracks:
 
 
 def track(clips: npt.NDArray[np.float32], rgb: Floats) -> Tracks:
-    """Tracks of clips [N, F, 3, H, W] in [0, 1], given ball colours rgb [N, B, 3], B of 1 or 2.
+    """Track balls in clips [N, F, 3, H, W] in [0, 1] by their colours rgb [N, B, 3], B 1 or 2.
 
     A clip with fewer balls than B has nan colours in the last place. Distances are in px of the
-    clip. Errors: ValueError for other shapes or values that are not finite.
+    clip. Raises ValueError for other shapes and for values that are not finite.
     """
     _check(clips, rgb)
     named: Bools = ~np.asarray(np.isnan(rgb).any(axis=-1))
@@ -77,9 +77,9 @@ def track(clips: npt.NDArray[np.float32], rgb: Floats) -> Tracks:
 
 
 def early_mass(masses: Floats) -> Floats:
-    """[N, F, B] -> [N, B]: the median mass over the first quarter of the frames, at least two.
+    """Return the median mass [N, B] over the first quarter of the frames, at least two.
 
-    The clip's own early mass is what permanence is measured against: a dimmer look scales both.
+    It is the reference of permanence: a dimmer look scales both.
     """
     return np.median(masses[:, : max(2, masses.shape[1] // 4)], axis=1)
 
@@ -95,7 +95,7 @@ def _check(clips: npt.NDArray[np.float32], rgb: Floats) -> None:
 
 
 def _amplitudes(clips: npt.NDArray[np.float32], rgb: Floats, named: Bools) -> Floats:
-    """Non-negative amplitude of each named colour at each pixel: [N, F, B, H + 4, W + 4]."""
+    """Return the amplitude >= 0 of each named colour at each pixel: [N, F, B, H + 4, W + 4]."""
     num_clips = len(clips)
     pixels = clips.swapaxes(1, 2).reshape(num_clips, 3, -1)
     ground = np.median(pixels, axis=2)
@@ -119,7 +119,7 @@ def _amplitudes(clips: npt.NDArray[np.float32], rgb: Floats, named: Bools) -> Fl
 
 
 def _smooth(frames: Floats) -> Floats:
-    """[..., H, W] -> [..., H + 4, W + 4]: [1 2 1] / 4 along both axes, nothing lost at the edge."""
+    """Filter [..., H, W] by [1 2 1] / 4 along both axes to [..., H + 4, W + 4], keeping the sum."""
     padded = np.pad(frames, [(0, 0)] * (frames.ndim - 2) + [(_MARGIN, _MARGIN)] * 2)
     down = 0.5 * padded
     down[..., 1:, :] += 0.25 * padded[..., :-1, :]
@@ -131,7 +131,7 @@ def _smooth(frames: Floats) -> Floats:
 
 
 def _non_negative(signed: Floats, gram: Floats, named: Bools) -> Floats:
-    """Least squares with amplitudes >= 0 for one or two columns, in closed form.
+    """Solve least squares with amplitudes >= 0 for one or two columns, in closed form.
 
     signed = basis^T pixel [N, F, B, H, W]; gram = basis^T basis [N, B, B].
     """
@@ -155,7 +155,7 @@ def _non_negative(signed: Floats, gram: Floats, named: Bools) -> Floats:
 
 
 def _centres(amplitudes: Floats) -> Floats:
-    """Centroid (x, y) around the strongest 5x5 spot of each frame: [N, F, B, 2], px of the clip."""
+    """Return the centroid (x, y) around the strongest 5x5 spot: [N, F, B, 2], px of the clip."""
     height, width = amplitudes.shape[-2:]
     spots = _box_sums(_box_sums(amplitudes).swapaxes(-2, -1)).swapaxes(-2, -1)
     flat = spots.reshape(*spots.shape[:-2], -1).argmax(axis=-1)
@@ -175,7 +175,7 @@ def _centres(amplitudes: Floats) -> Floats:
 
 
 def _box_sums(values: Floats) -> Floats:
-    """Sums over windows of 5 along the last axis, cut at its ends; same shape."""
+    """Return sums over windows of 5 along the last axis, cut at its ends; same shape."""
     sums = values.copy()
     for shift in (1, 2):
         sums[..., shift:] += values[..., :-shift]
@@ -184,7 +184,7 @@ def _box_sums(values: Floats) -> Floats:
 
 
 def _hold_last_seen(centres: Floats, seen: Bools) -> Floats:
-    """Replace the place of an unseen ball by where it was last seen (or will first be seen)."""
+    """Replace the place of a lost ball by its last place before, else by its first after."""
     frames = np.arange(seen.shape[1], dtype=np.int64).reshape(1, -1, 1)
     last = np.maximum.accumulate(np.where(seen, frames, -1), axis=1)
     first = np.argmax(seen, axis=1)[:, None]  # 0 when never seen

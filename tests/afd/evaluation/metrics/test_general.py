@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from afd.evaluation import general
-from afd.evaluation.general import Clips
+from afd.evaluation.metrics import general
+from afd.evaluation.metrics.general import Clips
 
 FRAMES, ROWS, COLUMNS = 16, 24, 40
 

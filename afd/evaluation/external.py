@@ -1,10 +1,11 @@
-"""Evaluators as programs of their own: a folder of mp4 in, one JSON file out, nothing believed.
+"""External evaluators: programs that read a folder of mp4 and write one JSON file.
 
     <videos>/videos.json   [{"video": "3f2a....mp4", "prompt": "...", "fps": 16}, ...]
     <answer>               {"version": "...", "scores": {"<metric>": {"<video>": number or null}}}
 
-Names of videos tell nothing of who made them. A program that crashes, hangs, answers nonsense or
-too much costs its own metrics: every failure is counted and said, none reaches the campaign.
+The names of videos are hashes: a program cannot know the side. A program that crashes, hangs or
+writes invalid or too much output loses its own metrics; every failure is counted and reported, and
+none ends the campaign.
 """
 
 import contextlib
@@ -29,9 +30,9 @@ from afd.signals import show_life
 MAX_BYTES = 64 << 20  # of its answer, and of its output: 100,000 videos, ten metrics are 50 MB
 POLL_S = 0.05
 TAIL_CHARS = 600
-# What a program needs to run at all; the rest is named in its params: no secret by accident.
+# Variables that every program gets; its params name the others, so that no secret leaks.
 PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
-# What it must not fetch in silence: weights are put in place by a person.
+# A program must not download weights: a person puts them in place.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 MARK = "AFD_EVALUATOR"  # in the environment of a program and of everything it starts
@@ -42,19 +43,21 @@ Scores = dict[str, dict[str, float | None]]  # metric -> video -> value; None: i
 
 @dataclass(frozen=True)
 class Answer:
-    """What an evaluator said of each video; `error` when it said nothing usable at all."""
+    """Scores of an evaluator for each video; `error` where it gave no usable answer."""
 
-    scores: Scores  # every metric asked for, every video
+    scores: Scores  # of every metric and every video
     num_failed: Mapping[str, int]  # metric -> videos without a usable value
-    version: str | None  # as the program itself tells
+    version: str | None  # by the program itself
     error: str | None
     wall_s: float
 
 
-def ask(evaluator: OutsideEvaluator, videos: Path, names: Sequence[str], work: Path) -> Answer:
+def run_evaluator(
+    evaluator: OutsideEvaluator, videos: Path, names: Sequence[str], work: Path
+) -> Answer:
     """Run `evaluator` on the folder `videos`, which holds `names`; log and answer are in `work`.
 
-    Never raises for what the program does. It ends with this process, however that ends.
+    No fault of the program raises an error. The program ends with this process in every case.
     """
     answer, log = work / f"{evaluator.name}.json", work / f"{evaluator.name}.log"
     answer.unlink(missing_ok=True)
@@ -71,15 +74,15 @@ def ask(evaluator: OutsideEvaluator, videos: Path, names: Sequence[str], work: P
         except AnswerError as wrong:
             error = f"{evaluator.name}: {wrong}; {_tail(log)}"
     for metric in evaluator.metrics:
-        told = scores.setdefault(metric.name, {})
+        by_video = scores.setdefault(metric.name, {})
         for name in names:
-            told.setdefault(name, None)
-    failed = {name: sum(v is None for v in told.values()) for name, told in scores.items()}
+            by_video.setdefault(name, None)
+    failed = {name: sum(v is None for v in by_video.values()) for name, by_video in scores.items()}
     return Answer(scores, failed, version, error, wall_s)
 
 
 class AnswerError(ValueError):
-    """A file that is no answer."""
+    """The file is no valid answer."""
 
 
 def _filled(part: str, places: Mapping[str, str]) -> str:
@@ -89,17 +92,17 @@ def _filled(part: str, places: Mapping[str, str]) -> str:
 
 
 def _run(command: list[str], evaluator: OutsideEvaluator, log: Path, answer: Path) -> str | None:
-    """Run to the end or to the limit; what went wrong, or None."""
+    """Run to the end or to the limit; return the error, or None."""
     name = evaluator.name
-    wanted = {*PASSED, *evaluator.variables}
+    variables = {*PASSED, *evaluator.variables}
     mark = uuid.uuid4().hex
-    environment = {k: v for k, v in os.environ.items() if k in wanted} | OFFLINE | {MARK: mark}
-    with log.open("wb") as said:
+    environment = {k: v for k, v in os.environ.items() if k in variables} | OFFLINE | {MARK: mark}
+    with log.open("wb") as output:
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
@@ -120,8 +123,8 @@ def _run(command: list[str], evaluator: OutsideEvaluator, log: Path, answer: Pat
         return f"{name}: wrote more than {MAX_BYTES >> 20} MB, killed; {_tail(log)}"
     if process.returncode:
         code = process.returncode
-        how = f"died of signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"{name}: {how}; {_tail(log)}"
+        ending = f"died of signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{name}: {ending}; {_tail(log)}"
     return None
 
 
@@ -133,7 +136,7 @@ def _watch(process: "subprocess.Popen[bytes]", written: tuple[Path, ...], limit_
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(pause)
             return "ended"
-        show_life()  # it has a limit of its own
+        show_life()  # the program has a limit of its own
         if any(file.exists() and file.stat().st_size > MAX_BYTES for file in written):
             return "too much"
         left = deadline - time.monotonic()
@@ -143,7 +146,7 @@ def _watch(process: "subprocess.Popen[bytes]", written: tuple[Path, ...], limit_
 
 
 def _kill_all(process: "subprocess.Popen[bytes]", mark: str) -> None:
-    """End a program and everything it started: its group, and who carries its mark."""
+    """Kill a program and all that it started: its group, and processes with its mark."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     for other in psutil.process_iter():
@@ -154,15 +157,15 @@ def _kill_all(process: "subprocess.Popen[bytes]", mark: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """In the child: die when this process is killed (Linux)."""
+    """In the child: request SIGKILL when this process ends (Linux)."""
     _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _tail(log: Path) -> str:
-    """The end of what it said, printable."""
-    with log.open("rb") as said:
-        said.seek(max(0, log.stat().st_size - 4 * TAIL_CHARS))
-        text = said.read().decode(errors="replace")
+    """Return the end of the program's output, printable."""
+    with log.open("rb") as output:
+        output.seek(max(0, log.stat().st_size - 4 * TAIL_CHARS))
+        text = output.read().decode(errors="replace")
     plain = "".join(c if c.isprintable() or c == "\n" else "?" for c in text).strip()
     return (
         f"its last words ({log}):\n{plain[-TAIL_CHARS:]}" if plain else f"it said nothing ({log})"
@@ -172,21 +175,21 @@ def _tail(log: Path) -> str:
 def _read(
     answer: Path, metrics: Sequence[OutsideMetric], names: Sequence[str]
 ) -> tuple[str | None, Scores]:
-    """The answer, checked; raises AnswerError when it is none. Single bad values become None."""
+    """Return version and scores, bad single values as None; raise AnswerError for no answer."""
     try:
         size = answer.lstat().st_size
         if not answer.is_file() or answer.is_symlink():
             raise AnswerError(f"{answer} is no plain file")
         if size > MAX_BYTES:
             raise AnswerError(f"its answer has {size >> 20} MB, more than {MAX_BYTES >> 20}")
-        told: Any = json.loads(answer.read_bytes())
+        content: Any = json.loads(answer.read_bytes())
     except FileNotFoundError:
         raise AnswerError("it ended well and wrote no answer") from None
     except (ValueError, RecursionError) as error:
         if isinstance(error, AnswerError):
             raise
         raise AnswerError(f"its answer is not JSON: {str(error)[:200]}") from None
-    scores = cast("dict[str, Any]", told).get("scores") if isinstance(told, dict) else None
+    scores = cast("dict[str, Any]", content).get("scores") if isinstance(content, dict) else None
     if not isinstance(scores, dict):
         raise AnswerError('its answer holds no "scores" by metric and video')
     found: Scores = {}
@@ -196,14 +199,14 @@ def _read(
             values = cast("dict[str, Any]", by_video)
             found[metric.name] = {name: _value(values.get(name), metric) for name in names}
     if not found:
-        wanted = ", ".join(metric.name for metric in metrics)
-        raise AnswerError(f"its answer has none of the metrics {wanted}")
-    version: Any = cast("dict[str, Any]", told).get("version")
+        variables = ", ".join(metric.name for metric in metrics)
+        raise AnswerError(f"its answer has none of the metrics {variables}")
+    version: Any = cast("dict[str, Any]", content).get("version")
     return (version[:100] if isinstance(version, str) else None), found
 
 
 def _value(value: Any, metric: OutsideMetric) -> float | None:
-    """A number within the metric's range, or None."""
+    """Return a number within the metric's range, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from afd.evaluation import drift, metrics
+from afd.evaluation.metrics import drift, pocket
 from afd.world.films import film_corpus
 from afd.world.rendering import CLEAN
 from afd.world.scenes import BASE_CORPUS, TEACHER, Laws
@@ -18,11 +18,11 @@ def films(laws: Laws, num_frames: int) -> np.ndarray:
 
 def test_blocks_add_up_to_the_clip() -> None:
     clips = films(BASE_CORPUS, 16)
-    found, whole = drift.measure(clips, SENTENCES), metrics.measure(clips, SENTENCES)
+    found, whole = drift.measure(clips, SENTENCES), pocket.measure(clips, SENTENCES)
     for name in ("trajectory_error_px", "object_permanence"):
         assert found[name].shape == (len(clips), 4)
         np.testing.assert_allclose(found[name].mean(axis=1), whole[name], atol=1e-12)
-    first = metrics.sharpness(clips[:, :4])
+    first = pocket.sharpness(clips[:, :4])
     np.testing.assert_allclose(found["sharpness"][:, 0], first)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afd import seeds
-from afd.evaluation.leak import Leak, probe
+from afd.evaluation.metrics.leak_probe import Leak, probe
 from afd.video.canonical import as_delivered, canonical, conform
 from afd.video.decode import open_clip
 from afd.video.encode import encode

@@ -1,14 +1,14 @@
-"""Can the sides be told apart by how their pictures were delivered, and not by what they show?
+"""Leak probe: a linear classifier of the two sides by traces of compression alone.
 
-A trivial classifier on traces of codec, size and compression, shown the same pictures once by the
-teacher's path and once by the student's. At chance, nothing of the delivery is left for a
-discriminator to learn instead of motion. What it finds is a fault of the path, never of a student.
+Its inputs are the same pictures, once by the teacher's path and once by the student's. At chance,
+the path leaves nothing that a discriminator could learn instead of motion. A higher accuracy is a
+fault of the path, never of a student.
 
     traces     per channel of YCbCr: edges, second differences and checkerboards (what compression
                takes first), energy on the grid of blocks against between, flat and unmoving pixels,
                the first frame against the rest; of RGB: combs of the histogram and clipped values
-    classifier ridge regression on half of the pictures; judged on the other half, in which each
-               picture appears on one side only, so that its hits are independent
+    classifier ridge regression on half of the pictures, tested on the other half, in which each
+               picture appears on one side only, so that the hits are independent
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ GRIDS = (2, 4, 8)  # px: chroma cells, transforms, blocks
 FLOOR = 0.1  # levels of 255: logs of nothing
 RIDGE = 0.01  # of the number of pictures, on standardised traces
 CONFIDENCE = 0.99
-FEWEST = 40  # pictures; 20 are judged
+MIN_PICTURES = 40  # 20 of them are tested
 
 
 @dataclass(frozen=True)
 class Leak:
-    """How often the side was named rightly, of how many held-out pictures."""
+    """Number of held-out pictures whose side was classified correctly, of all."""
 
     num_hits: int
     num_pictures: int
@@ -49,37 +49,40 @@ class Leak:
 
     @property
     def is_chance(self) -> bool:
-        """Whether guessing explains it."""
+        """True where 0.5 lies inside the interval."""
         low, high = self.interval
         return low <= 0.5 <= high
 
 
 def probe(teacher: Pictures, student: Pictures, seed: int) -> Leak:
-    """The same pictures by both paths, in one order; at least 40 of them."""
-    if teacher.shape != student.shape or len(teacher) < FEWEST:
+    """Train and test the classifier on the same pictures by both paths, in one order.
+
+    Raises ValueError below MIN_PICTURES pictures.
+    """
+    if teacher.shape != student.shape or len(teacher) < MIN_PICTURES:
         raise ValueError(
-            f"{FEWEST} pictures or more of one shape, not {teacher.shape}, {student.shape}"
+            f"{MIN_PICTURES} pictures or more of one shape, not {teacher.shape}, {student.shape}"
         )
     draw = seeds.numpy_generator(seed, "leak")
     order = draw.permutation(len(teacher))
-    learn, judge = order[: len(order) // 2], order[len(order) // 2 :]
+    train, test = order[: len(order) // 2], order[len(order) // 2 :]
     sides = (traces(teacher), traces(student))
-    known = np.concatenate([sides[0][learn], sides[1][learn]])
-    mean, spread = known.mean(axis=0), known.std(axis=0) + 1e-9
-    scaled = (known - mean) / spread
-    truth = np.repeat([1.0, -1.0], len(learn))
-    ridge = RIDGE * len(known) * np.eye(known.shape[1])
+    training = np.concatenate([sides[0][train], sides[1][train]])
+    mean, spread = training.mean(axis=0), training.std(axis=0) + 1e-9
+    scaled = (training - mean) / spread
+    truth = np.repeat([1.0, -1.0], len(train))
+    ridge = RIDGE * len(training) * np.eye(training.shape[1])
     weights = np.linalg.solve(scaled.T @ scaled + ridge, scaled.T @ truth)
-    is_teacher = draw.permutation(len(judge)) < len(judge) / 2
-    shown = np.where(is_teacher[:, None], sides[0][judge], sides[1][judge])
-    named = (shown - mean) / spread @ weights
-    # Equal traces score exactly 0 when nothing was learned: a coin decides.
-    said = np.where(np.abs(named) < 1e-9, draw.random(len(judge)) < 0.5, named > 0)
-    return Leak(int((said == is_teacher).sum()), len(judge))
+    is_teacher = draw.permutation(len(test)) < len(test) / 2
+    tested = np.where(is_teacher[:, None], sides[0][test], sides[1][test])
+    projection = (tested - mean) / spread @ weights
+    # Equal traces score exactly 0: the guess is random.
+    guess = np.where(np.abs(projection) < 1e-9, draw.random(len(test)) < 0.5, projection > 0)
+    return Leak(int((guess == is_teacher).sum()), len(test))
 
 
 def traces(pictures: Pictures) -> Floats:
-    """[N, traces], one picture (a clip) at a time."""
+    """Return the traces [N, traces], one picture (a clip) at a time."""
     return np.array([_of_clip(clip) for clip in pictures])
 
 
@@ -101,7 +104,7 @@ def _of_clip(clip: Pictures) -> list[float]:
 
 
 def _of_channel(values: Floats) -> list[float]:
-    """Of one channel [F, H, W]."""
+    """Return the traces of one channel [F, H, W]."""
     across, down = np.abs(np.diff(values, axis=2)), np.abs(np.diff(values, axis=1))
     time = np.abs(np.diff(values, axis=0))
     corner = np.abs(np.diff(np.diff(values, axis=1), axis=2))

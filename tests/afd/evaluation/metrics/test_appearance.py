@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import scipy.ndimage
 
-from afd.evaluation.look import FEATURES, frechet_distance, look_features
+from afd.evaluation.metrics.appearance import FEATURES, frechet_distance, look_features
 from afd.world.films import film_corpus
 from afd.world.rendering import CLEAN, ODD, Look
 from afd.world.scenes import BASE_CORPUS, TEACHER, Laws

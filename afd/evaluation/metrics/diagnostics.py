@@ -1,8 +1,8 @@
-"""Gauges of the game between the players: numbers that say whether its signal can be trusted.
+"""Diagnostics of the adversarial signal.
 
-The loss curve says nothing (at v = v_old its value does not depend on the weights), and a pair
-accuracy near 1 is normal. What matters is what scores do inside groups, and whether they agree with
-a panel that the discriminator has never seen.
+The loss curve is no diagnostic (at v = v_old its value does not depend on the weights), and a pair
+accuracy near 1 is normal. The signal is good where scores differ inside groups and agree with
+metrics on which the discriminator was not trained.
 """
 
 from typing import Any
@@ -19,11 +19,12 @@ DUPLICATE_DISTANCE = 2 / 255  # root mean square between two clips of a group th
 
 
 def calibration_error(margins: npt.ArrayLike) -> float:
-    """Expected calibration error of a pair-wise discriminator, in [0, 1]; a coin has 1/2 at most.
+    """Return the expected calibration error of a pair-wise discriminator, in [0, 1].
 
-    margins: score of teacher minus score of student, [pairs]. It claims to be right with
-    probability sigmoid(|margin|) and is right when the margin is positive; the error is the mean
-    distance of claim and share over equal-width bins of the claim (Guo et al., arXiv:1706.04599).
+    margins: score of teacher minus score of student, [pairs]. The discriminator claims to be right
+    with probability sigmoid(|margin|) and is right where the margin is positive; the error is the
+    mean distance of claim and share over equal-width bins of the claim (Guo et al.,
+    arXiv:1706.04599). A random margin has 1/2 at most.
     Raises ValueError without a pair.
     """
     margin = np.asarray(margins, dtype=np.float64)
@@ -40,9 +41,9 @@ def calibration_error(margins: npt.ArrayLike) -> float:
 
 
 def effective_share(weights: npt.ArrayLike) -> float:
-    """Kish's effective sample size of the update's signal |2w - 1|, as a share of the rollouts.
+    """Return Kish's effective sample size of the signal |2w - 1| as a share of the rollouts.
 
-    1 when all rollouts pull equally, 1/n when one does all the work, 0 when none pulls.
+    1 where all rollouts have equal weight, 1/n where one has it all, 0 where none has any.
     """
     pull = np.abs(2 * np.asarray(weights, dtype=np.float64).ravel() - 1)
     if not pull.size or not pull.any():
@@ -51,10 +52,10 @@ def effective_share(weights: npt.ArrayLike) -> float:
 
 
 def rank_correlation(scores: npt.ArrayLike, quality: npt.ArrayLike) -> float | None:
-    """Mean Spearman correlation inside groups of the score with an independent quality.
+    """Return the mean Spearman correlation, inside groups, of score and an independent quality.
 
     Both [prompts, group]; larger is better in both. Groups in which either is constant, or fewer
-    than 3 members have a quality (nan: not defined), say nothing; None when no group says anything.
+    than 3 members have a quality (nan: not defined), are left out; None where no group is left.
     """
     both = np.asarray(scores, dtype=np.float64), np.asarray(quality, dtype=np.float64)
     if both[0].shape != both[1].shape or both[0].ndim != 2:
@@ -70,27 +71,27 @@ def rank_correlation(scores: npt.ArrayLike, quality: npt.ArrayLike) -> float | N
 
 
 def static_share(clips: npt.NDArray[np.uint8]) -> float:
-    """Share of clips [n, F, 3, H, W] in which nothing moves."""
+    """Return the share of clips [n, F, 3, H, W] in which nothing moves."""
     moved = [np.abs(np.diff(_floats(c), axis=0)).max(axis=(1, 2, 3)).mean() for c in clips]
     return float(np.mean(np.array(moved) < STATIC_MOTION))
 
 
 def duplicate_share(groups: npt.NDArray[np.uint8]) -> float:
-    """Share of clips [prompts, group, F, 3, H, W] that look like an earlier one of their group."""
+    """Return the share of clips [prompts, group, F, 3, H, W] like an earlier one of their group."""
     num_prompts, size = groups.shape[:2]
     alike = sum(
-        any(_apart(clip, earlier) < DUPLICATE_DISTANCE for earlier in group[:member])
+        any(_distance(clip, earlier) < DUPLICATE_DISTANCE for earlier in group[:member])
         for group in groups
         for member, clip in enumerate(group)
     )
     return alike / (num_prompts * size)
 
 
-def _apart(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """Root mean square over all pixels."""
+def _distance(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    """Return the root mean square difference over all pixels."""
     return float(np.sqrt(np.square(_floats(one) - _floats(other)).mean()))
 
 
 def _floats(clip: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """In [0, 1]: one clip at a time, for 81 frames of 480x832 take .39 GB."""
+    """Return one clip as floats in [0, 1]: 81 frames of 480x832 take .39 GB."""
     return clip.astype(np.float32) / np.float32(255)

@@ -1,8 +1,8 @@
-"""How clips look, apart from how things move: features for a Frechet distance between looks.
+"""Appearance of clips, apart from motion: features for a Frechet distance between looks.
 
-Each frame gives statistics that do not depend on where its balls are; a clip is their mean over
-its frames. So a student that learns the teacher's motion stays where it is here, and one that
-learns the teacher's contrast or grain moves away.
+The statistics of a frame do not depend on the places of its balls; a clip has their mean over its
+frames. So the teacher's motion leaves a student's distance as it is, and the teacher's contrast or
+grain raises it.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ Clips = npt.NDArray[np.float32]
 # Name and scale of every feature: the distance is measured in these units, which are fixed, not
 # fitted, so that distances of different campaigns compare. On 432 clips against the base corpus:
 # other seeds .001, the teacher's motion in the clean look .01, H.264 there and back .3, a blur of
-# .7 px 11, the odd look 88. So 1 is a change of look that can be seen.
+# .7 px 11, the odd look 88. So 1 is a visible change.
 FEATURES: dict[str, float] = {
     "ground_red": 0.1,
     "ground_green": 0.1,
@@ -42,7 +42,7 @@ FLAT, HARD = 0.02, 0.15  # gradients in grey levels: below is ground, above a ba
 
 
 class Frechet(NamedTuple):
-    """A distance and how many clips are behind each side; None with fewer than 2."""
+    """A distance, None below 2 clips a side, and the number of clips of each side."""
 
     distance: float | None
     num_a: int
@@ -50,7 +50,7 @@ class Frechet(NamedTuple):
 
 
 def look_features(clips: Clips) -> Floats:
-    """Clips [N, F, 3, H, W] in [0, 1] -> features [N, len(FEATURES)], in units of their scales."""
+    """Return features [N, len(FEATURES)] of clips [N, F, 3, H, W] in [0, 1], over their scales."""
     if clips.ndim != 5 or clips.shape[2] != 3:
         raise ValueError(f"clips must be [N, F, 3, H, W], not {clips.shape}")
     if not np.isfinite(clips).all():
@@ -67,7 +67,7 @@ def look_features(clips: Clips) -> Floats:
 
 
 def frechet_distance(a: Floats, b: Floats) -> Frechet:
-    """Squared Frechet distance of two Gaussians fitted to features [N, D] and [M, D].
+    """Return the squared Frechet distance of two Gaussians fitted to [N, D] and [M, D].
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) with the unbiased covariances A and B;
     eigenvalues below 0 (rounding, fewer clips than features) count as 0, so the value is real and
@@ -87,13 +87,13 @@ def frechet_distance(a: Floats, b: Floats) -> Frechet:
 
 
 def _root(covariance: Floats) -> Floats:
-    """Symmetric square root of a positive semi-definite matrix."""
+    """Return the symmetric square root of a positive semi-definite matrix."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
 def _features(clips: Clips) -> Floats:
-    """Of every frame, [N, F, len(FEATURES)]."""
+    """Return the features of every frame, [N, F, len(FEATURES)]."""
     num_clips, num_frames, _, height, width = clips.shape
     pixels = clips.reshape(num_clips, num_frames, 3, -1).astype(np.float64)  # [N, F, 3, P]
     ground = np.median(pixels, axis=-1)  # [N, F, 3]
@@ -118,7 +118,7 @@ def _features(clips: Clips) -> Floats:
 
 
 def _gradients(clips: Clips) -> Floats:
-    """Largest channel difference of every pair of neighbouring pixels: [N, F, pairs]."""
+    """Return the largest channel difference of each pair of neighbouring pixels: [N, F, pairs]."""
     shape = clips.shape[:2]
     across = np.abs(np.diff(clips, axis=-1)).max(axis=2).reshape(*shape, -1)
     down = np.abs(np.diff(clips, axis=-2)).max(axis=2).reshape(*shape, -1)

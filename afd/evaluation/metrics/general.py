@@ -1,8 +1,8 @@
-"""What can be measured on clips of anything, from pixels alone: pure, no weights, any size.
+"""Metrics of clips of any subject and size, from pixels alone, without weights.
 
-Every metric is [N] float64. Drift is from the first quarter of the frames to the last: a causal
-student's typical failure is that colour, exposure and sharpness wander with time. Whether physics
-holds in films of the real world is asked of programs outside (afd/evaluation/outside.py).
+Every metric is [N] float64. Drift is from the first quarter of the frames to the last: in a
+causal student's typical failure, colour, exposure and sharpness change with time. The physics of
+real videos is measured by external programs (afd/evaluation/external.py).
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ NAMES = (
 
 
 def measure(clips: Clips) -> dict[str, Floats]:
-    """Every metric of NAMES for finite clips [N, F, 3, H, W] in [0, 1], F >= 4.
+    """Return all metrics of NAMES for finite clips [N, F, 3, H, W] in [0, 1], F >= 4.
 
     Raises ValueError for other shapes.
     """
@@ -62,13 +62,13 @@ def _of_one(clip: npt.NDArray[np.float32]) -> tuple[float, ...]:
 
 
 def _sharpness(clip: npt.NDArray[np.float32]) -> Floats:
-    """Mean difference of neighbouring pixels of each frame, [F]."""
+    """Return the mean difference of neighbouring pixels of each frame, [F]."""
     across = np.abs(np.diff(clip, axis=3)).mean(axis=(1, 2, 3), dtype=np.float64)
     down = np.abs(np.diff(clip, axis=2)).mean(axis=(1, 2, 3), dtype=np.float64)
     return (across + down) / 2
 
 
 def _hue(colours: Floats) -> Floats:
-    """Mean colour without its brightness, [3]."""
+    """Return the mean colour minus its brightness, [3]."""
     mean = colours.mean(axis=0)
     return mean - mean.mean()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from afd.config.evaluators import OutsideEvaluator
-from afd.evaluation.outside import Answer, ask
+from afd.evaluation.external import Answer, run_evaluator
 
 NAMES = ["a.mp4", "b.mp4", "c.mp4"]
 GOOD = """
@@ -41,17 +41,17 @@ def evaluator(program: str, **changes: Any) -> OutsideEvaluator:
     return OutsideEvaluator.model_validate(values | changes)
 
 
-def asked(tmp_path: Path, program: str, **changes: Any) -> Answer:
+def run(tmp_path: Path, program: str, **changes: Any) -> Answer:
     videos = tmp_path / "videos"
     videos.mkdir()
     prompts = ["four", "sixsix", "eighteight"]
     told = [{"video": n, "prompt": p} for n, p in zip(NAMES, prompts, strict=True)]
     (videos / "videos.json").write_text(json.dumps(told))
-    return ask(evaluator(program, **changes), videos, NAMES, tmp_path)
+    return run_evaluator(evaluator(program, **changes), videos, NAMES, tmp_path)
 
 
 def test_a_good_program_is_believed(tmp_path: Path) -> None:
-    answer = asked(tmp_path, GOOD)
+    answer = run(tmp_path, GOOD)
     assert answer.error is None and answer.version == "7"
     assert answer.scores == {"quality": {"a.mp4": 0.4, "b.mp4": 0.6, "c.mp4": 1.0}}
     assert answer.num_failed == {"quality": 0}
@@ -79,7 +79,7 @@ def test_a_good_program_is_believed(tmp_path: Path) -> None:
 def test_a_bad_program_costs_its_metrics_and_says_why(
     tmp_path: Path, program: str, told: str
 ) -> None:
-    answer = asked(tmp_path, program)
+    answer = run(tmp_path, program)
     assert answer.error is not None and told in answer.error
     assert answer.scores == {"quality": dict.fromkeys(NAMES)}
     assert answer.num_failed == {"quality": 3}
@@ -87,7 +87,7 @@ def test_a_bad_program_costs_its_metrics_and_says_why(
 
 def test_one_that_cannot_be_started_is_named(tmp_path: Path) -> None:
     command = ["/nowhere/python", "{videos}", "{answer}"]
-    answer = asked(tmp_path, "", command=command)
+    answer = run(tmp_path, "", command=command)
     assert answer.error is not None and "/nowhere/python cannot be started" in answer.error
 
 
@@ -97,7 +97,7 @@ def test_nonsense_is_counted_value_by_value(tmp_path: Path) -> None:
         place = tmp_path / str(number)
         place.mkdir()
         program = f"json.dump({{'scores': {{'quality': {lies % lie}}}}}, open(sys.argv[2], 'w'))"
-        answer = asked(place, program)
+        answer = run(place, program)
         assert answer.error is None
         assert answer.scores["quality"] == {"a.mp4": None, "b.mp4": 0.5, "c.mp4": None}
         assert answer.num_failed == {"quality": 2}
@@ -113,7 +113,7 @@ time.sleep(600)
 
 def test_one_that_hangs_is_killed_with_everything_it_started(tmp_path: Path) -> None:
     marked = f"time.sleep({100_000 + os.getpid()})"  # other suites may run beside this one
-    answer = asked(tmp_path, ORPHAN.replace("time.sleep(600)", marked), timeout_min=0.03)
+    answer = run(tmp_path, ORPHAN.replace("time.sleep(600)", marked), timeout_min=0.03)
     assert answer.error is not None and "not ready after 0.03 min, killed" in answer.error
     assert not [process.pid for process in psutil.process_iter() if marked in _line(process)]
 
@@ -132,8 +132,8 @@ def test_it_ends_when_its_campaign_is_killed(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     call = (
         "import sys; from pathlib import Path; from afd.config.evaluators import OutsideEvaluator;"
-        "from afd.evaluation.outside import ask;"
-        "ask(OutsideEvaluator.model_validate_json(sys.argv[1]), Path(sys.argv[2]), [], "
+        "from afd.evaluation.external import run_evaluator;"
+        "run_evaluator(OutsideEvaluator.model_validate_json(sys.argv[1]), Path(sys.argv[2]), [], "
         "Path(sys.argv[2]).parent)"
     )
     told = evaluator(program).model_dump_json()
@@ -155,7 +155,7 @@ def test_secrets_of_the_environment_stay_here(
     monkeypatch.setenv("NEEDED_HERE", "passed")
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     program = f"open({str(tmp_path / 'seen')!r}, 'w').write(json.dumps(dict(os.environ)))"
-    asked(tmp_path, program, variables=["NEEDED_HERE"])
+    run(tmp_path, program, variables=["NEEDED_HERE"])
     seen = json.loads((tmp_path / "seen").read_text())
     assert seen["NEEDED_HERE"] == "passed" and seen["HF_HUB_OFFLINE"] == "1"
     assert "VENDOR_KEY" not in seen and "PYTHONPATH" not in seen
@@ -166,9 +166,9 @@ def test_one_that_takes_longer_than_a_stage_may_be_silent_is_waited_for(tmp_path
     program = "time.sleep(8)\n" + GOOD
     code = (
         "import sys; from pathlib import Path; from afd import signals\n"
-        "from tests.afd.evaluation.test_asking_outside import asked\n"
+        "from tests.afd.evaluation.test_external import run\n"
         "signals.limit_silence(4.0)\n"
-        f"print(asked(Path({str(tmp_path)!r}), {program!r}).error)"
+        f"print(run(Path({str(tmp_path)!r}), {program!r}).error)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from afd import seeds
-from afd.evaluation.metrics import ball_colours
-from afd.evaluation.tracking import early_mass, track
+from afd.evaluation.metrics.pocket import ball_colours
+from afd.evaluation.metrics.tracking import early_mass, track
 from afd.world.physics import simulate
 from afd.world.rendering import CLEAN, GROUND, ODD, RGB, Look, colours, render
 from afd.world.scenes import TEACHER, draw_laws, draw_scene, radii

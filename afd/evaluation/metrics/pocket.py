@@ -1,8 +1,8 @@
-"""Physics and quality of pocket-world clips, per clip, from pixels: pure and vectorised.
+"""Physics and quality of pocket-world clips, per clip, from pixels.
 
 Every metric is [N] float64, nan where it is not defined for that clip (no meeting balls, no free
-fall long enough); averages skip nan and say how many clips they used. Units: px of the 16x16 grid,
-frames. Physics is judged by the teacher's laws; nothing here reads a discriminator.
+fall long enough); averages skip nan and are given with their number of clips. Units: px of the
+16x16 grid, frames. The reference is the teacher's laws, never a discriminator.
 """
 
 import math
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from afd.evaluation import falling
-from afd.evaluation.tracking import Tracks, early_mass, track
+from afd.evaluation.metrics import fall_fit
+from afd.evaluation.metrics.tracking import Tracks, early_mass, track
 from afd.world.physics import simulate_many
 from afd.world.rendering import RGB
 from afd.world.scenes import (
@@ -49,7 +49,7 @@ NAMES = (
 
 
 def measure(clips: Clips, sentences: Sequence[Sentence], laws: Laws = TEACHER) -> dict[str, Floats]:
-    """Every metric of NAMES for clips [N, F, 3, 16, 16] of the given sentences."""
+    """Return all metrics of NAMES for clips [N, F, 3, 16, 16] of the given sentences."""
     tracks = track(clips, ball_colours(sentences))
     return {
         "trajectory_error_px": trajectory_error(tracks, sentences, laws),
@@ -65,7 +65,7 @@ def measure(clips: Clips, sentences: Sequence[Sentence], laws: Laws = TEACHER) -
 
 
 def ball_colours(sentences: Sequence[Sentence]) -> Floats:
-    """Known colours [N, 2, 3], nan where a sentence has one ball."""
+    """Return the balls' colours [N, 2, 3], nan where a sentence has one ball."""
     rgb = np.full((len(sentences), 2, 3), np.nan)
     for row, sentence in zip(rgb, sentences, strict=True):
         row[: len(sentence.balls)] = [RGB[ball.colour] for ball in sentence.balls]
@@ -73,7 +73,7 @@ def ball_colours(sentences: Sequence[Sentence]) -> Floats:
 
 
 def ball_radii(sentences: Sequence[Sentence]) -> Floats:
-    """Radii [N, 2] in px, nan where a sentence has one ball."""
+    """Return the balls' radii [N, 2] in px, nan where a sentence has one ball."""
     sizes = np.full((len(sentences), 2), np.nan)
     for row, sentence in zip(sizes, sentences, strict=True):
         row[: len(sentence.balls)] = radii(sentence)
@@ -83,7 +83,7 @@ def ball_radii(sentences: Sequence[Sentence]) -> Floats:
 def valid_trajectories(
     starts: Floats, sentences: Sequence[Sentence], num_frames: int, laws: Laws = TEACHER
 ) -> Floats:
-    """Where the teacher's laws take balls from `starts` [N, 2, 2]: [N, num_frames, 2, 2], px.
+    """Simulate balls from `starts` [N, 2, 2] by the teacher's laws: [N, num_frames, 2, 2], px.
 
     Velocities are the sentences' nominal ones; laws are the middle of their ranges. A start that
     lies inside a wall is moved to the nearest place inside the room.
@@ -105,10 +105,10 @@ def valid_trajectories(
 
 
 def trajectory_error(tracks: Tracks, sentences: Sequence[Sentence], laws: Laws = TEACHER) -> Floats:
-    """Mean distance between tracked and valid centres over frames and balls, px.
+    """Return the mean distance of tracked and valid centres over frames and balls, px.
 
     The valid trajectory starts at the tracked first position with the prompt's nominal velocity.
-    A lost ball counts from its last seen place, so that vanishing never pays.
+    A lost ball counts at its last tracked place, so that no student gains by losing it.
     """
     valid = valid_trajectories(tracks.centres[:, 0], sentences, tracks.centres.shape[1], laws)
     distance = np.linalg.norm(tracks.centres - valid, axis=-1)
@@ -116,55 +116,55 @@ def trajectory_error(tracks: Tracks, sentences: Sequence[Sentence], laws: Laws =
 
 
 def gravity(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
-    """Downward acceleration from rest before first contact, px/frame^2, mean over balls.
+    """Return the acceleration from rest before first contact, px/frame^2, mean over balls.
 
     Every sentence starts without vertical speed, so y - y0 = g t^2 / 2 is fitted, by least squares
     through the origin, to the frames up to the first one in which the ball is lost or near floor
-    or ceiling; nan below falling.MIN_REST_FRAMES of them. Balls that meet do so at one height: the
+    or ceiling; nan below fall_fit.MIN_REST_FRAMES of them. Balls that meet do so at one height: the
     impact is horizontal and leaves the fall as it is.
     """
-    length = falling.free_frames(tracks, ball_radii(sentences))
-    acceleration = falling.from_rest(tracks.centres[..., 1], length)
+    length = fall_fit.free_frames(tracks, ball_radii(sentences))
+    acceleration = fall_fit.from_rest(tracks.centres[..., 1], length)
     return _mean(acceleration, tracks.named & np.isfinite(acceleration))
 
 
 def gravity_free_fit(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
-    """`gravity` with a free vertical start speed; nan below falling.MIN_FALL_FRAMES. A component.
+    """Return `gravity` with a free vertical start speed; nan below fall_fit.MIN_FALL_FRAMES.
 
-    It tells a ball that accelerates from one that only moves. It is noisier, since in few frames it
-    trades speed for acceleration: on teacher clips of the odd look the spread over clips is .012,
-    from rest .004; of the clean look .003 and .001.
+    It separates a ball that accelerates from one that only moves. It is noisier, since few frames
+    do not separate speed and acceleration well: on teacher clips of the odd look the spread over
+    clips is .012, from rest .004; of the clean look .003 and .001.
     """
-    length = falling.free_frames(tracks, ball_radii(sentences))
-    acceleration, _ = falling.free_fit(tracks.centres[..., 1], length)
+    length = fall_fit.free_frames(tracks, ball_radii(sentences))
+    acceleration, _ = fall_fit.free_fit(tracks.centres[..., 1], length)
     return _mean(acceleration, tracks.named & np.isfinite(acceleration))
 
 
 def bounce(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
-    """Speed after the first landing over speed before it, mean over the balls that show one."""
-    ratio = falling.rebound(tracks, ball_radii(sentences))
+    """Return the speed after the first landing over that before, mean over balls that land."""
+    ratio = fall_fit.rebound(tracks, ball_radii(sentences))
     return _mean(ratio, tracks.named & np.isfinite(ratio))
 
 
 def object_permanence(tracks: Tracks) -> Floats:
-    """Share of frames x balls whose mass stays within MASS_BAND of the clip's own early mass.
+    """Return the share of frames x balls whose mass is within MASS_BAND of the early mass.
 
-    Against the clip's OWN early mass, so that a dimmer look does not count; a ball that vanishes
-    or fades falls below the band, a ghost second ball of its colour rises above it. A ball that
-    has no mass from the start counts as absent throughout.
+    The reference is the clip's OWN early mass, so that a dimmer look does not count. A ball that
+    vanishes or fades falls below the band, a ghost second ball of its colour rises above it. A ball
+    that has no mass from the start counts as absent throughout.
     """
     early = early_mass(tracks.masses)[:, None]
     with np.errstate(invalid="ignore"):
         low, high = MASS_BAND
-        kept = (tracks.masses >= low * early) & (tracks.masses <= high * early) & (early > 0)
-    return _mean(kept.astype(np.float64), tracks.named[:, None] & np.ones_like(kept))
+        within = (tracks.masses >= low * early) & (tracks.masses <= high * early) & (early > 0)
+    return _mean(within.astype(np.float64), tracks.named[:, None] & np.ones_like(within))
 
 
 def interpenetration(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
-    """1 where two balls that meet pass into each other, 0 where they do not, nan elsewhere.
+    """Return 1 where two balls that meet pass into each other, 0 where not, nan elsewhere.
 
-    They do when their centres come closer than CLOSEST_SHARE of the sum of their radii, or when
-    the left ball is ever to the right of the right one, in frames in which both are seen.
+    They do where their centres come closer than CLOSEST_SHARE of the sum of their radii, or when
+    the left ball is ever to the right of the right one, in frames in which both are tracked.
     """
     passed = np.full(len(sentences), np.nan)
     meets = np.array([sentence.meets for sentence in sentences], dtype=bool)
@@ -179,15 +179,15 @@ def interpenetration(tracks: Tracks, sentences: Sequence[Sentence]) -> Floats:
 
 
 def motion(tracks: Tracks) -> Floats:
-    """Mean speed of the tracked centres, px/frame; a lost ball stands still."""
+    """Return the mean speed of the tracked centres, px/frame; that of a lost ball is 0."""
     speed = np.linalg.norm(np.diff(tracks.centres, axis=1), axis=-1)
     return _mean(speed, tracks.named[:, None] & np.ones_like(speed, dtype=bool))
 
 
 def sharpness(clips: Clips) -> Floats:
-    """Mean absolute difference of neighbouring pixels at the 2 % strongest edges, per clip.
+    """Return the mean absolute difference of neighbouring pixels at the 2 % strongest edges.
 
-    The strongest edges only: they belong to the balls, and motion does not enter.
+    The strongest edges belong to the balls, and motion does not change them.
     """
     across = np.abs(np.diff(clips, axis=-1)).max(axis=2)[:, :, :-1]
     down = np.abs(np.diff(clips, axis=-2)).max(axis=2)[..., :-1]
@@ -198,7 +198,7 @@ def sharpness(clips: Clips) -> Floats:
 
 
 def flicker(clips: Clips) -> Floats:
-    """Mean absolute second difference in time of the ground, in grey levels of [0, 1].
+    """Return the mean absolute second difference in time of the ground, grey levels in [0, 1].
 
     The ground is the quarter of the pixels that change least over the clip: a moving ball does
     not count, grain and pumping brightness do.
@@ -211,7 +211,7 @@ def flicker(clips: Clips) -> Floats:
 
 
 def _mean(values: Floats, used: npt.NDArray[np.bool_]) -> Floats:
-    """Mean over all but the first axis where `used`; nan where nothing is."""
+    """Return the mean over all but the first axis where `used`; nan where nothing is used."""
     axes = tuple(range(1, values.ndim))
     count = used.sum(axis=axes)
     total = np.where(used, values, 0.0).sum(axis=axes)

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from afd.evaluation.metrics import (
+from afd.evaluation.metrics.pocket import (
     NAMES,
     ball_colours,
     ball_radii,
@@ -15,7 +15,7 @@ from afd.evaluation.metrics import (
     trajectory_error,
     valid_trajectories,
 )
-from afd.evaluation.tracking import Tracks
+from afd.evaluation.metrics.tracking import Tracks
 from afd.world.films import film_corpus
 from afd.world.rendering import CLEAN, GROUND, ODD, Look
 from afd.world.scenes import BASE_CORPUS, TEACHER, Laws

@@ -1,13 +1,13 @@
-"""How balls fall and bounce: fits to the height of tracked centres, per clip and ball.
+"""Fits of fall and bounce to the height of tracked centres, per clip and ball.
 
-Heights are y in px, downward, [N, F, B] as in tracking; results are [N, B], nan where a clip does
-not show enough. Time is in frames.
+Heights are y in px, downward, [N, F, B] as in tracking; results are [N, B], nan where a clip has
+too few frames of it. Time is in frames.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from afd.evaluation.tracking import Tracks
+from afd.evaluation.metrics.tracking import Tracks
 from afd.world.scenes import ROOM_PX
 
 CONTACT_PX = 0.75  # nearer than this to floor or ceiling, a ball no longer falls freely
@@ -24,10 +24,11 @@ Counts = npt.NDArray[np.int64]
 
 
 def free_frames(tracks: Tracks, sizes: Floats) -> Counts:
-    """Number of frames [N, B] from the start in which a ball is seen and nothing stops its fall.
+    """Return the number of frames [N, B] from the start in which a ball falls freely.
 
-    It ends near floor or ceiling, and at a bend that only an impact explains: faster than 2
-    px/frame, a ball can land and leave between two frames. Sizes are radii [N, B].
+    The fall ends where the ball is not tracked, near floor or ceiling, and at a bend that only an
+    impact explains: faster than 2 px/frame, a ball can land and leave between two frames.
+    Sizes are radii [N, B].
     """
     height = tracks.centres[..., 1]
     clearance = sizes[:, None] + CONTACT_PX
@@ -43,7 +44,7 @@ def free_frames(tracks: Tracks, sizes: Floats) -> Counts:
 
 
 def from_rest(height: Floats, length: Counts) -> Floats:
-    """Acceleration g of y - y[0] = g t^2 / 2 over the first `length` frames."""
+    """Return the acceleration g of y - y[0] = g t^2 / 2 over the first `length` frames."""
     num_frames = height.shape[1]
     half_square = 0.5 * np.arange(num_frames, dtype=np.float64)[:, None] ** 2
     used: Bools = (
@@ -57,7 +58,7 @@ def from_rest(height: Floats, length: Counts) -> Floats:
 
 
 def free_fit(height: Floats, length: Counts) -> tuple[Floats, Floats]:
-    """Acceleration and start speed of the parabolas through the first `length` frames."""
+    """Fit parabolas to the first `length` frames; return acceleration and start speed."""
     num_frames = height.shape[1]
     acceleration, speed = np.full(length.shape, np.nan), np.full(length.shape, np.nan)
     for frames in range(MIN_FALL_FRAMES, num_frames + 1):
@@ -70,9 +71,9 @@ def free_fit(height: Floats, length: Counts) -> tuple[Floats, Floats]:
 
 
 def rebound(tracks: Tracks, sizes: Floats) -> Floats:
-    """Speed after the first landing over speed before it: restitution as filmed.
+    """Return the speed after the first landing over the speed before it, the restitution.
 
-    Both speeds are those at the frame of lowest place, of the parabolas before and after it with
+    Both speeds are at the frame of lowest place, of the parabolas before and after it with
     the fall's own acceleration. Nan without a free fall that reaches the floor faster than
     MIN_IMPACT, or with fewer than MIN_REBOUND_FRAMES frames after it.
     """
@@ -102,7 +103,7 @@ def rebound(tracks: Tracks, sizes: Floats) -> Floats:
 
 
 def _slope(x: Floats, y: Floats, used: Bools) -> Floats:
-    """Least-squares slope along axis 1 of the used points; nan where fewer than two."""
+    """Return the least-squares slope along axis 1 of the used points; nan below two."""
     weight = used.astype(np.float64)
     count = np.maximum(weight.sum(axis=1), 1)
     x_mean = (weight * x).sum(axis=1) / count
