@@ -69,8 +69,8 @@ def test_fit_steps_change_in_the_following_rounds_and_are_bounded(
     own = limits(collapse=action)
     states = alarm_states([COLLAPSED, COLLAPSED, COLLAPSED, GOOD], own)
     assert [state.fit_params(fit(8), own).num_steps for state in states] == steps
-    assert states[0].fit(fit(1), own).num_steps >= 1
-    assert states[0].fit(fit(0), own).num_steps == 0  # a frozen one stays frozen
+    assert states[0].fit_params(fit(1), own).num_steps >= 1
+    assert states[0].fit_params(fit(0), own).num_steps == 0  # a frozen one stays frozen
 
 
 def test_alarms_that_ask_for_more_and_for_fewer_steps_change_none() -> None:
