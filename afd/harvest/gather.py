@@ -21,6 +21,11 @@ from afd.harvest.progress import HarvestProgress, Stop
 from afd.harvest.run import harvest
 from afd.store import Store, StoreError
 
+# Providers that drop finished films soon: a stopped harvest loses what it has paid.
+SHORT_LIVED = {
+    "fal": "; soon: fal drops a film after 6 minutes (one below 10 KB after an hour)",
+    "replicate": "; soon: Replicate drops a film after an hour",
+}
 NEXT: dict[StopReason, str] = {
     "unauthorised": "put a valid key into the environment variable {key}",
     "out_of_credit": "add credit to the account at the provider",
@@ -127,6 +132,7 @@ def stop_message(stop: Stop, teacher: RemoteTeacher) -> str:
     return (
         f"{stop.text}. Every finished clip and every open task is kept in the ledger, nothing is "
         f"paid twice; {cure}, then run the same command again"
+        f"{SHORT_LIVED.get(teacher.provider, '')}"
     )
 
 

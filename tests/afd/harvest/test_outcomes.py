@@ -607,3 +607,13 @@ def test_a_stop_does_not_hide_that_a_clip_is_gone(tmp_path: Path) -> None:
     assert done.stop and done.stop.reason == "budget" and done.live.missing == 1
     told = str(paused_error(done.stop, teacher, store, done.live.missing))
     assert "budget_usd" in told and "1 clips that were paid" in told
+
+
+def test_a_film_longer_than_ordered_is_booked_by_its_own_length(tmp_path: Path) -> None:
+    """A model with a default length of its own bills that length; fal reports no usage."""
+    by_second = {"usd_per_second": 0.1, "date": "2026-12-01"}
+    with Server("fal", script(fates=(Fate(num_frames=32),))) as server:
+        _, store = harvested(teacher_at(server, price=by_second), tmp_path, "a red ball")
+    row = rows(store)["a red ball"]
+    assert row.state == "verified"
+    assert row.spent == to_micro_usd(0.2)  # 2 s for the 1 s that was ordered

@@ -9,6 +9,8 @@ import pytest
 from afd.clips.requests import TeacherSpec
 from afd.config import Price
 from afd.harvest.budget import cost_of_film
+from afd.harvest.gather import stop_message
+from afd.harvest.progress import Stop
 from afd.harvest.provenance import differences
 from afd.teachers.vendors import sanitise
 from afd.teachers.vendors.protocol import (
@@ -19,6 +21,7 @@ from afd.teachers.vendors.protocol import (
     UnauthorisedError,
     VendorError,
 )
+from tests.afd.harvest.ordering import teacher_at
 from tests.harvest_server import Fate, Rule, Script, Server
 from tests.harvest_server.clients import VARIABLE, alone, order, teacher
 from tests.harvest_server.vendors import Provider
@@ -261,3 +264,11 @@ def test_a_film_longer_than_ordered_is_booked_by_its_length() -> None:
     assert cost_of_film(by_second, 500_000, 8.0) == 800_000
     assert cost_of_film(by_second, 500_000, 4.9) == 500_000
     assert cost_of_film(Price(usd_per_clip=0.5, date="2026-12-01"), 500_000, 8.0) == 500_000
+
+
+def test_a_stop_tells_how_soon_a_vendor_drops_what_is_paid() -> None:
+    stop = Stop("interrupted", "interrupted", is_hard=True)
+    for provider, words in (("fal", "6 minutes"), ("replicate", "an hour"), ("ark", None)):
+        with Server(provider) as server:  # type: ignore[arg-type]
+            told = stop_message(stop, teacher_at(server))
+        assert words in told if words else "drops" not in told
