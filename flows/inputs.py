@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afd.clips.requests import ClipRequest, round_requests
-from afd.config import Cluster, FolderTeacher, Params, RemoteTeacher
+from afd.config import Cluster, FolderTeacher, Params, RemoteTeacher, student_family
 from afd.config.prompts import FilePrompts
 from afd.params import ParamsError, load_params
 from afd.prompts import Prompt, PromptsError, compose, parse_jsonl, read_bytes, read_jsonl
@@ -64,18 +64,18 @@ def prompts_of(params: Params, store: Store) -> list[Prompt]:
     if missing := [split for split in needed if split not in {one.split for one in prompts}]:
         problem = f"{chosen.path}: no prompt is in the split {' and '.join(missing)}; write some"
         raise PromptsError([problem])
-    if params.student.family == "causal_wan":
-        _refuse_other_sentences(chosen.path, prompts)
+    if not student_family(params.student.family).open_vocabulary:
+        _refuse_other_sentences(params.student.family, chosen.path, prompts)
     return prompts
 
 
-def _refuse_other_sentences(path: str, prompts: list[Prompt]) -> None:
+def _refuse_other_sentences(family: str, path: str, prompts: list[Prompt]) -> None:
     """Refuse prompts outside the pocket world: a fresh student reads its sentences alone."""
     others = [prompt.text for prompt in prompts if not is_sentence(prompt.text)]
     if others:
         raise RefusedError(
             f"prompts.path: {len(others)} of {len(prompts)} prompts of {path} are no sentences of "
-            f"the pocket world, e.g. {others[0][:80]!r}, and a student.family causal_wan knows no "
+            f"the pocket world, e.g. {others[0][:80]!r}, and a student.family {family} knows no "
             "other words: choose params with a published student, e.g. params/self_forcing.yaml"
         )
 

@@ -15,6 +15,7 @@ from afd.config.discriminators import (
     VlmDiscriminator,
 )
 from afd.config.evaluators import OutsideEvaluator, OutsideMetric
+from afd.config.families import FamilyName, StudentFamily, families_with, student_family
 from afd.config.prompts import FilePrompts, GrammarPrompts, Prompts
 from afd.config.rounds import CriticParams, EvaluateParams, FitParams, RolloutParams, UpdateParams
 from afd.config.students import (
@@ -30,6 +31,7 @@ from afd.config.students import (
     Student,
     WarmstartParams,
     WhiteBoxParams,
+    is_published,
 )
 from afd.config.teachers import (
     Access,
@@ -74,6 +76,7 @@ __all__ = [
     "Discriminator",
     "DitFeaturesDiscriminator",
     "EvaluateParams",
+    "FamilyName",
     "FilePrompts",
     "FitParams",
     "FolderTeacher",
@@ -104,12 +107,16 @@ __all__ = [
     "ShareRange",
     "SimulatorTeacher",
     "Student",
+    "StudentFamily",
     "Teacher",
     "Terms",
     "UpdateParams",
     "VlmDiscriminator",
     "WarmstartParams",
     "WhiteBoxParams",
+    "families_with",
+    "is_published",
     "rows_and_columns",
     "semantic_teacher",
+    "student_family",
 ]

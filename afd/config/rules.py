@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from afd.config.families import FamilyName, families_with, student_family
+
 MATCHING = "distribution_matching"
 # Limits of a clip before anything of it is decoded (afd/video/decode.py): 200 KB can hold 12 GB.
 MAX_FRAMES, MAX_SIDE, MAX_SECONDS = 1000, 4096, 120.0
@@ -48,10 +50,10 @@ def _round_prompts_fit(in_a_round: int, num_prompts: int) -> str | None:
 
 
 def _whole_wan_latents(
-    family: str, num_frames: int, frame_size: int | tuple[int, int], per_block: int
+    family: FamilyName, num_frames: int, frame_size: int | tuple[int, int], per_block: int
 ) -> str | None:
     """Check Wan's VAE: 4 frames per latent frame after the first, 8 px per latent, patches of 2."""
-    if family == "causal_wan":
+    if not student_family(family).has_vae:
         return None
     sides = (frame_size,) if isinstance(frame_size, int) else frame_size
     problems: list[str] = []
@@ -69,10 +71,11 @@ def _whole_wan_latents(
     return "; ".join(problems) or None
 
 
-def _warmstart_if_fresh(family: str, warmstart: object) -> str | None:
-    if family == "causal_wan" and warmstart is None:
-        return "warmstart: missing; a student.family causal_wan starts from nothing"
-    if family != "causal_wan" and warmstart is not None:
+def _warmstart_if_fresh(family: FamilyName, warmstart: object) -> str | None:
+    published = student_family(family).is_published
+    if not published and warmstart is None:
+        return f"warmstart: missing; a student.family {family} starts from nothing"
+    if published and warmstart is not None:
         return f"warmstart must be absent: student.family {family} starts from student.checkpoint"
     return None
 
@@ -142,11 +145,11 @@ def _whole_feature_latents(
     )
 
 
-def _guidance_needs_empty_prompt(family: str, guidance: float | None) -> str | None:
-    if guidance is None or family != "causal_wan":
+def _guidance_needs_empty_prompt(family: FamilyName, guidance: float | None) -> str | None:
+    if guidance is None or student_family(family).open_vocabulary:
         return None
     return (
-        f"evaluate.guidance {guidance:g} needs a published student: student.family causal_wan has "
+        f"evaluate.guidance {guidance:g} needs a published student: student.family {family} has "
         "never seen an empty prompt; write null"
     )
 
@@ -179,20 +182,22 @@ def _critic_if_matching(objective: str, critic: object) -> str | None:
     return f"update.objective {objective} {rule} what params/ablations/dmd.yaml has there"
 
 
-def _horizon_is_built(family: str, horizon: int | None) -> str | None:
-    if horizon is None or family == "causal_wan":
+def _horizon_is_built(family: FamilyName, horizon: int | None) -> str | None:
+    if horizon is None or student_family(family).extends_rollouts:
         return None
+    capable = families_with(lambda row: row.extends_rollouts)
     return (
-        f"evaluate.horizon {horizon} needs student.family causal_wan: longer rollouts of {family} "
+        f"evaluate.horizon {horizon} needs student.family {capable}: longer rollouts of {family} "
         "are not built yet; write null"
     )
 
 
-def _chains_are_built(objective: str, family: str) -> str | None:
-    if objective in ("forward_process", "supervised") or family == "causal_wan":
+def _chains_are_built(objective: str, family: FamilyName) -> str | None:
+    if objective in ("forward_process", "supervised") or student_family(family).replays_chains:
         return None
+    capable = families_with(lambda row: row.replays_chains)
     return (
-        f"update.objective {objective} needs student.family causal_wan: every rollout's chain is "
+        f"update.objective {objective} needs student.family {capable}: every rollout's chain is "
         f"made again, many at once, and for {family} that is not built; write forward_process or "
         "supervised"
     )
@@ -207,12 +212,12 @@ def _discriminator_has_pixel_gradient(objective: str, kind: str) -> str | None:
     )
 
 
-def _shards_frozen_blocks(family: str, shard_blocks: bool) -> str | None:
-    if not shard_blocks or family != "causal_wan":
+def _shards_frozen_blocks(family: FamilyName, shard_blocks: bool) -> str | None:
+    if not shard_blocks or student_family(family).is_published:
         return None
     return (
         "update.memory.shard_blocks needs a published student: what is shared out is frozen, and "
-        "student.family causal_wan trains all its weights; write false"
+        f"student.family {family} trains all its weights; write false"
     )
 
 

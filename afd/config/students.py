@@ -1,11 +1,15 @@
 """Params of each student family, of its warm start and of its memory."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from afd.config.families import student_family
 from afd.config.values import Count, NonNegative, Positive, Section, Share
 from afd.config.world import LawsParams, LookParams
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # typing has it from Python 3.13 on
 
 
 class PatchCodec(Section):
@@ -153,6 +157,11 @@ Student = Annotated[
 ]
 BlockCausalWan = SelfForcingParams | CausalForcingParams
 PublishedStudent = SelfForcingParams | CausalForcingParams | AnyFlowFarParams
+
+
+def is_published(student: Student) -> "TypeIs[PublishedStudent]":
+    """Return True for a student that starts from files and trains a LoRA."""
+    return student_family(student.family).is_published
 
 
 class MemoryParams(Section):

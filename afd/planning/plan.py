@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
-from afd.config import FilePrompts, Params
+from afd.config import BlockCausalWan, FilePrompts, Params, is_published
 from afd.harvest.budget import MICRO, reservation
 from afd.params import ParamsError
 from afd.planning import networks
@@ -131,9 +131,9 @@ def _smaller(params: Params, work: Workload) -> list[str]:
     """Return the changes that lower the memory of rollouts."""
     student = params.student
     knobs: list[str] = []
-    if student.family != "causal_wan" and student.precision != "bfloat16":
+    if is_published(student) and student.precision != "bfloat16":
         knobs.append("set student.precision=bfloat16")
-    if student.family in ("self_forcing", "causal_forcing"):
+    if isinstance(student, BlockCausalWan):
         blocks = work.wan.window_blocks or work.wan.num_blocks
         if blocks > 2:
             knobs.append(f"set student.window_frames={2 * student.latent_frames_per_block}")

@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from afd.checkpoints import place
-from afd.config import CausalWanParams, Params, rows_and_columns
+from afd.config import (
+    AnyFlowFarParams,
+    BlockCausalWan,
+    CausalWanParams,
+    Params,
+    is_published,
+    rows_and_columns,
+    student_family,
+)
 from afd.planning import networks
 from afd.planning.networks import DiscriminatorCost
 from afd.planning.wan import WAN_1_3B, WanSizes
@@ -36,13 +44,13 @@ def workload(params: Params) -> Workload:
     pixels = height * width
     student = params.student
     assumed: list[str] = []
-    if student.family == "causal_wan":
+    if not is_published(student):
         wan = _pocket(student, params.num_frames, pixels)
         rank, trained, size = None, wan.num_parameters, 4
         context_gradient = True
     else:
         where = "student.checkpoint", student.checkpoint, assumed
-        if student.family == "anyflow_far":  # a folder with its sizes
+        if isinstance(student, AnyFlowFarParams):  # a folder with its sizes
             sizes = published(*where)
         else:
             sizes = published(*where, student.head_dim, student.weights)
@@ -59,7 +67,7 @@ def workload(params: Params) -> Workload:
         trained = wan.num_lora_parameters(rank, feed_forward=student.lora.targets == "all")
         size = 2 if student.precision == "bfloat16" else 4
         context_gradient = True
-        if student.family != "anyflow_far":
+        if isinstance(student, BlockCausalWan):
             context_gradient = student.context_gradient
             window = student.window_frames
             if window is not None:
@@ -75,7 +83,7 @@ def workload(params: Params) -> Workload:
         bytes_per_value=size,
         checkpointing=params.update.memory.gradient_checkpointing,
         context_gradient=context_gradient,
-        has_vae=student.family != "causal_wan",
+        has_vae=student_family(student.family).has_vae,
         discriminator=discriminator,
         discriminator_rows=rows,
         assumed=tuple(assumed),

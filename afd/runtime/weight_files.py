@@ -6,9 +6,10 @@ the command that fetches it. Imports no torch.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from afd.checkpoints import content_files
-from afd.config import Params
+from afd.config import Params, Student
 from afd.runtime.identity import WEIGHTS
 from afd.runtime.outcome import RefusedError
 
@@ -30,12 +31,6 @@ class Repository:
         return f"hf download {self.name} {self.file} --local-dir {folder}{moved}"
 
 
-_CHECKPOINTS = {
-    "self_forcing": Repository("gdhe17/Self-Forcing", "checkpoints/self_forcing_dmd.pt"),
-    "causal_forcing": Repository("zhuhz22/Causal-Forcing", "chunkwise/causal_forcing.pt"),
-    "anyflow_far": Repository("nvidia/AnyFlow-FAR-Wan2.1-1.3B-Diffusers"),
-}
-_FRAME_WISE = Repository("zhuhz22/Causal-Forcing", "framewise/causal_forcing.pt")
 _WAN = Repository("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
 _BACKBONES = {"vlm": Repository("Qwen/Qwen2-VL-2B-Instruct"), "dit_features": _WAN}
 _REWARD = Repository("KwaiVGI/VideoReward")
@@ -81,12 +76,9 @@ def paths_of(params: Params) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def repository_of(params: Params, field: str) -> Repository | None:
     """Return the repository that publishes a field's weights, or None."""
-    student, family = params.student, params.student.family
     match field:
         case "student.checkpoint":
-            if family == "causal_forcing" and student.latent_frames_per_block == 1:
-                return _FRAME_WISE
-            return _CHECKPOINTS.get(family)
+            return _checkpoint_of(params.student)
         case "student.components":
             return _WAN
         case "discriminator.backbone":
@@ -95,6 +87,21 @@ def repository_of(params: Params, field: str) -> Repository | None:
             return _REWARD
         case _:
             return _EVALUATORS.get(field.removeprefix("evaluate.evaluators.").split(".")[0])
+
+
+def _checkpoint_of(student: Student) -> Repository | None:
+    match student.family:
+        case "causal_wan":
+            return None
+        case "self_forcing":
+            return Repository("gdhe17/Self-Forcing", "checkpoints/self_forcing_dmd.pt")
+        case "causal_forcing":
+            layout = "framewise" if student.latent_frames_per_block == 1 else "chunkwise"
+            return Repository("zhuhz22/Causal-Forcing", f"{layout}/causal_forcing.pt")
+        case "anyflow_far":
+            return Repository("nvidia/AnyFlow-FAR-Wan2.1-1.3B-Diffusers")
+        case _:
+            assert_never(student.family)
 
 
 def _cure(params: Params, field: str, path: str) -> str:

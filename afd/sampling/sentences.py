@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
+from afd.config import FamilyName, student_family
 from afd.prompts import check_text
 from afd.sampling.errors import SamplingError
 from afd.world.sentences import SentenceError, all_sentences, parse
 
-POCKET_FAMILY = "causal_wan"  # starts from nothing, on films of the pocket world
 EXAMPLE = "a small red ball starts high on the left and moves quickly to the right"
 
 
-def refuse_sentences(family: str, sentences: Sequence[str]) -> None:
+def refuse_sentences(family: FamilyName, sentences: Sequence[str]) -> None:
     """Raise SamplingError for every sentence that a student of this family cannot read."""
     problems = [
         f"sentence {number}: {problem}"
@@ -20,7 +20,7 @@ def refuse_sentences(family: str, sentences: Sequence[str]) -> None:
     if not problems:
         return
     cure = ""
-    if family == POCKET_FAMILY:
+    if not student_family(family).open_vocabulary:
         cure = (
             f"\n  this student reads the {len(all_sentences())} sentences of the pocket world, "
             f"such as\n    {EXAMPLE}\n  other words need a published student: docs/students.md"
@@ -28,10 +28,10 @@ def refuse_sentences(family: str, sentences: Sequence[str]) -> None:
     raise SamplingError("\n".join(problems) + cure)
 
 
-def _problem(family: str, sentence: str) -> str | None:
+def _problem(family: FamilyName, sentence: str) -> str | None:
     if (wrong := check_text(sentence)) is not None:
         return wrong
-    if family != POCKET_FAMILY:
+    if student_family(family).open_vocabulary:
         return None
     try:
         parse(sentence)

@@ -19,10 +19,11 @@ from typing import overload
 import torch
 
 from afd.artifacts import MANIFEST, Artifact, Manifest
+from afd.config import FamilyName, student_family
 from afd.prompts import prompt_id
 from afd.sampling.campaign import Campaign, RoundStudent, as_round, open_campaign, settings_of
 from afd.sampling.errors import SamplingError
-from afd.sampling.sentences import POCKET_FAMILY, refuse_sentences
+from afd.sampling.sentences import refuse_sentences
 from afd.sampling.text import encoder_of
 from afd.sampling.video import Video, Videos
 from afd.store import Store
@@ -97,9 +98,10 @@ class SampledStudent:
         self, texts: Sequence[str], chosen: Sequence[int], guidance: float | None
     ) -> Iterator[Video]:
         refuse_sentences(self.params.family, texts)
-        if guidance is not None and self.params.family == POCKET_FAMILY:
+        family = self.params.family
+        if guidance is not None and not student_family(family).open_vocabulary:
             raise SamplingError(
-                f"guidance {guidance:g} needs a published student: student.family {POCKET_FAMILY} "
+                f"guidance {guidance:g} needs a published student: student.family {family} "
                 "has no empty prompt"
             )
         encode = encoder_of(self.artifact.path, texts, self._components, self._example)
@@ -181,11 +183,11 @@ def of_weights(
 
 
 @contextlib.contextmanager
-def _steady(family: str) -> Iterator[None]:
+def _steady(family: FamilyName) -> Iterator[None]:
     """One thread for the small students of the pocket world, as their stages use: sums come out in
     one order. Published students take every thread."""
     before = torch.get_num_threads()
-    if family == POCKET_FAMILY:
+    if not student_family(family).is_published:
         torch.set_num_threads(1)
     try:
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from afd.config import CausalWanParams
+from afd.config import is_published
 from afd.sampling.errors import SamplingError
 from afd.students.checkpoint import describe, load_encoder
 from afd.text.encoder import TextEncoder
@@ -40,7 +40,7 @@ def encoder_of(
     in memory only here. Raises SamplingError where it is not on this disk, or is another one.
     """
     known, params = load_encoder(folder), describe(folder).params
-    if isinstance(params, CausalWanParams):
+    if not is_published(params):
         return known
     from afd.text.cached import CachedText
 

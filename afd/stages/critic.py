@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from afd import seeds
 from afd.artifacts import Artifact
-from afd.config import CausalWanParams, CriticParams
+from afd.config import CriticParams, families_with, is_published
 from afd.flow import path
 from afd.flow.times import draw_times
 from afd.losses.flow_matching import sft_loss
@@ -35,10 +35,11 @@ def run(
     own = CriticParams.model_validate(params["critic"])
     seed, round_index = int(params["seed"]), int(params["round_index"])
     loaded = load_student(inputs["critic"].path, "student")
-    if not isinstance(loaded.params, CausalWanParams):
+    if is_published(loaded.params):
         raise RefusedError(
             f"student.family {loaded.params.family}: a critic is a whole second network, and only "
-            "causal_wan trains all its weights; choose another update.objective"
+            f"{families_with(lambda row: not row.is_published)} trains all its weights; choose "
+            "another update.objective"
         )
     critic: Any = loaded.student.train()  # type: ignore[attr-defined]
     average = frozen_copy(cast(Any, load_student(inputs["critic"].path, "average").student))

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from afd import seeds
 from afd.artifacts import Artifact
-from afd.config import CausalWanParams, PublishedStudent, WarmstartParams, rows_and_columns
+from afd.config import (
+    CausalWanParams,
+    PublishedStudent,
+    WarmstartParams,
+    is_published,
+    rows_and_columns,
+)
 from afd.flow import path
 from afd.flow.times import draw_times, step_list
 from afd.losses.flow_matching import sft_loss
@@ -40,9 +46,9 @@ def run(
 ) -> dict[str, float | int | str | None]:
     """Write the files of afd.students.checkpoint."""
     student = params_of(params["student"])
-    if isinstance(student, CausalWanParams):
-        return train(student, params, inputs, work)
-    return adopt(student, params, inputs, work)
+    if is_published(student):
+        return adopt(student, params, inputs, work)
+    return train(student, params, inputs, work)
 
 
 def adopt(

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from afd import seeds
-from afd.config import CausalWanParams
 from afd.config import Student as StudentParams
+from afd.config import is_published
 from afd.device import compute_device
 from afd.flow.times import step_list
 from afd.latents import LatentGeometry
@@ -81,7 +81,7 @@ def load_student(folder: Path, which: WeightsName) -> LoadedStudent:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be read as student weights: {error}") from error
-    if isinstance(described.params, CausalWanParams):
+    if not is_published(described.params):
         student = build(described.params, described.geometry, seeds.generator(0, "overwritten"))
         load_strictly(student, tensors, str(file))
         trained: nn.Module = student
@@ -159,7 +159,7 @@ def describe(folder: Path) -> StudentDescription:
 def load_codec(folder: Path) -> Codec:
     """Load the codec of a StudentWeights folder without its student."""
     described = describe(folder)
-    if not isinstance(described.params, CausalWanParams):
+    if is_published(described.params):
         from afd.students import published
 
         return published.load_codec(described.start)
@@ -182,7 +182,7 @@ def codec_sha256(folder: Path) -> str:
 def load_encoder(folder: Path) -> TextEncoder:
     """Load the text encoder of a StudentWeights folder without its student."""
     described = describe(folder)
-    if isinstance(described.params, CausalWanParams):
+    if not is_published(described.params):
         return Words(described.params.num_text_tokens, described.params.text_dim)
     from afd.students import published
 

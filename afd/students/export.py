@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 from safetensors.torch import save_file
 
+from afd.config import is_published, student_family
 from afd.students.checkpoint import WeightsName, load_student
 from afd.students.layouts import to_original
 from afd.students.strict_loading import CheckpointError
@@ -35,13 +36,12 @@ def export(student: Path, out: Path, kind: Kind, which: WeightsName = "average")
 
     loaded = load_student(student, which)
     network = loaded.student
-    has_lora = isinstance(network, published.MODELS) and hasattr(network, "peft_config")
-    if not has_lora or not isinstance(network, published.MODELS):
+    if not isinstance(network, published.MODELS) or not is_published(loaded.params):
         raise CheckpointError(
             f"{student}: a {loaded.params.family} has no LoRA to export; its weights are "
             f"{student / f'{which}.safetensors'}, under diffusers' names"
         )
-    if kind == "original" and isinstance(network, published.AnyFlowFar):
+    if kind == "original" and not student_family(loaded.params.family).has_original_layout:
         raise CheckpointError(f"{student}: {loaded.params.family} has no original layout")
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: is not empty; give a new folder")

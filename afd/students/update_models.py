@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from afd.config import CausalWanParams
+from afd.config import is_published
 from afd.students.checkpoint import LoadedStudent, WeightsName, describe, load_student, save_student
 from afd.students.strict_loading import CheckpointError, load_strictly, weights_sha256
 from afd.students.student import AnyStudent
@@ -39,10 +39,10 @@ class UpdateModels:
 
     def save(self, folder: Path) -> None:
         """Write student and average into an artifact's folder."""
-        is_whole = isinstance(self.loaded.params, CausalWanParams)
+        loaded = self.loaded
         save_student(
-            folder, self.weights, self.average, self.loaded.codec, self.student.geometry,
-            self.loaded.params, start=None if is_whole else self.loaded.start,
+            folder, self.weights, self.average, loaded.codec, self.student.geometry,
+            loaded.params, start=loaded.start if is_published(loaded.params) else None,
         )  # fmt: skip
 
 
@@ -60,9 +60,8 @@ def load_update_models(
     """
     loaded = load_student(student, "student")
     network = loaded.student
-    models = _whole(loaded, student, behaviour_weights, reference)
-    if models is None:
-        models = _adapted(loaded, student, behaviour_weights, reference)
+    make = _adapted if is_published(loaded.params) else _whole
+    models = make(loaded, student, behaviour_weights, reference)
     if gradient_checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[attr-defined]
     if compile_blocks:
@@ -75,10 +74,8 @@ def _whole(
     student: Path,
     behaviour_weights: tuple[Path, WeightsName],
     reference: Path,
-) -> UpdateModels | None:
-    """Return four networks; None for a student that trains a LoRA."""
-    if not isinstance(loaded.params, CausalWanParams):
-        return None
+) -> UpdateModels:
+    """Return four networks of a student that trains all its weights."""
     network = loaded.student
     assert isinstance(network, nn.Module)
     average = load_student(student, "average").student
@@ -107,7 +104,7 @@ def _adapted(
     """Return one network: the student's adapter trains, the behaviour's made the rollouts."""
     from afd.students import lora, published
 
-    assert not isinstance(loaded.params, CausalWanParams)
+    assert is_published(loaded.params)
     network = loaded.student
     assert isinstance(network, published.MODELS)
     for folder in (behaviour_weights[0], reference):

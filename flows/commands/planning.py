@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 from rich.table import Table
 
-from afd.config import FilePrompts, Params
+from afd.config import FilePrompts, Params, is_published
 from afd.planning.machines import Device, machine
 from afd.planning.plan import CampaignPlan, StagePlan, plan
 from afd.store import Store
@@ -29,7 +29,7 @@ def print_plan(
 ) -> int:
     """Print the plan of `params`; return 0, or 2 when something cannot fit. Raises ParamsError."""
     refuse_unusable_prompts(params)
-    chosen = device or ("cpu" if params.student.family == "causal_wan" else "h100")
+    chosen = device or ("h100" if is_published(params.student) else "cpu")
     if chosen == "cpu" and memory_gb is None:
         memory_gb = psutil.virtual_memory().total / GIGA
     planned = plan(params, machine(chosen, memory_gb, usd_per_hour), num_ranks)
