@@ -99,6 +99,7 @@ def test_compare() -> None:
     assert row["metric"] == "gravity"
     assert row["difference"] == pytest.approx(0.05)
     assert row["num_prompts"] == 2
+    assert row["low"] is None and row["high"] is None  # of two prompts
 
 
 def test_levels_and_differences_are_of_the_same_prompts() -> None:
