@@ -96,7 +96,7 @@ def test_good_and_bad_programs_in_one_evaluation(played: Played) -> None:
     assert summary["metrics"]["crash.quality"]["num_failed"] == 20
     known = readings.row("bright.words", summary["metrics"]["bright.words"])
     assert not known.is_independent and known.better == "none"
-    changed = replace(known, base=1.0, student=2.0, interval=(0.5, 1.5), p_holm=None)
+    changed = replace(known, base=1.0, student=2.0, interval=(0.5, 1.5), p_holm=None, num_prompts=8)
     assert readings.read(changed).endswith("; no independent judge, the discriminator knows it")
     told = summary["outside"]
     assert told["bright"]["error"] is None and told["bright"]["version_told"] == "b1"
