@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from afd.artifacts import MANIFEST, Artifact, ArtifactRef, Manifest
+from afd.config.families import FAMILY_NAMES, FamilyName
 from afd.prompts import Prompt, read_jsonl
 from afd.sampling.errors import SamplingError
 from afd.store import Store
@@ -39,12 +40,13 @@ class RoundStudent:
         return "start" if self.round is None else f"round {self.round}"
 
     @property
-    def family(self) -> str:
+    def family(self) -> FamilyName:
         """Its family, without its weights; raises SamplingError."""
         content = _json(self.artifact.path / "student.json").get("params", {})
-        if "family" not in content:
-            raise SamplingError(f"{self.artifact.path}: cannot be read as student weights")
-        return str(content["family"])
+        for name in FAMILY_NAMES:
+            if content.get("family") == name:
+                return name
+        raise SamplingError(f"{self.artifact.path}: cannot be read as student weights")
 
 
 class Campaign:
