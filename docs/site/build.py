@@ -17,8 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 GUIDES: Mapping[str, Sequence[str]] = {
     "First hour": ("install", "demo", "sampling", "glossary"),
+    "The code": ("architecture", "python"),
     "Guides": ("students", "teachers", "cluster", "alarms", "evaluators", "ablations"),
-    "Reference": ("cli", "commands", "params", "python"),
+    "Reference": ("cli", "commands", "params"),
     "Results": (
         "results",
         "The quick comparison <quick>",
