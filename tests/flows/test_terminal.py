@@ -86,9 +86,9 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
         "--cluster", str(CLUSTER), "--no-prefect",
         "--set", "warmstart.num_steps=400", cols=80,
     )  # fmt: skip
-    narrow = begun.until("campaign      warmstart", "/400")
+    narrow = begun.until("campaign  warmstart", "/400")
     begun.resize(100)
-    begun.until("campaign      harvest      ", " s  num_clips=4")  # a line above: it ends meanwhile
+    begun.until("campaign  harvest      ", " s  num_clips=4")  # a line above: it ends meanwhile
     widened = begun.until(" of 15 stages")
     begun.press("c")
     codes.append(begun.end())
@@ -120,13 +120,13 @@ def test_one_bar_over_what_runs_while_lines_stay_above_it(lived: Lived) -> None:
     (bar,) = [line for line in lines if " of 2 rounds" in line]
     assert re.fullmatch(r"t  ━.*━  0 of 2 rounds  \d of 15 stages  \d+:\d\d", bar), bar
     below = lines[lines.index(bar) + 1 :]
-    assert any(re.match(r"campaign      warmstart  .*\d+/400  \d+:\d\d", line) for line in below)
-    assert lines[0].startswith("campaign      prompts ") or "Prefect" in lines[0]
+    assert any(re.match(r"campaign  warmstart  .*\d+/400  \d+:\d\d", line) for line in below)
+    assert lines[0].startswith("campaign  prompts ") or "Prefect" in lines[0]
 
 
 def test_after_a_resize_there_is_one_block_and_every_line_above_it(lived: Lived) -> None:
     assert lived.widened.count(" of 2 rounds") == 1
-    assert lived.widened.count("campaign      prompts ") == 1
+    assert lived.widened.count("campaign  prompts ") == 1
 
 
 def test_ctrl_c_ends_in_two_lines(lived: Lived) -> None:
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_in_two_lines(lived: Lived) -> None:
     above, stopped = split(lived.begun)
     assert re.fullmatch(STOPPED, stopped), stopped
     assert not [line for line in above if " of 15 stages" in line]  # the block is gone
-    assert re.match(r"campaign      (prompts|harvest|warmstart) +[\d.]+ s  ", above[-1]), above
+    assert re.match(r"campaign  (prompts|harvest|warmstart) +[\d.]+ s  ", above[-1]), above
 
 
 def test_nothing_but_our_own_lines_on_any_terminal(lived: Lived) -> None:
@@ -162,8 +162,8 @@ def test_finished_stages_and_rounds_stay_readable_without_colours(lived: Lived) 
     assert not re.search(rb"\x1b\[[0-9;]*[39][0-9][;m]", lived.ended.raw)  # a colour
     text = lived.ended.text()
     for label in ("round 0", "round 1"):
-        assert text.count(f"{label}  finished ") == 1, text
-        assert text.count(f"{label}  evaluate ") == 1, text
+        assert text.count(f"{label}   finished ") == 1, text
+        assert text.count(f"{label}   evaluate ") == 1, text
     assert "…" not in text and "..." not in text  # neither a number nor a name is cut
     assert "report   " in text and "frechet_distance" in text
     assert len(list((lived.folder / "runs" / "t" / "rounds").glob("*.dvc"))) == 4

@@ -168,7 +168,7 @@ def test_a_job_that_slurm_has_forgotten_is_judged_by_the_exit_code_it_left(
     site: Sites, slurm: RealSlurm, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Accounting is off: neither squeue nor sacct know it any more."""
-    here = site("demo", "slurm.poll_s=8")  # asks when it begins, and after it has ended
+    here = site("demo", "slurm.poll_s=60")  # asks when it begins, and after it is forgotten
     asked = Asked(here, prompts_request(num_held_out=10**6))
     until(lambda: list(here.submitit.glob("*_0.exit")))
     slurm.do("forget")
