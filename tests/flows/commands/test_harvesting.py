@@ -215,6 +215,7 @@ def decoded(path: Path) -> Iterator[bytes]:
 def test_no_key_and_no_signed_url_is_found_in_anything_that_a_campaign_leaves(
     typed: Terminal, server: Server, tmp_path: Path
 ) -> None:
+    page = f"<html>login {KEY} <a href='https://cdn.test/film?sig={SIGNATURE}'>here</a></html>"
     echo = json.dumps({"error": {"code": "InvalidParameter", "message": f"bad key {KEY}?"}})
     server.rewrite(
         Script(
@@ -224,7 +225,7 @@ def test_no_key_and_no_signed_url_is_found_in_anything_that_a_campaign_leaves(
                 Rule("create", status=400, body=echo),
                 Rule("poll", status=500, body=echo),
                 Rule("download", status=403, body=f"<Error>{KEY}</Error>"),
-                Rule("download", status=200, body=f"<html>login {KEY} {SIGNATURE}</html>"),
+                Rule("download", status=200, body=page),
             ),
             fates=(Fate("small green", ends="refused_output", text=f"policy {KEY}"),),
         )
