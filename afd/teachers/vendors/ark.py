@@ -71,13 +71,10 @@ class Ark:
 
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one task."""
-        is_end = responses.is_end(task, STATES, ("id",), ("status",))
-        answer = await exchange.read(
-            http, f"{self._tasks}/{task.id}", self.auth_headers(), None, (404,), is_end
-        )
-        if answer.status == 404 and not is_end(answer):
-            return responses.absent(answer)
-        responses.check_id(answer, task, "id")
+        target = f"{self._tasks}/{task.id}"
+        answer = await responses.read_task(http, target, self.auth_headers(), task, STATES)
+        if isinstance(answer, Progress):
+            return answer
         word = answer.get("status")
         tokens = sanitise.count(answer.get("usage", "completion_tokens"))
         usage = None if tokens is None else Usage(tokens=tokens)
@@ -86,7 +83,7 @@ class Ark:
             return responses.succeeded(
                 answer, word, _urls(answer), usage=usage, seed=seed, model=model
             )
-        state = STATES.get(sanitise.text(word) or "", "unknown")
+        state = responses.state_of(STATES, word)
         code = sanitise.text(answer.get("error", "code")) or ""
         if state == "failed" and _is_refusal(code):
             state = "refused_output" if code.startswith("Output") else "refused_input"

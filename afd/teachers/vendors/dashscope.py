@@ -85,16 +85,19 @@ class DashScope:
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one task."""
         target = f"{self.base_url}/tasks/{task.id}"
-        is_end = responses.is_end(task, STATES, ("output", "task_id"), ("output", "task_status"))
-        answer = await exchange.read(http, target, self.auth_headers(), None, (404,), is_end)
+        answer = await responses.read_task(
+            http, target, self.auth_headers(), task, STATES,
+            ("output", "task_id"), ("output", "task_status"),
+        )  # fmt: skip
+        if isinstance(answer, Progress):
+            return answer
         word = answer.get("output", "task_status")
-        if (answer.status == 404 and not is_end(answer)) or word == "UNKNOWN":
-            return responses.absent(answer, word if word == "UNKNOWN" else None)
-        responses.check_id(answer, task, "output", "task_id")
+        if word == "UNKNOWN":
+            return responses.absent(answer, word)
         usage = _usage(answer)
         if word == "SUCCEEDED":
             return responses.succeeded(answer, word, _urls(answer), usage=usage)
-        state = STATES.get(sanitise.text(word) or "", "unknown")
+        state = responses.state_of(STATES, word)
         code = sanitise.text(answer.get("output", "code"))
         message = sanitise.text(answer.get("output", "message")) or ""
         if state == "failed" and code == REFUSAL:

@@ -78,11 +78,16 @@ class Kling:
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one task."""
         target = f"{self._tasks}/{task.id}"
-        answer = await exchange.read(http, target, self.auth_headers(), accepted=(404,))
-        if answer.status == 404 or answer.get("code") == 1203:
+        answer = await responses.read_task(
+            http, target, self.auth_headers(), task, STATES,
+            ("data", "task_id"), ("data", "task_status"),
+        )  # fmt: skip
+        if isinstance(answer, Progress):
+            return answer
+        if answer.get("code") == 1203:
             return responses.absent(answer)
-        _check_code(answer)
-        responses.check_id(answer, task, "data", "task_id")
+        if answer.status // 100 == 2:
+            _check_code(answer)
         word = answer.get("data", "task_status")
         if word in ("succeed", "succeeded"):
             place = answer.get("data", "task_result", "videos")
@@ -95,7 +100,7 @@ class Kling:
                 None if place is None else [sanitise.dig(video, "url") for video in videos],
                 usage=Usage(seconds=seconds) if seconds else None,
             )
-        state = STATES.get(sanitise.text(word) or "", "unknown")
+        state = responses.state_of(STATES, word)
         message = sanitise.text(answer.get("data", "task_status_msg")) or ""
         if state == "failed" and "risk control" in message.lower():
             state = "refused_output"

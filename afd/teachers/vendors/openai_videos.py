@@ -91,11 +91,9 @@ class OpenAIVideos:
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one video."""
         target = f"{self.base_url}/videos/{task.id}"
-        is_end = responses.is_end(task, STATES, ("id",), ("status",))
-        answer = await exchange.read(http, target, self.auth_headers(), None, (404,), is_end)
-        if answer.status == 404 and not is_end(answer):
-            return responses.absent(answer)
-        responses.check_id(answer, task, "id")
+        answer = await responses.read_task(http, target, self.auth_headers(), task, STATES)
+        if isinstance(answer, Progress):
+            return answer
         word = answer.get("status")
         if word == "completed":
             lengths = (answer.get("duration_s"), answer.get("seconds"))
@@ -110,7 +108,7 @@ class OpenAIVideos:
                 seed=answer.get("seed"),
                 model=answer.get("model"),
             )
-        state = STATES.get(sanitise.text(word) or "", "unknown")
+        state = responses.state_of(STATES, word)
         if state == "failed" and _is_refusal(answer):
             state = "refused_output"
         reason = answer.reason if answer.get("error") is not None else None

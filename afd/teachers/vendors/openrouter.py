@@ -75,16 +75,14 @@ class OpenRouter:
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one job."""
         target = f"{self.base_url}/videos/{task.id}"
-        is_end = responses.is_end(task, STATES, ("id",), ("status",))
-        answer = await exchange.read(http, target, self.auth_headers(), None, (404,), is_end)
-        if answer.status == 404 and not is_end(answer):
-            return responses.absent(answer)
-        responses.check_id(answer, task, "id")
+        answer = await responses.read_task(http, target, self.auth_headers(), task, STATES)
+        if isinstance(answer, Progress):
+            return answer
         word, usage = answer.get("status"), _usage(answer)
         if word == "completed":
             urls = _urls(answer, f"{target}/content?index=0")
             return responses.succeeded(answer, word, urls, key_host=self.base_url, usage=usage)
-        state = STATES.get(sanitise.text(word) or "", "unknown")
+        state = responses.state_of(STATES, word)
         reason = answer.reason if answer.get("error") is not None else None
         if state == "failed" and reason is not None and REFUSED.search(reason):
             state = "refused_input" if REFUSED_INPUT.search(reason) else "refused_output"

@@ -72,11 +72,9 @@ class Replicate:
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Poll one prediction."""
         target = f"{self.base_url}/predictions/{task.id}"
-        is_end = responses.is_end(task, STATES, ("id",), ("status",))
-        answer = await exchange.read(http, target, self.auth_headers(), None, (404,), is_end)
-        if answer.status == 404 and not is_end(answer):
-            return responses.absent(answer)
-        responses.check_id(answer, task, "id")
+        answer = await responses.read_task(http, target, self.auth_headers(), task, STATES)
+        if isinstance(answer, Progress):
+            return answer
         word = answer.get("status")
         if word == "succeeded":
             if answer.get("data_removed") is True:
@@ -88,7 +86,7 @@ class Replicate:
                 seed=answer.get("input", "seed"),
                 model=_model(answer),
             )
-        state = STATES.get(sanitise.text(word) or "", "unknown")
+        state = responses.state_of(STATES, word)
         message = sanitise.text(answer.get("error")) or ""
         if state == "failed" and REFUSED_INPUT.search(message):
             state = "refused_input"

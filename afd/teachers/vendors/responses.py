@@ -1,10 +1,12 @@
 """Results of polls in one vocabulary for all providers."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from afd.teachers.vendors import sanitise
+import httpx
+
+from afd.teachers.vendors import exchange, sanitise
 from afd.teachers.vendors.exchange import Answer
 from afd.teachers.vendors.protocol import (
     Progress,
@@ -76,16 +78,35 @@ def stands(
     )
 
 
-def is_end(
-    task: Task, states: dict[str, State], id_path: tuple[str, ...], word_path: tuple[str, ...]
-) -> Callable[[Answer], bool]:
-    """Return a test for an answer that reports the end of this very task, whatever its status."""
+def state_of(states: Mapping[str, State], word: Any) -> State:
+    """Return the state of a vendor's word; unknown for a word that the adapter does not know."""
+    return states.get(sanitise.text(word) or "", "unknown")
 
-    def reports(answer: Answer) -> bool:
-        state = states.get(sanitise.text(answer.get(*word_path)) or "")
-        return state in ENDED and sanitise.identifier(answer.get(*id_path)) == task.id
 
-    return reports
+async def read_task(
+    http: httpx.AsyncClient,
+    target: str,
+    headers: dict[str, str],
+    task: Task,
+    states: Mapping[str, State],
+    id_path: tuple[str, ...] = ("id",),
+    word_path: tuple[str, ...] = ("status",),
+) -> Answer | Progress:
+    """Read the vendor's answer about a task; a Progress if the vendor does not find the task.
+
+    An answer that bears the task's id and a word of its end is taken whatever its HTTP status.
+    Errors: as `exchange.read`; UnknownTaskError if the answer is about another task.
+    """
+
+    def is_end(answer: Answer) -> bool:
+        is_ours = sanitise.identifier(answer.get(*id_path)) == task.id
+        return is_ours and state_of(states, answer.get(*word_path)) in ENDED
+
+    answer = await exchange.read(http, target, headers, accepted=(404,), is_result=is_end)
+    if answer.status == 404 and not is_end(answer):
+        return absent(answer)
+    check_id(answer, task, *id_path)
+    return answer
 
 
 def absent(answer: Answer, word: Any = None) -> Progress:

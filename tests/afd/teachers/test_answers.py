@@ -53,7 +53,9 @@ def test_an_id_that_leaves_its_place_in_a_path_is_none(task_id: str) -> None:
     assert not sanitise.is_task_id(task_id)
 
 
-@pytest.mark.parametrize("provider", ["ark", "openai_videos", "replicate"])
+@pytest.mark.parametrize(
+    "provider", ["ark", "openai_videos", "replicate", "kling", "openrouter", "gemini", "dashscope"]
+)
 @pytest.mark.parametrize("status", [400, 403, 404, 422, 429, 500, 503])
 def test_a_failed_task_is_over_whatever_the_status_of_its_poll(
     provider: Provider, status: int
