@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from afd.config import Params
 from afd.stages import requests
-from flows import round as afd
+from flows import round as algorithm
 from flows.round import state_after
 from flows.state import CampaignState
 from flows.tasks import Stages
@@ -22,14 +22,14 @@ def play_start(stages: Stages, params: Params) -> CampaignState:
         case "distribution_matching":
             return _start_matching(stages, params)
         case "forward_process" | "reverse_chain" | "generator" | "supervised":
-            return afd.play_start(stages, params)
+            return algorithm.play_start(stages, params)
 
 
 def play_round(stages: Stages, params: Params, state: CampaignState) -> CampaignState:
     """Run one round of the objective in `params` and return the next state."""
     match params.update.objective:
         case "forward_process" | "reverse_chain" | "generator":
-            return afd.play_round(stages, params, state)
+            return algorithm.play_round(stages, params, state)
         case "supervised":
             return _play_supervised(stages, params, state)
         case "distribution_matching":
@@ -53,7 +53,7 @@ def _play_supervised(stages: Stages, params: Params, state: CampaignState) -> Ca
 
 def _start_matching(stages: Stages, params: Params) -> CampaignState:
     """Make AFD's start, and the network that knows the teacher's velocities."""
-    state = afd.play_start(stages, params)
+    state = algorithm.play_start(stages, params)
     white_box = stages.make(requests.white_box(params, state.prompt_set, state.reference))
     return replace(state, white_box=white_box)
 
@@ -66,18 +66,18 @@ def _play_matching(stages: Stages, params: Params, state: CampaignState) -> Camp
     harvest = stages.begin(requests.harvest_round(params, prompt_set, index))
     behaviour = state.behaviour_student(params)
     rollouts = stages.make(requests.rollout(params, prompt_set, behaviour, index))
-    teacher_clips = [*state.replayed("teacher_clips", params), harvest.result()]
+    teacher_clips = harvest.result()
     before = state.last_made("critic") or state.reference
     critic = stages.make(requests.critic(params, rollouts, before, index))
     matched = {"white_box": state.white_box, "critic": critic}
     student = stages.make(
         requests.update(
-            params, teacher_clips, rollouts, None, state.student, state.reference, index, matched
+            params, [teacher_clips], rollouts, None, state.student, state.reference, index, matched
         )
     )
     evaluation = stages.make(requests.evaluate_round(params, prompt_set, student, state.reference))
     made = {
-        "teacher_clips": teacher_clips[-1], "rollouts": rollouts, "critic": critic,
+        "teacher_clips": teacher_clips, "rollouts": rollouts, "critic": critic,
         "student": student, "evaluation": evaluation,
     }  # fmt: skip
     return state_after(stages, params, state, made)

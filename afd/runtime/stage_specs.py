@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from afd.artifacts import ArtifactKind
+from afd.config.cluster import SHARED
 from afd.runtime.revisions import REVISION, StageName
 
 
@@ -21,12 +22,17 @@ class StageSpec:
     key_params: tuple[str, ...]  # dotted, of its request; `afd show` prints them
     key_numbers: tuple[str, ...] = ()  # of its summary, for its log line; none: the first few
     uses_device: bool = True
-    is_shared: bool = False  # several ranks compute it together (torch.distributed)
+    is_series: bool = False  # its numbers are a value of each round, a curve in MLflow
 
     @property
     def revision(self) -> int:
         """Number of its code, part of every artifact's identity."""
         return REVISION[self.name]
+
+    @property
+    def is_shared(self) -> bool:
+        """True where several ranks compute it together (torch.distributed)."""
+        return self.name in SHARED
 
 
 def stage_spec(stage: StageName) -> StageSpec:  # noqa: PLR0911  a row a stage
@@ -54,7 +60,7 @@ def stage_spec(stage: StageName) -> StageSpec:  # noqa: PLR0911  a row a stage
                 "discriminator_weights",
                 ("discriminator.kind", "fit.loss", "fit.num_steps", "fit.r1", "round_index"),
                 ("pair_accuracy", "margin", "group_spread", "anchor_pair_accuracy"),
-                is_shared=True,
+                is_series=True,
             )
         case "critic":
             first = ("critic.num_steps", "critic.learning_rate", "round_index")
@@ -65,10 +71,10 @@ def stage_spec(stage: StageName) -> StageSpec:  # noqa: PLR0911  a row a stage
                 "student_weights",
                 ("update.advantage_scope", "update.beta", "update.prior", "round_index"),
                 ("loss", "mean_score", "distance_to_reference", "gradient_norm", "num_skipped"),
-                is_shared=True,
+                is_series=True,
             )
         case "evaluate":
-            return StageSpec(stage, "evaluation", ("num_prompts", "noise_seeds"))
+            return StageSpec(stage, "evaluation", ("num_prompts", "noise_seeds"), is_series=True)
         case "report":
             return StageSpec(stage, "report", ("num_rounds", "seed"), uses_device=False)
 

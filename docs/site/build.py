@@ -41,7 +41,6 @@ PYTHON: Mapping[str, Sequence[str]] = {
     ),
 }  # fmt: skip
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
-HTML_LINK = re.compile(r'(?<=src=")docs/')
 
 
 def main(site: Path) -> int:

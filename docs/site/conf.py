@@ -12,8 +12,6 @@ author = copyright = "The AFD authors"
 release = importlib.metadata.version("afd")
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4  # links to headings, as a repository's page has them
-myst_enable_extensions = ["colon_fence"]
-suppress_warnings = ["myst.header", "misc.highlighting_failure"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other libraries, whose pages are not read here

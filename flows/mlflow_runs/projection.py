@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from afd.artifacts import Artifact, ArtifactRef, Manifest
 from afd.evaluation.alarms import Name
 from afd.evaluation.readings import flatten
-from afd.runtime.request import StageName, StageRequest
+from afd.runtime.request import StageRequest
+from afd.runtime.stage_specs import STAGES
 from flows.alarm_log import lines
 from flows.mlflow_runs import results
 from flows.mlflow_runs.client import NOTE, Point
@@ -30,7 +31,6 @@ ENDED: Mapping[CampaignEnding, RunStatus] = {
     "failed": "FAILED",
     "killed": "KILLED",
 }
-SERIES: frozenset[StageName] = frozenset({"fit", "update", "evaluate"})  # one value a round
 CURVES, SHEET = "metrics.jsonl", "sheet.png"  # the sheet: clips of the evaluated student
 VIEWABLE = (".png", ".mp4", ".html")  # in MLflow's artifact view
 MAX_FILES, MAX_FILE_BYTES = 24, 32 << 20  # a stage; these are samples, the store has them all
@@ -96,6 +96,7 @@ def finished_stage(
         artifact.path,
     )
     contents = [own]
+    spec = STAGES.get(manifest.stage)  # none: a stage of another version
     numbers, tags = summary | failed | renamed, commit | marks
     is_result = manifest.stage in ("evaluate", "report") and "horizon" not in manifest.params
     picture = None
@@ -103,7 +104,7 @@ def finished_stage(
         if is_result and SHEET in manifest.files:
             picture = (index, artifact.file(SHEET), ended)
         contents.append(Content(round_key(index), _points(numbers, 0, ended), picture=picture))
-    if index is not None and manifest.stage in SERIES:
+    if index is not None and spec is not None and spec.is_series:
         points = _points(numbers, index, ended)
         contents.append(Content(CAMPAIGN, points, tags=tags, picture=picture))
     elif marks or manifest.stage == "prompts":  # how far to trust numbers stands beside them

@@ -18,7 +18,7 @@ def test_every_stage_has_one_row_a_revision_resources_and_a_function() -> None:
         assert stage_function(name).__module__ == f"afd.stages.{name}"
 
 
-def test_what_may_be_shared_or_split_is_the_same_for_clusters_and_stages() -> None:
+def test_what_may_be_shared_or_split_is_a_stage_that_can() -> None:
     assert {name for name, spec in STAGES.items() if spec.is_shared} == set(SHARED)
     for name in SPLITTABLE:
         assert name != "worker"
