@@ -13,7 +13,7 @@ from typing import Any
 from afd.artifacts import Artifact, ArtifactRef
 from afd.campaign_page import charts, films, numbers
 from afd.campaign_page.films import Panel
-from afd.campaign_page.request import FOLDER, REQUEST, STAMP, PageRequest
+from afd.campaign_page.request import FOLDER, REQUEST, STAMP, PageRequest, film_name
 from afd.campaign_page.templates import environment
 from afd.config.values import rows_and_columns
 from afd.evaluation import readings
@@ -126,8 +126,8 @@ def _films(
         return []
     evaluation, num_frames = made["evaluation"], int(request.params["num_frames"])
     prompts = _measured(evaluation).get("filmstrip_prompts", [])
-    stem = f"round{index:03d}-{evaluation.manifest.fingerprint[:8]}"
-    paths = [beside / f"{stem}-{n}.mp4" for n in range(len(prompts))]
+    fingerprint = evaluation.manifest.fingerprint
+    paths = [beside / film_name(index, fingerprint, n) for n in range(len(prompts))]
     clips = start.get("held_out_clips")
     shape = (num_frames, *rows_and_columns(request.params["frame_size"]))
     if not all(path.exists() for path in paths):

@@ -1,5 +1,6 @@
 """Request for a campaign page: everything on it that is not in the store."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,13 @@ from afd.config import Frozen
 
 PAGE, FOLDER = "index.html", "page"
 STAMP, REQUEST = "stamp.js", "request.json"
-VERSION = 1  # raise it when the page changes for an equal request
+FILM = re.compile(r"r(?:ound)?\d{3,}-[0-9a-f]{8}-\d+\.mp4")  # r000-... in pages of version 1
+VERSION = 2  # raise it when the page changes for an equal request
+
+
+def film_name(round_index: int, fingerprint: str, number: int) -> str:
+    """Return the name of a film of an evaluation; FILM matches it."""
+    return f"round{round_index:03d}-{fingerprint[:8]}-{number}.mp4"
 
 
 class Link(Frozen):

@@ -5,7 +5,6 @@ killed, or is of an earlier version) is written at its first request.
 """
 
 import json
-import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afd.campaign_page.request import FOLDER, PAGE, STAMP
+from afd.campaign_page.request import FILM, FOLDER, PAGE, STAMP
 from afd.params import ParamsError
 from afd.store import StoreError
 from flows.campaign_page import UI, compose, page_request, read_request
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOSTS = ["127.0.0.1", "localhost"]
-FILM = re.compile(r"r(?:ound)?\d{3,}-[0-9a-f]{8}-\d+\.mp4")  # r000-... before 0.2
 REPORT, SUMMARY = "report.html", "summary.json"
 COMPOSE_PATIENCE_S = 60.0
 HEADERS = {

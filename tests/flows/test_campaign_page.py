@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from afd.campaign_page.compose import write_page
-from afd.campaign_page.request import PageRequest
+from afd.campaign_page.request import FILM, PageRequest
 from flows.campaign_page import PageWriter, page_request, read_request
 from flows.commands.page_server import served
 from flows.inputs import chosen_cluster
@@ -116,7 +116,9 @@ def test_films_of_rounds_that_are_there_are_not_made_again(on_disk: PageOnDisk) 
     on_disk.write("finished", 3)
     assert len(before) == len(SENTENCES)
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert len(list(beside.glob("*.mp4"))) == 3 * len(SENTENCES)
+    films = [file.name for file in beside.glob("*.mp4")]
+    assert len(films) == 3 * len(SENTENCES)
+    assert all(FILM.fullmatch(name) for name in films)  # the server serves what the page shows
 
 
 def test_an_equal_page_is_not_asked_for_again(finished: PageOnDisk) -> None:
