@@ -1,7 +1,7 @@
 """Every way a job can end without its artifact is an outcome of its own, told within seconds."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -9,9 +9,11 @@ from afd.runtime.mailbox import request_id
 from afd.runtime.outcome import Outcome
 from afd.runtime.request import StageRequest
 from flows.dispatch import build, compute
+from flows.jobs import scheduler
 from flows.jobs import slurm as slurm_jobs
 from flows.jobs.inside import StageJob
-from flows.jobs.records import JobRecords, lacks_nodes
+from flows.jobs.records import Job, JobRecords, Seen, lacks_nodes
+from flows.jobs.scheduler import Slurm
 from flows.jobs.site import Site
 from flows.jobs.slurm import SlurmJobs
 from tests.slurm import bodies
@@ -165,14 +167,28 @@ def test_why_it_waits_is_known_long_before_the_next_question_is_due(
 
 
 def test_a_job_that_slurm_has_forgotten_is_judged_by_the_exit_code_it_left(
-    site: Sites, slurm: RealSlurm, capfd: pytest.CaptureFixture[str]
+    site: Sites,
+    slurm: RealSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Accounting is off: neither squeue nor sacct know it any more."""
-    here = site("demo", "slurm.poll_s=60")  # asks when it begins, and after it is forgotten
+    forgotten = threading.Event()
+
+    class Later(Slurm):
+        """Asked for the first time after it is forgotten; no earlier test has had its warning."""
+
+        def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+            assert forgotten.wait(240)
+            return super().states(jobs)
+
+    monkeypatch.setattr(scheduler, "SLURM", Later())
+    here = site("forgotten")
     asked = Asked(here, prompts_request(num_held_out=10**6))
     until(lambda: list(here.submitit.glob("*_0.exit")))
     slurm.do("forget")
     assert not slurm.jobs(f"afd-{asked.name}")
+    forgotten.set()
     outcome = asked.end()
     assert outcome.status == "refused"
     assert "correct the input" in outcome.message
