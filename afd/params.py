@@ -5,16 +5,17 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
-from yaml import AliasEvent, YAMLError, parse
+from yaml import YAMLError
 
 from afd.config import Frozen, Params
 from afd.config.messages import TAGS, describe, place_of
 from afd.config.rules import broken_rules
 from afd.config.secrets import is_secret
 from afd.shipped import shipped, shipped_names
+from afd.yaml_files import UnreadableYamlError, plain_values, read_yaml, yaml_problem
 
 Model = TypeVar("Model", bound=Frozen)
 OVERLAY_LACKS = 7  # sections of a campaign, of 15: no half-written params lack as many
@@ -40,16 +41,16 @@ def load_params(
     """
     source = " + ".join(map(str, [path, *overlays]))
     option = "--set" if model is Params else "--set-cluster"
-    merged = OmegaConf.create({})
+    merged: dict[Any, Any] = {}
     for file in [path, *overlays]:
         laid = _read(file)
         if issubclass(model, Params) and file == path:
             _refuse_overlay(path, laid)
-        merged = OmegaConf.merge(_without_replaced(merged, laid), laid)
+        merged = _merged(_without_replaced(merged, laid), laid)
     if overrides:
-        merged = OmegaConf.merge(merged, _dotlist(overrides, option))
+        merged = _merged(merged, _dotlist(overrides, option))
     try:
-        return validate(model, OmegaConf.to_container(merged, resolve=False), source)
+        return validate(model, merged, source)
     except ParamsError as error:
         raise _as_typed(error.problems, source, overrides, option) from None
 
@@ -60,11 +61,9 @@ def sources(
     """Return the last source of every dotted field that a file, an overlay or a --set writes."""
     found: dict[str, str] = {}
     for file in [path, *overlays]:
-        found |= dict.fromkeys(_leaves(OmegaConf.to_container(_read(file))), str(file))
+        found |= dict.fromkeys(_leaves(_read(file)), str(file))
     if overrides:
-        found |= dict.fromkeys(
-            _leaves(OmegaConf.to_container(_dotlist(overrides, "--set"))), "--set"
-        )
+        found |= dict.fromkeys(_leaves(_dotlist(overrides, "--set")), "--set")
     return found
 
 
@@ -77,7 +76,7 @@ def _leaves(values: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def _refuse_overlay(path: Path, values: DictConfig) -> None:
+def _refuse_overlay(path: Path, values: dict[Any, Any]) -> None:
     """Raise ParamsError for a file with some of a campaign's sections alone: an overlay."""
     names = {str(name) for name in values}
     required = {name for name, field in Params.model_fields.items() if field.is_required()}
@@ -133,62 +132,59 @@ def validate(model: type[Model], values: Any, source: str) -> Model:
 def secret_fields(path: Path) -> list[str]:
     """Return the fields of a YAML file that look like secrets; [] where it cannot be read."""
     try:
-        values = OmegaConf.to_container(_read(path), resolve=False)
+        values = _read(path)
     except ParamsError:
         return []
     return [problem.partition(":")[0] for problem in _refuse_text(values) if "a secret" in problem]
 
 
-def _read(named: Path) -> DictConfig:
+def _read(named: Path) -> dict[Any, Any]:
     path = shipped(named)
     try:
-        if _has_alias(path):
-            problem = "aliases (*name) are not allowed: nine of them in nine lists fill the memory"
-            raise ParamsError(str(path), [f"{problem}; write the values out"])
-        loaded = OmegaConf.load(path)
+        values = read_yaml(path)
     except FileNotFoundError:
         beside = shipped_names(path.parent)
         hint = f"; {path.parent} has {', '.join(beside)}" if beside else ""
         raise ParamsError(str(path), [f"there is no such file{hint}"]) from None
-    except IsADirectoryError:
-        raise ParamsError(str(path), ["is a folder; name a YAML file in it"]) from None
-    except UnicodeDecodeError:
-        raise ParamsError(str(path), ["is no text in UTF-8; name a YAML file"]) from None
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        hint = "; YAML is indented with spaces, not with tabs" if r"'\t'" in str(error) else ""
-        raise ParamsError(str(path), [f"cannot be read as YAML: {error}{hint}"]) from None
-    if isinstance(loaded, ListConfig):
+    except UnreadableYamlError as error:
+        raise ParamsError(str(path), [str(error)]) from None
+    if isinstance(values, list):
         raise ParamsError(str(path), ["must be a mapping of fields, got a list"])
-    return loaded
+    return values
 
 
-def _without_replaced(below: Any, laid: DictConfig) -> Any:
+def _merged(below: dict[Any, Any], laid: dict[Any, Any]) -> dict[Any, Any]:
+    """Return `laid` over `below`: sections field by field, anything else replaced."""
+    merged = dict(below)
+    for name, value in laid.items():
+        mine = merged.get(name)
+        both = isinstance(mine, dict) and isinstance(value, dict)
+        merged[name] = _merged(cast("dict[Any, Any]", mine), value) if both else value
+    return merged
+
+
+def _without_replaced(below: dict[Any, Any], laid: dict[Any, Any]) -> dict[Any, Any]:
     """Return `below` without the sections whose kind `laid` changes: their fields differ."""
-    for name in laid:
-        mine, theirs = below.get(name), laid.get(name)
-        if isinstance(mine, DictConfig) and isinstance(theirs, DictConfig):
-            for tag in TAGS:
-                kind = theirs.get(tag)
-                if kind is not None and mine.get(tag) not in (None, kind):
-                    below = OmegaConf.masked_copy(below, [key for key in below if key != name])
-    return below
+
+    def is_replaced(name: Any) -> bool:
+        mine, theirs = below[name], laid.get(name)
+        if not isinstance(mine, dict) or not isinstance(theirs, dict):
+            return False
+        kinds = [(mine.get(tag), theirs.get(tag)) for tag in TAGS]
+        return any(kind is not None and was not in (None, kind) for was, kind in kinds)
+
+    return {name: below[name] for name in below if not is_replaced(name)}
 
 
-def _has_alias(path: Path) -> bool:
-    """Return True for a file with YAML aliases; nothing is built from it."""
-    with path.open(encoding="utf-8") as file:
-        return any(isinstance(event, AliasEvent) for event in parse(file))
-
-
-def _dotlist(overrides: Sequence[str], option: str) -> DictConfig:
+def _dotlist(overrides: Sequence[str], option: str) -> dict[Any, Any]:
     wrong = [item for item in overrides if "=" not in item]
     if wrong:
         problems = [f"{item!r}: write it as dotted.field=value" for item in wrong]
         raise ParamsError(option, problems)
     try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ParamsError(option, [str(error)]) from None
+        return plain_values(OmegaConf.from_dotlist(list(overrides)))
+    except (YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        raise ParamsError(option, [yaml_problem(error)]) from None
 
 
 def _refuse_text(values: Any, path: str = "") -> list[str]:

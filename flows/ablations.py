@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import yaml
 from pydantic import Field
 
 from afd.artifacts import ArtifactRef
@@ -28,6 +27,7 @@ from afd.evaluation.metric_specs import SHORT
 from afd.evaluation.results import FAILED, CellResult, save_cell
 from afd.params import ParamsError, load_params, validate
 from afd.store import Store
+from afd.yaml_files import UnreadableYamlError, read_yaml
 from flows.ablation_progress import GroupProgress
 from flows.campaign import play_final, play_horizon
 from flows.campaign_lock import LockHolder, holder_of
@@ -143,9 +143,9 @@ def read_grid() -> Grid:
             ["there is no such file: ablations are run in a clone of AFD; type this there"],
         )
     try:
-        values = yaml.safe_load(GRID.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ParamsError(str(GRID), [f"cannot be read: {error}"]) from None
+        values = read_yaml(GRID)
+    except UnreadableYamlError as error:
+        raise ParamsError(str(GRID), [str(error)]) from None
     grid = validate(Grid, values, str(GRID))
     problems: list[str] = []
     for field, names in grid.model_dump(exclude={"seeds"}).items():

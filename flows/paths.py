@@ -14,6 +14,7 @@ from afd.fingerprint import fingerprint
 from afd.params import ParamsError, validate
 from afd.runtime.identity import contents, semantic
 from afd.store import StoreError, disk_errors, write_atomic, write_json
+from afd.yaml_files import UnreadableYamlError, read_yaml
 from flows.command_text import RUNS, STORE
 
 # Read once: MLflow's library writes this variable when it is used, and a process may run campaigns
@@ -86,12 +87,12 @@ def teacher_name(params: Params) -> str:
 def saved_params(folder: Path) -> Params | None:
     """Return the params a campaign was started with, None before its start."""
     file = folder / "params.yaml"
-    if not file.exists():
-        return None
     try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParamsError(str(file), [f"cannot be read as YAML: {error}"]) from None
+        values = read_yaml(file)
+    except FileNotFoundError:
+        return None
+    except UnreadableYamlError as error:
+        raise ParamsError(str(file), [str(error)]) from None
     return validate(Params, values, str(file))
 
 

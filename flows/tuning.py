@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from afd.config import Count, Frozen, Listed, Positive, Share
 from afd.evaluation.metric_specs import (
     GRAVITY,
     INTERPENETRATION,
     OBJECT_PERMANENCE,
     TRAJECTORY_ERROR,
 )
-from afd.params import ParamsError
+from afd.params import ParamsError, validate
 from afd.store import Store, write_atomic
+from afd.yaml_files import UnreadableYamlError, read_yaml
 from flows.ablations import Cell, final_evaluation, is_finished, played
 from flows.paths import CampaignPaths
 
@@ -28,6 +29,18 @@ TUNING = Path("params") / "tuning.yaml"
 SPLIT = "tuning"  # params/ablations/tuning.yaml
 ERROR, PERMANENCE = TRAJECTORY_ERROR, OBJECT_PERMANENCE
 METRICS = (ERROR, PERMANENCE, GRAVITY, INTERPENETRATION, "sharpness")
+
+
+class TuningPlan(Frozen):
+    """params/tuning.yaml: `own` and `given` are settings by arm."""
+
+    seed: Count
+    least_permanence: Share
+    learning_rates: Listed[tuple[Positive, ...]]
+    first: Positive
+    num_rates: Count
+    own: dict[str, str]
+    given: dict[str, str]
 
 
 def tune(
@@ -39,15 +52,18 @@ def tune(
     arm's rows end where its runs do.
     """
     try:
-        plan: dict[str, Any] = yaml.safe_load(TUNING.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ParamsError(str(TUNING), [f"cannot be read: {error}"]) from None
-    if unknown := sorted(set(arms) - set(plan["own"])):
-        known = ", ".join(plan["own"])
+        values = read_yaml(TUNING)
+    except FileNotFoundError:
+        raise ParamsError(str(TUNING), ["there is no such file: type this in a clone"]) from None
+    except UnreadableYamlError as error:
+        raise ParamsError(str(TUNING), [str(error)]) from None
+    plan = validate(TuningPlan, values, str(TUNING))
+    if unknown := sorted(set(arms) - set(plan.own)):
+        known = ", ".join(plan.own)
         raise ParamsError(str(TUNING), [f"own: {', '.join(unknown)} not there; known: {known}"])
-    chosen = [str(arm) for arm in plan["own"] if not arms or arm in arms]
+    chosen = [arm for arm in plan.own if not arms or arm in arms]
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen}
-    for turn in range(int(plan["num_rates"]) + 1):
+    for turn in range(plan.num_rates + 1):
         wave = {arm: _next(plan, arm, runs[arm], turn) for arm in chosen}
         cells = [cell for cell in wave.values() if cell is not None]
         unfinished = [cell for cell in cells if not is_finished(cell, paths)]
@@ -61,7 +77,7 @@ def tune(
         for cell in cells:
             runs[cell.arm].append(_row(cell, Store(paths.store), paths))
     for found in runs.values():
-        best = _best(found, plan["least_permanence"])
+        best = _best(found, plan.least_permanence)
         for row in found:
             row["chosen"] = row is best
     return pd.DataFrame([row for found in runs.values() for row in found])
@@ -81,24 +97,22 @@ def save(table: pd.DataFrame, file: Path) -> None:
     write_atomic(file, text.encode())
 
 
-def _next(
-    plan: Mapping[str, Any], arm: str, found: Sequence[Mapping[str, Any]], turn: int
-) -> Cell | None:
+def _next(plan: TuningPlan, arm: str, found: Sequence[Mapping[str, Any]], turn: int) -> Cell | None:
     """Return the arm's next run; None after a failed one."""
-    given = plan.get("given", {}).get(arm)
-    rates = sorted(float(rate) for rate in plan["learning_rates"])
-    if turn < int(plan["num_rates"]):
-        rate = next_rate(rates, float(plan["first"]), found, plan["least_permanence"])
+    given = plan.given.get(arm)
+    rates = sorted(plan.learning_rates)
+    if turn < plan.num_rates:
+        rate = next_rate(rates, plan.first, found, plan.least_permanence)
         own = [given] if given else []
     else:
-        best = _best(found, plan["least_permanence"])
+        best = _best(found, plan.least_permanence)
         rate = None if best is None else float(best["learning_rate"])
-        field = plan["own"][arm].split("=")[0]
-        own = [*([given] if given and given.split("=")[0] != field else []), plan["own"][arm]]
+        field = plan.own[arm].split("=")[0]
+        own = [*([given] if given and given.split("=")[0] != field else []), plan.own[arm]]
     if rate is None:
         return None
     high, low = f"update.learning_rate.high={rate:g}", f"update.learning_rate.low={rate / 2:g}"
-    return Cell(arm, int(plan["seed"]), SPLIT, settings=(high, low, *own))
+    return Cell(arm, plan.seed, SPLIT, settings=(high, low, *own))
 
 
 def next_rate(

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import yaml
 from pydantic import ValidationError
 
 from afd.artifacts import MANIFEST, Artifact, ArtifactRef, Manifest
@@ -20,6 +19,7 @@ from afd.config.families import FAMILY_NAMES, FamilyName
 from afd.prompts import Prompt, read_jsonl
 from afd.sampling.errors import SamplingError
 from afd.store import Store
+from afd.yaml_files import UnreadableYamlError, read_yaml
 
 Round: TypeAlias = int | Literal["start", "last"]
 RUNS = Path("runs")
@@ -266,8 +266,8 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _params(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = read_yaml(file)
+    except (FileNotFoundError, UnreadableYamlError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -13,6 +13,7 @@ from afd.config.schema import SchemaName, schema_text
 from afd.params import load_params, sources
 from afd.runtime.outcome import RefusedError
 from afd.shipped import shipped, shipped_folder
+from afd.yaml_files import UnreadableYamlError, read_yaml
 from flows.command_text import command, short_path
 from flows.commands.json_output import print_document
 from flows.commands.planning import refuse_unusable_prompts
@@ -112,8 +113,8 @@ def _without_modeline(source: Path) -> str:
 def _is_cluster(path: Path) -> bool:
     """Return whether a file is a cluster's: it alone has an executor."""
     try:
-        values = yaml.safe_load(shipped(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = read_yaml(shipped(path))
+    except (FileNotFoundError, UnreadableYamlError):
         return False  # loading says what is wrong
     return isinstance(values, dict) and "executor" in values
 

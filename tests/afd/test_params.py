@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from afd.config import Params
-from afd.params import ParamsError, load_params
+from afd.params import ParamsError, load_params, sources
+from flows.paths import saved_params
 
 PARAMS = Path(__file__).parents[2] / "params"
 POCKET = PARAMS / "pocket.yaml"
@@ -84,6 +85,52 @@ def test_interpolation_is_refused_and_never_resolved(tmp_path: Path, text: str) 
     assert any(p.startswith("teacher.more: interpolation is not allowed") for p in problems)
     assert "teacher.training_permitted: missing; add it" in problems
     assert str(Path.home()) not in "\n".join(problems)
+
+
+def test_interpolations_in_a_circle_or_to_nowhere_are_named_by_their_fields(tmp_path: Path) -> None:
+    file, overlay = tmp_path / "params.yaml", tmp_path / "overlay.yaml"
+    text = POCKET.read_text().replace("\nseed: ", "\nseed: ${num_rounds} # ")
+    file.write_text(text.replace("\nnum_rounds: ", "\nnum_rounds: ${seed} # "))
+    overlay.write_text("teacher: {kind: '${nope}'}\nprompts: ${oc.env:HOME}\n")
+    with pytest.raises(ParamsError) as error:
+        load_params(Params, file, [overlay])
+    for field in ("seed", "num_rounds", "teacher.kind", "prompts"):
+        assert any(
+            problem.startswith(f"{field}: interpolation is not allowed")
+            and problem.endswith("; write the literal value")
+            for problem in error.value.problems
+        ), field
+    assert set(sources(file, [overlay])) >= {"seed", "num_rounds", "teacher.kind", "prompts"}
+    assert refused("seed=${") == ("seed: interpolation is not allowed; write the literal value",)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"seed: 1\n" * 40_000, "is larger than 256 KB"),
+        (b"seed: " + b"[" * 3000, "is nested too deeply"),
+        (b"seed: " + b"9" * 5000, "cannot be read as YAML"),
+        (b"5", "cannot be read as YAML"),
+        (b"seed: !!set {a}", "cannot be read as YAML"),
+    ],
+    ids=["large", "deep", "digits", "value", "set"],
+)
+def test_whatever_a_file_holds_is_the_usual_error(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    assert refused(file=file)[0].startswith(problem)
+    (tmp_path / "campaign").mkdir()
+    (tmp_path / "campaign" / "params.yaml").write_bytes(content)  # edited by hand
+    with pytest.raises(ParamsError, match=problem):
+        saved_params(tmp_path / "campaign")
+
+
+def test_a_value_of_the_command_line_is_bounded_too() -> None:
+    assert refused("seed=" + "[" * 2000) == ("is nested too deeply; write it flatter",)
+    assert refused("seed=" + "9" * 5000)[0].startswith("cannot be read as YAML")
+    assert any(problem.startswith("seed: must be a whole") for problem in refused("seed=???"))
 
 
 @pytest.mark.parametrize(
