@@ -357,7 +357,8 @@ class Engine:
     async def _find_ambiguous(self) -> list[OrderRow]:
         """Return ambiguous orders whose task the vendor's listing has."""
         context = self._context
-        if not context.vendor.can_list:
+        vendor = context.vendor
+        if not isinstance(vendor, protocol.ListingTeacher):
             return []
         found: list[OrderRow] = []
         lost = await context.in_ledger(
@@ -366,7 +367,7 @@ class Engine:
         for row in lost:
             if self._halt.is_set():
                 break
-            task = await self._found(row)
+            task = await self._found(vendor, row)
             if task is not None:
                 found_now = {"submitted_at": time.time(), "reason": "found in the vendor's list"}
                 # Another run may have found it first; then the order is its own.
@@ -377,7 +378,7 @@ class Engine:
                     found.append(moved)
         return found
 
-    async def _found(self, row: OrderRow) -> protocol.Task | None:
+    async def _found(self, vendor: protocol.ListingTeacher, row: OrderRow) -> protocol.Task | None:
         """Return an order's task by the listing; None if an order in flight has the same prompt."""
         context = self._context
         leaving = await context.in_ledger(
@@ -390,7 +391,7 @@ class Engine:
         await context.pace.turn()
         try:
             order = adapter_order(row.request_id, row.prompt, row.attempt, spec)
-            return await context.vendor.find(context.http, order, taken, row.planned_at)
+            return await vendor.find(context.http, order, taken, row.planned_at)
         except protocol.UnauthorisedError as error:
             self.stop("unauthorised", error.text, hard=True)
         except protocol.RemoteError as error:

@@ -85,14 +85,17 @@ def set_pocket(folder: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone whose pocket campaign is the tiny one, with the environment of this checkout."""
+    """A clone whose pocket campaign is the tiny one, with the environment of this checkout.
+
+    It has no campaigns: `demo` of somebody who played in this folder is not the README's.
+    """
     folder = tmp_path_factory.mktemp("printed") / "afd"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT, check=True, capture_output=True, text=True,
     )  # fmt: skip
     for name in filter(None, listed.stdout.split("\0")):
-        if (PROJECT / name).is_file():
+        if (PROJECT / name).is_file() and not name.startswith(("runs/", "store/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(PROJECT / name, folder / name)
     set_pocket(folder, "tiny")

@@ -45,7 +45,6 @@ class Ark:
     base_url: str
     key_variable: str
     name: str = "ark"
-    can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
         """Return the headers with the key. Errors: UnauthorisedError."""

@@ -10,7 +10,6 @@ No listing with prompts.
 Source: "Wan text-to-video API reference" of Model Studio and dashscope 2.0.2 (November 2026).
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,6 @@ from afd.teachers.vendors.protocol import (
     State,
     Task,
     Usage,
-    VendorError,
 )
 
 STATES: dict[str, State] = {
@@ -48,7 +46,6 @@ class DashScope:
     base_url: str
     key_variable: str
     name: str = "dashscope"
-    can_list: bool = False
 
     def auth_headers(self) -> dict[str, str]:
         """Return the headers with the key. Errors: UnauthorisedError."""
@@ -104,16 +101,6 @@ class DashScope:
             state = "refused_input" if message.lower().startswith("input") else "refused_output"
         reason = None if code is None else f"{code}: {message}"
         return responses.stands(answer, state, word, reason, usage)
-
-    async def find(
-        self,
-        http: httpx.AsyncClient,
-        order: Order,
-        taken: Collection[str] = (),
-        since_s: float | None = None,
-    ) -> Task | None:
-        """Raise VendorError: the listing has no prompts and no seeds."""
-        raise VendorError("DashScope lists tasks without their prompts; look into its console")
 
 
 def _urls(answer: Answer) -> list[Any] | None:

@@ -10,7 +10,6 @@ end. Results live for an hour, those of 10 KB or more for 6 minutes. No listing,
 Source: fal.ai/docs/inference-api/queue/result and .../errors (November 2026).
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -35,7 +34,6 @@ class Fal:
     base_url: str
     key_variable: str
     name: str = "fal"
-    can_list: bool = False
 
     def auth_headers(self) -> dict[str, str]:
         """Return the headers with the key. Errors: UnauthorisedError."""
@@ -82,16 +80,6 @@ class Fal:
         target = status_url.removesuffix("/status")
         result = await exchange.read(http, target, self.auth_headers(), is_result=_is_result)
         return _finished(result) if result.status // 100 == 2 else _failed(result)
-
-    async def find(
-        self,
-        http: httpx.AsyncClient,
-        order: Order,
-        taken: Collection[str] = (),
-        since_s: float | None = None,
-    ) -> Task | None:
-        """Raise VendorError: this vendor has no listing."""
-        raise VendorError("fal's queue lists no requests; look into its console")
 
     def _is_status(self, url: str) -> bool:
         if not sanitise.same_origin(url, self.base_url):

@@ -11,7 +11,6 @@ Source: requests and typed models of google-genai 3.6.1, ai.google.dev's changel
 """
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,6 @@ from afd.teachers.vendors.protocol import (
     State,
     Task,
     Usage,
-    VendorError,
 )
 
 STATES: dict[str, State] = {
@@ -49,7 +47,6 @@ class Gemini:
     base_url: str
     key_variable: str
     name: str = "gemini"
-    can_list: bool = False
 
     def auth_headers(self) -> dict[str, str]:
         """Return the headers with the key. Errors: UnauthorisedError."""
@@ -99,16 +96,6 @@ class Gemini:
         if state == "failed" and reason is not None and REFUSED.search(reason):
             state = "refused_input" if "prompt" in reason else "refused_output"
         return responses.stands(answer, state, word, reason, usage)
-
-    async def find(
-        self,
-        http: httpx.AsyncClient,
-        order: Order,
-        taken: Collection[str] = (),
-        since_s: float | None = None,
-    ) -> Task | None:
-        """Raise VendorError: this vendor has no listing."""
-        raise VendorError("the Gemini API lists no interactions; look into its console")
 
 
 def _uris(answer: Answer) -> list[Any] | None:

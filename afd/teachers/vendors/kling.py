@@ -46,7 +46,6 @@ class Kling:
     base_url: str
     key_variable: str  # of ACCESS:SECRET, or of one plain key
     name: str = "kling"
-    can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
         """Return headers with a token, valid for 30 minutes. Errors: UnauthorisedError."""

@@ -53,7 +53,6 @@ class OpenAIVideos:
     base_url: str
     key_variable: str
     name: str = "openai_videos"
-    can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
         """Return the headers with the key, which must be set even for a server without keys.

@@ -10,7 +10,6 @@ Source: openrouter.ai/docs/api/api-reference/videos and the SDK openrouter 1.3 (
 """
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,6 @@ from afd.teachers.vendors.protocol import (
     State,
     Task,
     Usage,
-    VendorError,
 )
 
 STATES: dict[str, State] = {
@@ -48,7 +46,6 @@ class OpenRouter:
     base_url: str
     key_variable: str
     name: str = "openrouter"
-    can_list: bool = False
 
     def auth_headers(self) -> dict[str, str]:
         """Return the headers with the key. Errors: UnauthorisedError."""
@@ -87,16 +84,6 @@ class OpenRouter:
         if state == "failed" and reason is not None and REFUSED.search(reason):
             state = "refused_input" if REFUSED_INPUT.search(reason) else "refused_output"
         return responses.stands(answer, state, word, reason, usage)
-
-    async def find(
-        self,
-        http: httpx.AsyncClient,
-        order: Order,
-        taken: Collection[str] = (),
-        since_s: float | None = None,
-    ) -> Task | None:
-        """Raise VendorError: this vendor has no listing."""
-        raise VendorError("OpenRouter lists no videos; look into its console (Activity)")
 
 
 def _urls(answer: Answer, content: str) -> list[Any]:

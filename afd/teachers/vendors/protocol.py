@@ -10,7 +10,7 @@ types, with cleaned texts, finite numbers and ids that are safe in a path.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NoReturn, Protocol
+from typing import Any, ClassVar, Literal, NoReturn, Protocol, runtime_checkable
 
 import httpx
 from pydantic import SecretStr
@@ -149,11 +149,6 @@ class RemoteTeacher(Protocol):
         """The provider, as it enters a clip's identity."""
         ...
 
-    @property
-    def can_list(self) -> bool:
-        """True if `find` can find a task whose id was lost."""
-        ...
-
     def auth_headers(self) -> dict[str, str]:
         """Return headers for one call, from the environment variable named in params.
 
@@ -172,6 +167,11 @@ class RemoteTeacher(Protocol):
     async def poll(self, http: httpx.AsyncClient, task: Task) -> Progress:
         """Return the task's state. Errors: VendorError, UnauthorisedError, NotSentError."""
         ...
+
+
+@runtime_checkable
+class ListingTeacher(RemoteTeacher, Protocol):
+    """A vendor whose listing can find a task whose id was lost."""
 
     async def find(
         self,

@@ -44,7 +44,6 @@ class Replicate:
     base_url: str
     key_variable: str
     name: str = "replicate"
-    can_list: bool = True
 
     def auth_headers(self) -> dict[str, str]:
         """Return the headers with the key. Errors: UnauthorisedError."""

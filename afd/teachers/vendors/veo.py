@@ -11,7 +11,6 @@ Source: ai.google.dev/gemini-api/docs/video and the REST reference (November 202
 """
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -45,7 +44,6 @@ class Veo:
     base_url: str
     key_variable: str
     name: str = "veo"
-    can_list: bool = False
 
     def auth_headers(self) -> dict[str, str]:
         """Return the headers with the key. Errors: UnauthorisedError."""
@@ -103,16 +101,6 @@ class Veo:
         if not uris and reason is not None:
             return responses.stands(answer, "refused_output", "filtered", reason)
         return responses.succeeded(answer, "done", uris, key_host=self.base_url)
-
-    async def find(
-        self,
-        http: httpx.AsyncClient,
-        order: Order,
-        taken: Collection[str] = (),
-        since_s: float | None = None,
-    ) -> Task | None:
-        """Raise VendorError: this vendor has no listing."""
-        raise VendorError("the Gemini API lists no operations; look into its console")
 
 
 def _failed(answer: Answer) -> Progress:

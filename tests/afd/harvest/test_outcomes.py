@@ -25,7 +25,7 @@ from afd.harvest.run import harvest
 from afd.harvest.status import refusals
 from afd.harvest.submit import MAX_IN_A_ROW
 from afd.store import Store
-from afd.teachers.vendors.protocol import Task
+from afd.teachers.vendors.protocol import ListingTeacher, Task
 from tests.afd.harvest.ordering import (
     KEY,
     KEY_VARIABLE,
@@ -559,8 +559,8 @@ def test_an_order_that_another_run_has_found_first_is_left_to_it(
         key, found = rows(store)["a red ball"].key, Engine._found
         other.begin_work()
 
-        async def found_by_both(self: Engine, row: OrderRow) -> Task | None:
-            task = await found(self, row)
+        async def found_by_both(self: Engine, vendor: ListingTeacher, row: OrderRow) -> Task | None:
+            task = await found(self, vendor, row)
             assert task is not None
             other.move(row.key, "submitted", by_hand=True, task_id=task.id)
             return task

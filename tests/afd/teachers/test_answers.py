@@ -14,6 +14,7 @@ from afd.harvest.progress import Stop
 from afd.harvest.provenance import differences
 from afd.teachers.vendors import sanitise
 from afd.teachers.vendors.protocol import (
+    ListingTeacher,
     OutOfCreditError,
     Progress,
     RemoteError,
@@ -254,6 +255,7 @@ def test_the_model_behind_an_endpoint_is_no_difference() -> None:
         adapter = teacher(server)
 
         async def life(http: httpx.AsyncClient) -> tuple[Task, Task | None]:
+            assert isinstance(adapter, ListingTeacher)
             task = await adapter.create(http, order("ark"))
             return task, await adapter.find(http, order("ark", model="ep-20261101-abc"))
 
