@@ -13,22 +13,30 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
+
+from afd.errors import Status, UserError
 
 NO_LOCKS = {errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS}
 CANCELLED = "AFD_CANCELLED"  # variable: while the file it names exists, nothing is published
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError):
     """Disk error or damaged artifact: file, reason, cure."""
+
+    status: ClassVar[Status] = "store"
 
 
 class BusyError(StoreError):
     """Another process is making this artifact."""
 
+    status: ClassVar[Status] = "busy"
+
 
 class LostError(StoreError):
     """End of an attempt: a later one has begun, or a process it needs is gone. Its files stay."""
+
+    status: ClassVar[Status] = "lost"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from afd.config import Frozen, Params
 from afd.config.messages import TAGS, describe, place_of
 from afd.config.rules import broken_rules
 from afd.config.secrets import is_secret
+from afd.errors import InputError
 from afd.shipped import shipped, shipped_names
 from afd.yaml_files import UnreadableYamlError, plain_values, read_yaml, yaml_problem
 
@@ -21,7 +22,7 @@ Model = TypeVar("Model", bound=Frozen)
 OVERLAY_LACKS = 7  # sections of a campaign, of 15: no half-written params lack as many
 
 
-class ParamsError(ValueError):
+class ParamsError(InputError):
     """Problems of a params file, one line for each: field, rule, value, cure."""
 
     def __init__(

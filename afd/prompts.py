@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afd import seeds
+from afd.errors import InputError
 from afd.world.sentences import all_sentences
 
 Split = Literal["train", "spare", "tuning", "held_out"]
@@ -37,7 +38,7 @@ class Prompt:
     category: str | None = None  # what refusals are counted by
 
 
-class PromptsError(ValueError):
+class PromptsError(InputError):
     """Everything that is wrong with a set of prompts, one line a problem: file:line: rule."""
 
     def __init__(self, problems: Sequence[str]) -> None:

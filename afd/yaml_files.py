@@ -8,10 +8,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from yaml import AliasEvent, YAMLError, parse
 
+from afd.errors import InputError
+
 LARGEST = 256 * 2**10  # bytes: read in 5 s; the longest file of params/ has 12 KB
 
 
-class UnreadableYamlError(ValueError):
+class UnreadableYamlError(InputError):
     """A file that cannot be used as YAML; its text has the reason and a cure, not the name."""
 
 

@@ -23,6 +23,7 @@ from pydantic import Field
 from afd.artifacts import ArtifactRef
 from afd.config import Frozen, Params
 from afd.config.values import Count, Listed
+from afd.errors import UserError
 from afd.evaluation.metric_specs import SHORT
 from afd.evaluation.results import FAILED, CellResult, save_cell
 from afd.params import ParamsError, load_params, validate
@@ -32,7 +33,6 @@ from flows.ablation_progress import GroupProgress
 from flows.campaign import play_final, play_horizon
 from flows.campaign_lock import LockHolder, holder_of
 from flows.dry_run import DryRunStages, NotComputedError, final_state
-from flows.errors import UserError
 from flows.jobs.site import log_tail
 from flows.last_command import read_last_command
 from flows.paths import CampaignPaths, saved_params

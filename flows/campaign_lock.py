@@ -28,10 +28,10 @@ from pydantic import ValidationError
 
 from afd.attempts import flock
 from afd.config import Frozen
+from afd.errors import UserError
 from afd.processes import ProcessId
 from afd.store import disk_errors, write_atomic
 from flows.command_text import command
-from flows.errors import UserError
 
 LOCK, HOLDER, CANCEL = "lock", "holder.json", "cancel.json"
 BEAT_S = 5.0

@@ -8,14 +8,14 @@ import threading
 import time
 from typing import Protocol
 
+from afd.errors import EXIT_CODE, Status, UserError
 from afd.failpoints import failpoint
 from afd.runtime.mailbox import request_id
-from afd.runtime.outcome import EXIT_CODE, Outcome, Status, explain, status_of
+from afd.runtime.outcome import Outcome, explain, status_of
 from afd.runtime.request import StageRequest, needs_network
 from afd.runtime.workspace import reached
 from afd.stages.execute import execute, limit_threads
 from afd.store import write_atomic
-from flows.errors import UserError
 from flows.jobs import scheduler
 from flows.jobs.diagnosis import BY_CODE, left_exit_code
 from flows.jobs.inside import StageJob, run_stage

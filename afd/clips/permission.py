@@ -19,16 +19,17 @@ from afd.clips.requests import ClipRequest, teacher_spec
 from afd.clips.shard_tables import read_columns
 from afd.config import FolderTeacher, RemoteTeacher
 from afd.config.teachers import Permission, Terms
+from afd.errors import InputError
 from afd.store import Store, disk_errors
 
 HAVE_RECORDS = ("remote", "folder")  # kinds of teachers; the others film here, by params alone
 
 
-class NotPermittedError(ValueError):
+class NotPermittedError(InputError):
     """Training on these clips is not permitted; the text names clip, source and cure."""
 
 
-class PermitError(ValueError):
+class PermitError(InputError):
     """A statement names a source of which the store has no clip."""
 
 

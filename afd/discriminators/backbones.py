@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from afd.errors import InputError
 
-class BackboneError(ValueError):
+
+class BackboneError(InputError):
     """Weights that are missing or do not fit: which, where, and what to do."""
 
 

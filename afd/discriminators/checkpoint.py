@@ -21,11 +21,12 @@ from afd.config import Discriminator as DiscriminatorParams
 from afd.discriminators.backbones import BackboneError
 from afd.discriminators.build import AnyDiscriminator, build
 from afd.discriminators.discriminator import Setting, TextEncoder
+from afd.errors import InputError
 
 _KINDS: TypeAdapter[DiscriminatorParams] = TypeAdapter(DiscriminatorParams)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A folder that holds no discriminator that fits."""
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from afd.errors import InputError
 from afd.latents import Clips
 
 # Qwen2-VL's chat form with one video; the question follows the film.
@@ -23,7 +24,7 @@ CHAT = (
 FILM = "<|video_pad|>"
 
 
-class PromptTooLongError(ValueError):
+class PromptTooLongError(InputError):
     """A caption that does not fit into the discriminator's room for text."""
 
 

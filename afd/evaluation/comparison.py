@@ -12,6 +12,7 @@ from typing import Any, cast
 import pandas as pd
 
 from afd import seeds
+from afd.errors import InputError
 from afd.evaluation.intervals import Interval, is_enough
 from afd.evaluation.readings import MAX_CHANCE, show
 from afd.evaluation.statistics import Estimate, by_prompt, holm, mean_of, mean_over_prompts
@@ -19,7 +20,7 @@ from afd.evaluation.statistics import Estimate, by_prompt, holm, mean_of, mean_o
 IDENTIFIERS = ("prompt_id", "prompt", "noise_seed", "failed", "side")
 
 
-class CardError(ValueError):
+class CardError(InputError):
     """Evaluations under different cards cannot be compared; the message has the fields."""
 
 

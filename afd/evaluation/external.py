@@ -25,6 +25,7 @@ from typing import Any, cast
 import psutil
 
 from afd.config.evaluators import OutsideEvaluator, OutsideMetric
+from afd.errors import InputError
 from afd.signals import show_life
 
 MAX_BYTES = 64 << 20  # of its answer, and of its output: 100,000 videos, ten metrics are 50 MB
@@ -81,7 +82,7 @@ def run_evaluator(
     return Answer(scores, failed, version, error, wall_s)
 
 
-class AnswerError(ValueError):
+class AnswerError(InputError):
     """The file is no valid answer."""
 
 

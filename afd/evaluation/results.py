@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from afd.errors import InputError
 from afd.evaluation.comparison import CardError, Evaluation, compare
 from afd.evaluation.metric_specs import TOLERANCES, metric_spec
 from afd.evaluation.readings import show
@@ -30,7 +31,7 @@ CLAIMED_SEEDS = 3
 LONG = "_long"  # arms of the long schedule, in a section of their own
 
 
-class RowsError(ValueError):
+class RowsError(InputError):
     """Files of a cell are missing or damaged."""
 
 

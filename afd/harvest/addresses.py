@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 import httpx
 
+from afd.errors import InputError
 from afd.teachers.vendors.sanitise import same_origin
 
 LOOKUP_S = 10.0
@@ -19,7 +20,7 @@ NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 ad
 Address = IPv4Address | IPv6Address
 
 
-class UnsafeUrlError(ValueError):
+class UnsafeUrlError(InputError):
     """A URL that is not followed; the text names the rule and no URL."""
 
 

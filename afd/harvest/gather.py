@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from afd.clips.lookup import FoundClip, find_clips
 from afd.clips.requests import ClipRequest, TeacherSpec, distinct, teacher_spec
 from afd.config import FolderTeacher, RemoteTeacher
+from afd.errors import InputError
 from afd.harvest.budget import MICRO
 from afd.harvest.context import StopReason
 from afd.harvest.ledger import Ledger
@@ -43,7 +44,7 @@ NEXT: dict[StopReason, str] = {
 }
 
 
-class HarvestPausedError(ValueError):
+class HarvestPausedError(InputError):
     """A harvest that cannot finish now; the text names reason and cure."""
 
     def __init__(self, text: str, reason: StopReason | None = None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afd.clips.requests import ClipRequest, TeacherSpec, order_key
+from afd.errors import InputError
 from afd.harvest import owners
 from afd.harvest.order import COLUMNS, OrderRow, ProviderMoney
 from afd.harvest.owners import Harvester, Owner
@@ -32,7 +33,7 @@ MAX_REASON = 500  # characters of a vendor's text
 _RESERVED: tuple[OrderState, ...] = ("stalled",)
 
 
-class TaskTakenError(ValueError):
+class TaskTakenError(InputError):
     """A vendor gave two orders one task."""
 
 

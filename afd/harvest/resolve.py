@@ -5,6 +5,7 @@ import time
 
 from afd.clips.library import find_clip
 from afd.clips.requests import ClipRequest
+from afd.errors import InputError
 from afd.harvest.ledger import Ledger
 from afd.harvest.order import BY_HAND, OrderRow, is_unknown_to_vendor, named_by_hand
 from afd.harvest.states import AT_VENDOR, STATES, WITHOUT_CLIP
@@ -17,7 +18,7 @@ MAX_ATTEMPTS = 10
 MISNAMED = ("ambiguous", *AT_VENDOR, "succeeded", "downloaded", *WITHOUT_CLIP)
 
 
-class ResolveError(ValueError):
+class ResolveError(InputError):
     """An order that cannot be resolved so; the text names order, reason and cure."""
 
 

@@ -13,6 +13,8 @@ clip that a later policy accepts.
 
 from typing import Literal, get_args
 
+from afd.errors import InputError
+
 OrderState = Literal[
     "planned",
     "submitting",
@@ -83,7 +85,7 @@ MAY_FOLLOW: dict[OrderState, tuple[OrderState, ...]] = {
 }
 
 
-class TransitionError(ValueError):
+class TransitionError(InputError):
     """An order cannot go from its state to the requested one."""
 
 

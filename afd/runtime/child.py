@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from afd import signals
+from afd.errors import EXIT_CODE, Status
 from afd.runtime import stage_log
 from afd.runtime.mailbox import Mailbox
-from afd.runtime.outcome import EXIT_CODE, Outcome, Status, explain, status_of
+from afd.runtime.outcome import Outcome, explain, status_of
 from afd.runtime.parts import StageTask
 from afd.store import write_atomic
 

@@ -7,13 +7,14 @@ import torch
 from torch import Generator, Tensor
 
 from afd.config import MemoryParams
+from afd.errors import InputError
 
 Metrics = dict[str, Tensor]
 LossOfRows = Callable[[Tensor, Generator, slice], tuple[Tensor, Metrics]]
 """(rows of the batch, draw, slice of them to compute) -> loss, metrics."""
 
 
-class TooLargeError(ValueError):
+class TooLargeError(InputError):
     """Batch that does not fit into memory; the message names the params that make it fit."""
 
 

@@ -7,40 +7,24 @@ one block of text: the event, the files that are kept, the command to go on.
 import errno
 import traceback
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from pydantic import ValidationError
 
-from afd.attempts import BusyError, LostError, StoreError
 from afd.config import Frozen
+from afd.errors import InputError, Status, UserError
 
-Status = Literal["done", "refused", "store", "busy", "failed", "lost", "stopped"]
-# 1 is what Python itself exits with; a child that dies of signal n has -n and is lost as well.
-EXIT_CODE: dict[Status, int] = {
-    "done": 0,
-    "failed": 1,
-    "refused": 2,
-    "store": 3,
-    "busy": 4,
-    "lost": 5,
-    "stopped": 6,
-}
+FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-class RefusedError(ValueError):
+class RefusedError(InputError):
     """Input that a stage refuses: the field, the rule, the cure."""
 
 
-class StoppedError(RuntimeError):
+class StoppedError(UserError):
     """Stop on request: the stage has saved its state and the next attempt goes on from there."""
 
-
-FAMILIES: tuple[tuple[type[Exception], Status], ...] = (
-    (BusyError, "busy"),
-    (LostError, "lost"),
-    (StoreError, "store"),  # after its own kinds
-    (StoppedError, "stopped"),
-)
+    status: ClassVar[Status] = "stopped"
 
 
 class Outcome(Frozen):
@@ -55,14 +39,10 @@ class Outcome(Frozen):
 
 def status_of(error: BaseException) -> Status:
     """Return the status that an exception stands for."""
-    for family, status in FAMILIES:
-        if isinstance(error, family):
-            return status
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return "store"
-    # An error class of our own says what a person can mend; a bare ValueError is a bug.
-    is_ours = type(error).__module__.startswith("afd.")
-    return "refused" if is_ours and isinstance(error, ValueError) else "failed"
+    if isinstance(error, UserError):
+        return error.status
+    is_disk = isinstance(error, OSError)
+    return "store" if is_disk and error.errno in FULL_OR_READ_ONLY else "failed"
 
 
 def explain(error: BaseException, stage: str, store: Path) -> str:

@@ -80,7 +80,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or isinstance(error, LostError) or not _is_lost_peer(error):
+            if self.count == 1 or not _is_lost_peer(error):
                 raise
             raise _lost(self, error) from error
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from afd.errors import InputError
 
-class WeightsError(ValueError):
+
+class WeightsError(InputError):
     """Saved tensors that do not fit the module or optimiser."""
 
 

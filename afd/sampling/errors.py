@@ -1,5 +1,7 @@
 """The error of sampling that a person can mend."""
 
+from afd.errors import InputError
 
-class SamplingError(ValueError):
+
+class SamplingError(InputError):
     """A campaign, round, sentence or file that no video can be made with: rule, value, cure."""

@@ -21,8 +21,9 @@ from pydantic import ValidationError
 
 from afd import signals
 from afd.attempts import LostError
+from afd.errors import EXIT_CODE
 from afd.runtime import stage_log
-from afd.runtime.outcome import EXIT_CODE, RefusedError, explain, invalid, status_of
+from afd.runtime.outcome import RefusedError, explain, invalid, status_of
 from afd.runtime.parts import Gather, Part
 from afd.runtime.ranks import BEGIN, Ranks, joined
 from afd.runtime.request import StageName, StageRequest

@@ -18,6 +18,7 @@ from afd.clips.shards import read_videos
 from afd.config import UpdateParams
 from afd.discriminators import checkpoint as discriminators
 from afd.discriminators.discriminator import Discriminator
+from afd.errors import InputError
 from afd.evaluation.metrics import diagnostics
 from afd.flow.solver import trace
 from afd.runtime.ranks import ALONE, Ranks
@@ -34,7 +35,7 @@ NUM_LOOKED_AT = 16  # groups searched for static and duplicate rollouts
 SAME_CHAIN = 1e-3  # of the latents' spread; in another batch sums differ by 1e-6
 
 
-class OffPolicyError(ValueError):
+class OffPolicyError(InputError):
     """Rollouts that the given student did not make."""
 
 

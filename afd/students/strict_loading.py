@@ -6,14 +6,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from afd.errors import InputError
+
 MAX_LISTED = 20
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """Weights that do not fit their student; lists the differences."""
 
 
-class UntrainableError(ValueError):
+class UntrainableError(InputError):
     """A student that cannot be trained on this device: the reason and the cure."""
 
 

@@ -17,13 +17,14 @@ from torch import Generator
 
 from afd.checkpoints import place
 from afd.config import DiffusersTeacher
+from afd.errors import InputError
 from afd.teachers.teacher import PromptRefused
 from afd.video.encode import encode
 
 NEEDED = ("prompt", "height", "width", "num_frames", "generator", "output_type")
 
 
-class PipelineError(ValueError):
+class PipelineError(InputError):
     """A folder without a usable pipeline; the text names folder, reason and cure."""
 
 

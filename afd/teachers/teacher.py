@@ -6,8 +6,10 @@ The result is the bytes of one mp4; the caller validates them (afd/video/decode.
 
 from typing import Protocol
 
+from afd.errors import InputError
 
-class PromptRefused(ValueError):
+
+class PromptRefused(InputError):
     """The teacher refuses this prompt; a retry cannot help."""
 
 

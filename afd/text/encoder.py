@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from afd.errors import InputError
 from afd.latents import Text
 
 
-class TextError(ValueError):
+class TextError(InputError):
     """A prompt that an encoder cannot represent."""
 
 

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from afd.errors import InputError
+
 # User type of the uuid box that carries a C2PA manifest (C2PA 2.1, A.5 "Embedding into BMFF").
 C2PA = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 MAX_BOXES = 20_000  # fragments of 10 minutes at 16 fps; more is somebody's joke
@@ -39,7 +41,7 @@ _MARKS = re.compile(
 _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")  # UTF-8 or an older page's letters
 
 
-class ClipError(ValueError):
+class ClipError(InputError):
     """The bytes are no valid clip; the message is the reason."""
 
 

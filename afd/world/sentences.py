@@ -15,6 +15,8 @@ from functools import cache
 from itertools import permutations, product
 from typing import Literal
 
+from afd.errors import InputError
+
 Colour = Literal["red", "green", "blue", "yellow"]
 Size = Literal["small", "large"]
 Height = Literal["low", "high"]
@@ -51,7 +53,7 @@ ONE_BALL: tuple[tuple[Place, Motion], ...] = (
 )
 
 
-class SentenceError(ValueError):
+class SentenceError(InputError):
     """A text that no sentence of the pocket world's grammar produces."""
 
 

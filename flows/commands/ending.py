@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from afd.errors import UserError
 from flows.commands.exit_codes import ExitCode
-from flows.errors import is_user_error
 
 STOPPED = "stopped: everything finished is kept; run the same command again to go on"
 AGAIN_S = 0.05
@@ -31,7 +31,7 @@ def until_end(run: Callable[[], Any]) -> NoReturn:
     except Exception as error:
         if _stop_message:  # what computed beside the interrupted one gave up first
             _leave(ExitCode.INTERRUPTED, "".join(_stop_message) or STOPPED)
-        if not is_user_error(error):
+        if not isinstance(error, UserError):
             raise
         _leave(ExitCode.REFUSED, str(error))
     _leave(code if isinstance(code, int) else ExitCode.DONE)

@@ -16,11 +16,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from afd.artifacts import Artifact, ArtifactRef, Manifest
+from afd.errors import UserError
 from afd.runtime.stage_specs import STAGES
 from afd.store import Store, StoreError
 from flows.command_text import command
 from flows.dvc_tracking import tracked_by
-from flows.errors import UserError
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 
 MIN_PREFIX = 4

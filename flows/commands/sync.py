@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from afd.errors import UserError
 from afd.store import Store
 from flows.campaign_lock import CampaignRunningError, hold_campaign
 from flows.command_text import command
 from flows.commands.status import campaigns_in, known_campaign
-from flows.errors import UserError
 from flows.last_command import read_last_command
 from flows.mlflow_runs.client import Unavailable, without_password
 from flows.mlflow_runs.facts import status_of

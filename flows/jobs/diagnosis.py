@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afd.config.cluster import Resourced, Resources
-from afd.runtime.outcome import EXIT_CODE, Outcome, Status
+from afd.errors import EXIT_CODE, Status
+from afd.runtime.outcome import Outcome
 from flows.jobs.records import Seen
 from flows.jobs.site import log_tail
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afd.attempts import CANCELLED
+from afd.errors import EXIT_CODE
 from afd.runtime.child import GRACE_S
-from afd.runtime.outcome import EXIT_CODE
 from afd.runtime.parts import missing
 from afd.runtime.request import StageRequest
 from afd.store import Store, write_atomic

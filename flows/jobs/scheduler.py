@@ -15,7 +15,7 @@ from typing import Protocol
 
 import psutil
 
-from flows.errors import UserError
+from afd.errors import UserError
 from flows.jobs.records import Job, JobRecords, Seen
 
 GRACE_S = 3.0  # submitit's controller sends SIGINT, waits 1 s and kills

@@ -16,11 +16,11 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from afd.errors import UserError
 from afd.params import ParamsError
 from afd.runtime.outcome import RefusedError
 from flows.alarm_log import PausedError
 from flows.campaign_lock import CampaignRunningError
-from flows.errors import is_user_error
 
 if TYPE_CHECKING:
     from prefect import State
@@ -43,7 +43,7 @@ def ends_in_words(body: Callable[P, R]) -> Callable[P, "R | State[Any]"]:
         try:
             return body(*args, **kwargs)
         except Exception as error:
-            if not is_user_error(error):
+            if not isinstance(error, UserError):
                 raise
             _ended.append(error)
             return _state(error)
@@ -89,4 +89,4 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Return whether a log record is more than the traceback of an error that a state tells: the
     process of a deployment's run raises the state's error at its very end, and logs that."""
     error = record.exc_info[1] if record.exc_info else None
-    return error is None or not is_user_error(error)
+    return error is None or not isinstance(error, UserError)

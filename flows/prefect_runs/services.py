@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from afd.attempts import flock
+from afd.errors import UserError
 from afd.processes import ProcessId
 from afd.store import write_atomic
-from flows.errors import UserError
 from flows.paths import CampaignPaths
 from flows.prefect_runs import keeper
 from flows.prefect_runs.reach import answers, configured_api, trouble

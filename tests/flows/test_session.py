@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from afd.attempts import StoreError
 from afd.config import Cluster, Params
 from afd.params import ParamsError, load_params
 from afd.runtime.outcome import RefusedError
@@ -103,7 +104,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     with (
-        pytest.raises((OSError, RuntimeError), match="file"),
+        pytest.raises((OSError, StoreError), match="file"),
         open_campaign("demo", CampaignPaths(blocked / "runs", tmp_path), params(), cluster()),
     ):
         pass

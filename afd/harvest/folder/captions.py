@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
+from afd.errors import InputError
 from afd.prompts import check_text
 
 Split = Literal["train", "held_out"]
@@ -35,7 +36,7 @@ LARGEST_TABLE = 512 * 2**20  # bytes: a million captions of 500
 LARGEST_SIDECAR = 64 * 2**10
 
 
-class LayoutError(ValueError):
+class LayoutError(InputError):
     """The whole folder cannot be read: no layout, several, or an unreadable table."""
 
 
@@ -215,7 +216,7 @@ def _row(place: str, row: Any) -> Captioned | Misread:
     return Captioned(name, caption, SPLITS[split] if split else None, category)
 
 
-class _WrongRow(ValueError):
+class _WrongRow(InputError):
     """A faulty row."""
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from afd.errors import InputError
 from afd.harvest.folder.captions import (
     VIDEO_SUFFIXES,
     Captioned,
@@ -36,7 +37,7 @@ LEAST_HELD_OUT = 2  # an interval over prompts needs two
 _BLOCK = 1 << 20
 
 
-class FolderError(ValueError):
+class FolderError(InputError):
     """Problems that keep a folder from its import, all at once."""
 
     def __init__(self, root: Path, problems: list[str]) -> None:

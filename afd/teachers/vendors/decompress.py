@@ -6,10 +6,12 @@ httpx would decompress a whole chunk at once, and 64 kB of zeros in gzip are 64 
 import zlib
 from collections.abc import Iterator
 
+from afd.errors import InputError
+
 PIECE = 1 << 20  # bytes
 
 
-class UnpackError(ValueError):
+class UnpackError(InputError):
     """The body is not in the encoding of its header, or the encoding is not supported."""
 
 

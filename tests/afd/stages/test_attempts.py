@@ -13,8 +13,8 @@ import pytest
 
 from afd.artifacts import Artifact
 from afd.config import Params
+from afd.errors import EXIT_CODE
 from afd.params import load_params
-from afd.runtime.outcome import EXIT_CODE
 from afd.runtime.request import StageRequest
 from afd.runtime.workspace import reached
 from afd.stages import requests

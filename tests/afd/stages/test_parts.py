@@ -9,8 +9,9 @@ import pytest
 
 from afd.attempts import BusyError, LostError
 from afd.config import Params
+from afd.errors import EXIT_CODE
 from afd.params import load_params
-from afd.runtime.outcome import EXIT_CODE, RefusedError
+from afd.runtime.outcome import RefusedError
 from afd.runtime.parts import Part, max_parts, missing, saved
 from afd.runtime.request import StageRequest
 from afd.stages import requests

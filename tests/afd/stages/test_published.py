@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from afd.artifacts import Artifact
 from afd.config import Params
+from afd.errors import EXIT_CODE
 from afd.params import ParamsError, load_params
 from afd.runtime.micro_batches import TooLargeError
-from afd.runtime.outcome import EXIT_CODE, RefusedError, status_of
+from afd.runtime.outcome import RefusedError, status_of
 from afd.runtime.request import StageRequest
 from afd.stages import requests, update
 from afd.stages.__main__ import main

@@ -17,8 +17,8 @@ from afd.artifacts import Artifact
 from afd.config import ConvDiscriminator, Params
 from afd.discriminators import conv
 from afd.discriminators.discriminator import Setting
+from afd.errors import EXIT_CODE
 from afd.params import load_params
-from afd.runtime.outcome import EXIT_CODE
 from afd.runtime.ranks import ALONE, Ranks
 from afd.runtime.request import StageRequest
 from afd.stages import fit, objectives, requests, update, update_data

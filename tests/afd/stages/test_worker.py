@@ -17,10 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from afd.errors import EXIT_CODE
 from afd.processes import ProcessId
 from afd.runtime.child import Child, Job, reap
 from afd.runtime.mailbox import Mailbox, OwnerWatch, code_digest, request_id
-from afd.runtime.outcome import EXIT_CODE, Outcome
+from afd.runtime.outcome import Outcome
 from afd.runtime.parts import Gather, Part
 from afd.runtime.request import StageRequest
 from afd.stages import worker as worker_module
