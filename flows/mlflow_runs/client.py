@@ -12,29 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from flows.mlflow_runs.experiment import usable_experiment
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "afd"
-NOTE = "mlflow.note.content"  # the tag that MLflow's UI renders as a description, in Markdown
-ABOUT = """\
-On-Policy Adversarial Flow Distillation. A run is a campaign; its children are rounds, and theirs
-stages.
-
-| metrics of a campaign | |
-|---|---|
-| `final/`, `base/`, `teacher/` | held-out result of the student, of the student before any round, \
-of the teacher |
-| `difference/`, `difference_low/`, `difference_high/` | student minus base, and its interval |
-| `target/` | 1 where a target is met, 0 where not |
-| `evaluate/`, `fit/`, `update/` | one value a round; `evaluate/` on fewer prompts than `final/` |
-| `z_alarm/` | 1 in the rounds in which that alarm was raised |
-
-What the metrics mean, and what to do about an alarm: docs/alarms.md in the project's folder.
-"""
 DISK = ("disk is full", "disk I/O error", "readonly database", "unable to open database file")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-MAX_VALUE = 6000  # MLflow's limit of a param's value
 BATCH = 100  # MLflow's limit of params, and of tags, in one call
 METRICS_BATCH = 1000  # of everything together
 
@@ -55,13 +39,14 @@ class Point(NamedTuple):
 class Tracking:
     """Connection to MLflow, made at its first use (2-3 s of imports, 6 s for a new file)."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, run_id: str | None = None) -> None:
+        """`run_id`: of the campaign, where it is known; its experiment is gone on with."""
+        self.uri, self._run_id = uri, run_id
 
     @cached_property
     def _connection(self) -> tuple["MlflowClient", str]:
         try:
-            return _connect(self.uri)
+            return _connect(self.uri, self._run_id)
         except Exception as error:
             raise Unavailable(f"MLflow at {without_password(self.uri)}: {brief(error)}") from error
 
@@ -77,7 +62,7 @@ class Tracking:
 
     @property
     def experiment(self) -> str:
-        """The id of the experiment "afd"."""
+        """The id of the experiment."""
         return self._connection[1]
 
     def is_away(self, error: Exception) -> bool:
@@ -116,12 +101,19 @@ class Tracking:
         from mlflow.entities import Metric, Param, RunTag
 
         points = [Metric(p.name, p.value, p.at_ms, p.step, model_id) for p in metrics]
-        values = [Param(name, value[:MAX_VALUE]) for name, value in (params or {}).items()]
-        marks = [RunTag(name, value[:MAX_VALUE]) for name, value in (tags or {}).items()]
+        values = [Param(name, value) for name, value in (params or {}).items()]
+        marks = [RunTag(name, value) for name, value in (tags or {}).items()]
         while points or values or marks:
             room = METRICS_BATCH - len(values[:BATCH]) - len(marks[:BATCH])
             self.client.log_batch(run_id, points[:room], values[:BATCH], marks[:BATCH])
             points, values, marks = points[room:], values[BATCH:], marks[BATCH:]
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether an error is MLflow's answer."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException)
 
 
 def brief(error: Exception) -> str:
@@ -141,7 +133,7 @@ def database_exists(tracking_uri: str) -> bool:
     return file == tracking_uri or Path(file).exists()
 
 
-def _connect(uri: str) -> tuple["MlflowClient", str]:
+def _connect(uri: str, run_id: str | None) -> tuple["MlflowClient", str]:
     """Return a client and the id of the experiment; make both where they do not exist."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
@@ -160,14 +152,7 @@ def _connect(uri: str) -> tuple["MlflowClient", str]:
             # Kept in the file: one fsync a commit instead of three, and the UI reads meanwhile.
             database.execute("PRAGMA journal_mode=WAL")
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        if NOTE not in found.tags:  # made by an earlier version; a person's own words stay
-            client.set_experiment_tag(found.experiment_id, NOTE, ABOUT)
-        return client, str(found.experiment_id)
-    # The kind opens the UI on its model-training view; without it MLflow 3 guesses "GenAI".
-    tags = {"mlflow.experimentKind": "custom_model_development", NOTE: ABOUT}
-    return client, str(client.create_experiment(EXPERIMENT, location, tags))
+    return client, usable_experiment(client, run_id, location)
 
 
 def _make_database(file: Path) -> None:

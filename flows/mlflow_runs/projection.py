@@ -17,7 +17,8 @@ from afd.runtime.request import StageRequest
 from afd.runtime.stage_specs import STAGES
 from flows.alarm_log import lines
 from flows.mlflow_runs import results
-from flows.mlflow_runs.client import NOTE, Point
+from flows.mlflow_runs.client import Point
+from flows.mlflow_runs.experiment import NOTE
 from flows.mlflow_runs.facts import BegunStage
 from flows.mlflow_runs.records import Content, Record, Row, Run, RunStatus, Version
 from flows.mlflow_runs.run_ids import CAMPAIGN, CampaignEnding, round_key, stage_key

@@ -17,7 +17,14 @@ from afd.artifacts import ArtifactRef
 from afd.store import Store, StoreError
 from flows import alarm_log, dvc_tracking
 from flows.mlflow_runs import projection
-from flows.mlflow_runs.client import Tracking, brief, database_exists, now_ms
+from flows.mlflow_runs.client import (
+    Tracking,
+    Unavailable,
+    brief,
+    database_exists,
+    is_refusal,
+    now_ms,
+)
 from flows.mlflow_runs.facts import Facts, read_facts
 from flows.mlflow_runs.projection import ENDED
 from flows.mlflow_runs.records import Content, Record, Row, RunStatus
@@ -35,7 +42,7 @@ class CampaignRuns:
         self.folder, self.name, self.store = folder, folder.name, store
         self.ids = RunIds(folder)
         self.is_abandoned = False  # set from another thread: begin no further record
-        self._tracking = Tracking(tracking_uri)
+        self._tracking = Tracking(tracking_uri, self.ids.read(CAMPAIGN).get("run_id"))
         self.writer = RunWriter(self._tracking, self.name, self.ids)
         self._is_open = False
         self._has_stages = False  # of this process
@@ -58,8 +65,8 @@ class CampaignRuns:
         if self.ids.read("identity") and not database_exists(self._tracking.uri):
             self.ids.set_aside()  # a new one is filled from the store
             self._is_open = False
-        is_checked = again and self._tracking.is_remote  # its database may have been deleted
-        if not is_checked and next(self._due(running, status, again), None) is None:
+        # `again` looks into MLflow in any case: its experiment may have been deleted.
+        if not again and next(self._due(running, status, again), None) is None:
             return 0
         num_written = 0
         try:
@@ -73,7 +80,9 @@ class CampaignRuns:
         except Exception as error:
             self._is_open = False  # a run may have been made although the answer was lost
             self.writer.raise_if_away(error)
-            raise
+            if not is_refusal(error):
+                raise
+            raise Unavailable(brief(error)) from error
         return num_written
 
     def _try(self, what: str, build: Callable[[], Record]) -> bool:

@@ -1,24 +1,29 @@
 """Writer of records (projection.py) into MLflow: each run is created once, each part on its own.
 
 Ids of runs are on disk before anything is written into the runs, so a killed campaign goes on in
-its own runs. A part that MLflow refuses is reported, and all other parts are written.
+its own runs. A part that MLflow refuses is reported, and all other parts are written. A run or
+experiment that somebody deleted is restored when there is something to write into it.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from afd.evaluation.readings import flatten
 from flows.mlflow_runs import results
-from flows.mlflow_runs.client import NOTE, Point, Tracking, Unavailable, brief, now_ms
+from flows.mlflow_runs.client import Point, Tracking, Unavailable, brief, now_ms
+from flows.mlflow_runs.experiment import NOTE, find_run, restore
+from flows.mlflow_runs.limits import MAX_VALUE, allowed_name, allowed_value
 from flows.mlflow_runs.projection import campaign_run
 from flows.mlflow_runs.records import Content, Record, Row, Run, RunStatus
 from flows.mlflow_runs.registry import Registry
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds, stage_key
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 
 
 class RunWriter:
@@ -29,12 +34,16 @@ class RunWriter:
         self.num_refused = 0  # records and parts of them
         self._tracking, self._name, self._ids = tracking, name, ids
         self._registry = Registry(tracking, name, ids)
+        self._changed: set[str] = set()  # names that were reported
 
     def open(self, params: dict[str, Any]) -> None:
         """Find the campaign's run or make it, and runs whose ids a kill kept from the disk."""
         known = self._ids.read(CAMPAIGN).get("run_id")
-        if known and not self._search(f"attributes.run_id = '{known}'"):
-            self._ids.set_aside()  # the server's database was deleted
+        run = find_run(self._tracking.client, known) if known else None
+        if known and (run is None or run.info.experiment_id != self._tracking.experiment):
+            self._ids.set_aside()  # the server's database was deleted, or its experiment is
+        elif known:
+            self._restored(CAMPAIGN)
         self._ids.campaign_id(params)
         for run in self._found("attributes.status = 'RUNNING'"):
             key, run_id = run.data.tags["afd.key"], run.info.run_id
@@ -46,7 +55,7 @@ class RunWriter:
         run_id = self._run(campaign_run(self._name, now_ms()))
         self._ids.write(CAMPAIGN, experiment_id=self._tracking.experiment)  # for links into the UI
         there = self._tracking.client.get_run(run_id).data
-        missing = {name: value for name, value in flatten(params) if name not in there.params}
+        missing = {n: value for n, value in flatten(params) if allowed_name(n) not in there.params}
         note = {} if NOTE in there.tags else {NOTE: results.opening(self._name, params)}
         self._log(CAMPAIGN, Content(CAMPAIGN, params=missing, tags=note))
 
@@ -104,8 +113,9 @@ class RunWriter:
         }
         if run.parent is not None:
             tags["mlflow.parentRunId"] = self._id(run.parent)
-        made = self._tracking.client.create_run(
-            self._tracking.experiment, start_time=run.start_ms, tags=tags, run_name=run.name
+        create = partial(self._tracking.client.create_run, self._tracking.experiment)
+        made = self._call(
+            run.key, partial(create, start_time=run.start_ms, tags=tags, run_name=run.name)
         )
         made_id = str(made.info.run_id)
         self._ids.write(run.key, run_id=made_id, state="running", start_ms=run.start_ms)
@@ -115,11 +125,41 @@ class RunWriter:
     def _set_state(self, key: str, status: RunStatus, at_ms: int) -> None:
         entry, client = self._ids.read(key), self._tracking.client
         if status != "RUNNING":
-            client.set_terminated(entry["run_id"], status=status, end_time=at_ms)
+            end = partial(client.set_terminated, entry["run_id"], status=status, end_time=at_ms)
+            self._call(key, end)
             self._ids.write(key, state=status.lower(), ended_ms=at_ms)
         elif entry["state"] != "running":
-            client.update_run(entry["run_id"], status=status)
+            self._call(key, partial(client.update_run, entry["run_id"], status=status))
             self._ids.write(key, state="running")
+
+    def _call(self, key: str, write: Callable[[], T]) -> T:
+        """Return what `write` returns; once more where its run or experiment had to be restored.
+
+        Raises Unavailable where MLflow is away or gives no permission.
+        """
+        try:
+            return write()
+        except Exception as error:
+            self.raise_if_away(error)
+            if getattr(error, "error_code", "") in DENIED:
+                raise Unavailable(f"no permission to write: {brief(error)}") from error
+            if not self._restored(key):
+                raise
+            return write()
+
+    def _restored(self, key: str) -> bool:
+        """Return whether the experiment or the run of `key` was deleted and is not any more."""
+        client, experiment = self._tracking.client, self._tracking.experiment
+        was_deleted = client.get_experiment(experiment).lifecycle_stage == "deleted"
+        if was_deleted and not restore(client, experiment):
+            return False
+        run_id = self._ids.read(key).get("run_id")
+        run = find_run(client, run_id) if run_id else None
+        if run is not None and run.info.lifecycle_stage == "deleted":
+            client.restore_run(str(run_id))
+            log.warning("MLflow: run %s of %s was deleted; it is restored", key, self._name)
+            return True
+        return was_deleted
 
     def _part(self, key: str, what: str, write: Callable[[], object]) -> None:
         """Write a part of a record; `sync(again=True)` tries once more what MLflow refuses."""
@@ -137,18 +177,54 @@ class RunWriter:
 
     def _log(self, key: str, content: Content) -> None:
         """Write metrics, params and tags in one call; where MLflow refuses that, piece by piece."""
-        write = partial(self._tracking.log, self._id(content.key))
+        params = self._allowed("param", content.params)
+        tags = self._allowed("tag", content.tags)
+        points = self._allowed_points(content.metrics)
         student = content.model_of
         model_id = None if student is None else self._ids.read(stage_key(student)).get("model_id")
-        metrics = partial(write, metrics=content.metrics, model_id=model_id)
+        write = partial(self._tracking.log, self._id(content.key))
+        everything = partial(write, metrics=points, params=params, tags=tags, model_id=model_id)
         try:
-            metrics(params=content.params, tags=content.tags)
-        except Exception as error:  # noqa: BLE001  each part reports its own
-            self.raise_if_away(error)
-            self._part(key, "metrics", metrics)
-            self._part(key, "tags", partial(write, tags=content.tags))
-            for name, value in content.params.items():
-                self._part(key, f"param {name[:80]}", partial(write, params={name: value}))
+            self._call(content.key, everything)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001  each part reports its own
+            for name in dict.fromkeys(point.name for point in points):
+                own = [point for point in points if point.name == name]
+                self._part(key, f"metric {name}", partial(write, metrics=own))
+                if model_id is not None:
+                    of_model = partial(write, metrics=own, model_id=model_id)
+                    self._part(key, f"metric {name} of the model", of_model)
+            for name, value in tags.items():
+                self._part(key, f"tag {name}", partial(write, tags={name: value}))
+            for name, value in params.items():
+                self._part(key, f"param {name}", partial(write, params={name: value}))
+
+    def _allowed(self, kind: str, values: Mapping[str, str]) -> dict[str, str]:
+        """Return names and values that MLflow takes; report what differs, each once."""
+        found: dict[str, str] = {}
+        for name, value in values.items():
+            found[self._allowed_name(kind, name)] = allowed_value(value)
+            if len(value) > MAX_VALUE:
+                self._report(
+                    f"{kind} {name[:80]} is cut to {MAX_VALUE} of its {len(value)} characters"
+                )
+        return found
+
+    def _allowed_points(self, points: Sequence[Point]) -> list[Point]:
+        return [point._replace(name=self._allowed_name("metric", point.name)) for point in points]
+
+    def _allowed_name(self, kind: str, name: str) -> str:
+        allowed = allowed_name(name)
+        if allowed != name:
+            self._report(f"{kind} {name[:80]!r} is recorded as {allowed!r}")
+        return allowed
+
+    def _report(self, change: str) -> None:
+        if change not in self._changed:
+            self._changed.add(change)
+            log.warning("MLflow: %s of %s: the campaign's own files have it whole",
+                        change, self._name)  # fmt: skip
 
     def _log_files(self, key: str, content: Content) -> None:
         run_id, client = self._id(content.key), self._tracking.client
@@ -186,5 +262,6 @@ class RunWriter:
         start, known = int(entry["start_ms"]), int(entry.get("step", -1))
         points = [Point(n, value, step, start + step) for n, value, step in rows if step > known]
         if points:
-            self._tracking.log(entry["run_id"], metrics=points)
+            allowed = self._allowed_points(points)
+            self._call(key, partial(self._tracking.log, entry["run_id"], metrics=allowed))
             self._ids.write(key, step=max(point.step for point in points))

@@ -29,14 +29,6 @@ from tests.flows.conftest import Forge
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A new database takes six seconds: made once, copied for each test."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file.read_bytes()
-
-
 @pytest.fixture
 def campaign(tmp_path: Path, empty_database: bytes) -> CampaignOnDisk:
     folder = tmp_path / "runs" / ".services" / "mlflow"
@@ -350,39 +342,6 @@ def test_a_stage_that_cannot_be_read_does_not_hold_back_the_others(
     assert broken.ref.short in caplog.text
     for _, _, made in campaign.made[1:]:
         assert keys[made.ref.fingerprint[:16]] == "FINISHED"
-
-
-def test_a_part_that_mlflow_refuses_is_reported_and_the_rest_is_recorded(
-    campaign: CampaignOnDisk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A param whose name is over the limit, and a film that cannot be stored."""
-    long = "x" * 300
-    _, _, artifact = campaign.made[0]
-    file = artifact.path / "manifest.json"
-    content = json.loads(file.read_bytes())
-    file.write_text(json.dumps(content | {"params": content["params"] | {long: 1}}))
-    log_artifact = MlflowClient.log_artifact
-
-    def refuse(client: MlflowClient, run_id: str, path: str, place: str | None = None) -> None:
-        if path.endswith("samples.mp4"):
-            raise PermissionError("no films here")
-        log_artifact(client, run_id, path, place)
-
-    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
-    play(campaign)
-    assert "param xxx" in caplog.text and "samples.mp4" in caplog.text
-    runs = {run.data.tags["afd.key"]: run for run in all_runs(campaign)}
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    shown = runs[artifact.ref.fingerprint[:16]].data
-    assert "seed" in shown.params and long not in shown.params
-    assert shown.metrics["prompts/num_prompts"] == 3
-    monkeypatch.undo()
-    assert sync(campaign, status="finished") == 0  # not again and again
-    assert sync(campaign, status="finished", again=True) > 0
-    client = MlflowClient(uri(campaign), uri(campaign))
-    clips = next(a for i, r, a in campaign.made if i == 0 and r.stage == "rollout")
-    run_id = runs[clips.ref.fingerprint[:16]].info.run_id
-    assert "samples.mp4" in {one.path for one in client.list_artifacts(run_id)}
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(
