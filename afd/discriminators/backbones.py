@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
+from afd import stored_dtypes
 from afd.errors import InputError
 
 
@@ -27,6 +27,10 @@ def found(folder: str, needed: tuple[str, ...], field: str, what: str) -> Path:
     path = Path(folder)
     missing = [pattern for pattern in needed if not any(path.glob(pattern))]
     if not missing:
+        with loading(field, path):
+            weights = (pattern for pattern in needed if pattern.endswith(".safetensors"))
+            for file in sorted(file for pattern in weights for file in path.glob(pattern)):
+                refuse_packed(stored_dtypes.of_safetensors(file), file, field)
         return path
     problem = "is not there" if not path.is_dir() else f"holds no {', '.join(missing)}"
     raise BackboneError(
@@ -43,11 +47,17 @@ def loading(field: str, path: Path) -> Iterator[None]:
         yield
     except BackboneError:
         raise
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # a user's folder, and three libraries' choice of classes
         raise BackboneError(
             f"{field}: {path} does not load: {str(error)[:500]}. A copy that was cut short or of "
             "another architecture? Copy it anew and run the same command again"
         ) from error
+
+
+def refuse_packed(dtypes: Mapping[str, str], source: Path, field: str) -> None:
+    """Raise BackboneError for tensors that are no plain floats."""
+    if packed := stored_dtypes.problem(dtypes, source, field):
+        raise BackboneError(f"{field}: {packed}")
 
 
 def refuse_unsound(

@@ -21,12 +21,13 @@ from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from afd.discriminators.backbones import BackboneError, refuse
+from afd import stored_dtypes
+from afd.discriminators.backbones import BackboneError, refuse, refuse_packed
 
+FIELD = "discriminator.reward"
 HEAD = "rm_head.weight"
 # Saved by VideoAlign and used by nobody here: the language head answers no question.
 UNUSED = re.compile(r"^lm_head\.|\.rotary_emb\.inv_freq$")
@@ -54,7 +55,7 @@ class Reward:
 def read(place: str) -> Reward:
     """Whatever VideoReward checkpoint lies at `place`; raises BackboneError."""
     path = Path(place)
-    where = f"discriminator.reward: {path}"
+    where = f"{FIELD}: {path}"
     try:
         if checkpoints := list(path.glob("checkpoint-*/model.pth")):
             config = json.loads((path / "model_config.json").read_text())["peft_lora_config"]
@@ -86,8 +87,14 @@ def read(place: str) -> Reward:
             f"{where}: holds code or objects other than tensors, or is damaged (refused); download "
             "it again, or convert it to .safetensors where you trust it"
         ) from None
-    except (OSError, EOFError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        raise BackboneError(f"{where} cannot be read as weights alone: {error}") from error
+    except BackboneError:
+        raise
+    except Exception as error:  # a user's files, and a library's choice of classes
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        raise BackboneError(
+            f"{where} cannot be read as weights alone ({reason}); copy or download it again, or "
+            "set discriminator.reward=null to start from Qwen2-VL alone"
+        ) from error
 
 
 def _scale(config: Mapping[str, Any], rank: Any) -> float:
@@ -104,10 +111,13 @@ def _step(checkpoint: Path) -> int:
 def _tensors(file: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors or torch file; code in a pickle is never run."""
     if file.suffix == ".safetensors":
+        refuse_packed(stored_dtypes.of_safetensors(file), file, FIELD)
         return load_file(file)
     loaded = torch.load(file, map_location="cpu", weights_only=True)
     found = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    refuse_packed(stored_dtypes.of_tensors(tensors), file, FIELD)
+    return tensors
 
 
 def sort(tensors: dict[str, Tensor]) -> Reward:

@@ -30,7 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from afd.latents import BlockTimes, LatentGeometry, Latents, Text
 from afd.students.precision import Precision, autocast_to
 from afd.students.strict_loading import CheckpointError, UntrainableError, load_strictly
-from afd.students.wan_checkpoints import read_folder
+from afd.students.wan_checkpoints import read_folder, reading
 
 STOCK_CLASS = "AnyFlowFARTransformer3DModel"
 
@@ -260,12 +260,13 @@ class AnyFlowFar(AnyFlowFARTransformer3DModel):
 
 def load_far(path: Path) -> AnyFlowFar:
     """Return the transformer of an AnyFlow-FAR folder in eval mode; raises CheckpointError."""
-    config, tensors, source = read_folder(path, STOCK_CLASS)
+    with reading(path):
+        config, tensors, source = read_folder(path, STOCK_CLASS)
     known: Mapping[str, Any] = {k: v for k, v in config.items() if not k.startswith("_")}
     with init_empty_weights(include_buffers=False):
         try:
             model = cast(AnyFlowFar, AnyFlowFar.from_config(dict(known)))
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # of whatever class: the sizes are the file's
             raise CheckpointError(f"{source}: not an AnyFlow-FAR: {error}") from error
     load_strictly(model, tensors, source, "it is another architecture, or only a part of one")
     return model.eval()

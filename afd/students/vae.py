@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from afd import stored_dtypes
 from afd.device import compute_device
 from afd.latents import Clips, LatentGeometry, Latents
 from afd.students.strict_loading import CheckpointError, load_strictly
@@ -144,17 +144,25 @@ def load_published(components: Path) -> WanCodec:
 
 def _loaded(config_file: Path, weights: Path) -> WanCodec:
     try:
-        config: Mapping[str, Any] = json.loads(config_file.read_text())
-        tensors = load_file(weights)
-    except (OSError, ValueError, SafetensorError) as error:
+        config: Mapping[str, Any] = dict(json.loads(config_file.read_text()))
+        packed = stored_dtypes.problem(
+            stored_dtypes.of_safetensors(weights), weights, "student.components"
+        )
+        tensors = {} if packed else load_file(weights)
+    except Exception as error:  # a user's file, and a library's choice of classes
         raise CheckpointError(
             f"{weights.parent}: holds no VAE that loads: {error}; nothing is downloaded: put the "
             "vae/ of a Wan-Diffusers checkpoint there, or correct student.components"
         ) from error
+    if packed:
+        raise CheckpointError(packed)
     if config.get("_class_name", "AutoencoderKLWan") != "AutoencoderKLWan":
         raise CheckpointError(f"{config_file}: is a {config['_class_name']}, not AutoencoderKLWan")
-    with init_empty_weights(include_buffers=False):
-        vae: Any = AutoencoderKLWan.from_config(dict(config))
+    try:
+        with init_empty_weights(include_buffers=False):
+            vae: Any = AutoencoderKLWan.from_config(dict(config))
+    except Exception as error:  # of whatever class: the sizes are the file's
+        raise CheckpointError(f"{config_file}: describes no VAE of Wan: {error}") from error
     load_strictly(vae, tensors, str(weights), "it is another VAE, or only a part of one")
     codec = WanCodec(vae.eval().requires_grad_(False).to(compute_device()))
     if codec._config.patch_size is not None:

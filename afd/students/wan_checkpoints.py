@@ -10,16 +10,18 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from afd import stored_dtypes
 from afd.students.causal_wan import CausalWan
 from afd.students.layouts import layout_of, num_layers_of, to_diffusers, unwrapped
 from afd.students.strict_loading import CheckpointError, load_strictly
@@ -29,6 +31,7 @@ ENTRIES: tuple[Entry, ...] = ("generator_ema", "generator")  # the first that is
 BARE_ENTRIES = ("state_dict", "model")  # other names around a single state
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 SINGLE = "diffusion_pytorch_model.safetensors"
+FIELD = "student.checkpoint"
 POINTER = b"version https://git-lfs"
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # a name that a pickle imports, in torch's message
 STOCK_CLASS = "WanTransformer3DModel"
@@ -60,7 +63,7 @@ def load_wan(path: Path, head_dim: int = 128, entry: Entry | None = None) -> Cau
     with init_empty_weights(include_buffers=False):
         try:
             model = cast(CausalWan, CausalWan.from_config(found.config))
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+        except Exception as error:  # of whatever class: the sizes are the file's
             raise CheckpointError(f"{found.source}: not a known Wan: {error}") from error
     cure = "it is another architecture, or only a part of one"
     load_strictly(model, found.tensors, found.source, cure)
@@ -69,32 +72,32 @@ def load_wan(path: Path, head_dim: int = 128, entry: Entry | None = None) -> Cau
 
 def read(path: Path, head_dim: int = 128, entry: Entry | None = None) -> WanCheckpoint:
     """Return tensors and config of a checkpoint; values are read at first use."""
-    try:
+    with reading(path):
         if path.is_dir():
             return _read_wan_folder(path)
         if path.suffix == ".safetensors":
             tensors, chosen = _read_safetensors(path), None
         else:
             tensors, chosen = _read_pickle(path, entry)
+    source = str(path) if chosen is None else f"{path} [{chosen}]"
+    tensors = _in_diffusers_layout(tensors, source)
+    return WanCheckpoint(tensors, _config_of(tensors, head_dim, source), chosen, source)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises over a user's file into CheckpointError with a cure."""
+    try:
+        yield
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{error.filename or path}: there is no such file; nothing is downloaded: put the "
             "weights there, or write where they are in student.checkpoint"
         ) from None
-    except (
-        OSError,
-        EOFError,
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        ValueError,
-    ) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except Exception as error:  # noqa: BLE001 (a user's file: whatever class a library chooses)
         raise CheckpointError(f"{path}: {_reason(path, error)}") from None  # torch's own advice
-    source = str(path) if chosen is None else f"{path} [{chosen}]"
-    tensors = _in_diffusers_layout(tensors, source)
-    return WanCheckpoint(tensors, _config_of(tensors, head_dim, source), chosen, source)
 
 
 def read_folder(path: Path, stock_class: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
@@ -128,6 +131,8 @@ def _read_wan_folder(path: Path) -> WanCheckpoint:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     path.stat()  # safetensors' own error does not name the missing file
+    if packed := stored_dtypes.problem(stored_dtypes.of_safetensors(path), path, FIELD):
+        raise CheckpointError(packed)
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
@@ -151,6 +156,8 @@ def _read_pickle(path: Path, entry: Entry | None) -> tuple[dict[str, Tensor], st
     state = content[chosen] if chosen else content
     if strangers := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(f"{path}: {strangers[0]!r} is no tensor")
+    if packed := stored_dtypes.problem(stored_dtypes.of_tensors(state), path, FIELD):
+        raise CheckpointError(packed)
     return dict(state), chosen
 
 
@@ -207,8 +214,10 @@ def _reason(path: Path, error: Exception) -> str:
     again = "download or copy it again"
     if isinstance(error, PermissionError):
         return "may not be read: give the user that runs stages the right to"
-    with path.open("rb") as file:
-        head = file.read(200).lstrip()
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(200).lstrip()
     if head.startswith(POINTER):
         return "is a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned"
     if head.startswith(b"<"):

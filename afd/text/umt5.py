@@ -6,7 +6,7 @@ the student encodes every prompt of the prompt set and keeps the result (afd.tex
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from afd import stored_dtypes
 from afd.device import compute_device
 from afd.signals import show_life
 from afd.text.encoder import TextError
@@ -39,13 +40,17 @@ class Umt5:
                 )
         self.num_tokens = num_tokens
         try:
+            for file in _files(folder):
+                _refuse_packed(stored_dtypes.of_safetensors(file), file)
             self._tokenizer = AutoTokenizer.from_pretrained(
                 folder / "tokenizer", local_files_only=True
             )
             model, loading_info = cast(Any, UMT5EncoderModel).from_pretrained(
                 folder / "text_encoder", local_files_only=True, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except TextError:
+            raise
+        except Exception as error:  # a user's files, and three libraries' choice of classes
             reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             raise TextError(
                 f"{_unreadable(folder)}: holds no text encoder that loads: {reason}; nothing is "
@@ -59,6 +64,7 @@ class Umt5:
         }
         if wrong:
             raise TextError(f"{folder / 'text_encoder'}: is no whole UMT5 encoder: {wrong}"[:600])
+        _refuse_packed(stored_dtypes.of_tensors(model.state_dict()), folder / "text_encoder")
         if broken := [n for n, t in model.state_dict().items() if not torch.isfinite(t).all()]:
             raise TextError(
                 f"{_file_of(folder, broken[0])}: {broken[0]} holds NaN or infinity "
@@ -119,6 +125,12 @@ class Umt5:
 
 def _files(folder: Path) -> list[Path]:
     return sorted((folder / "text_encoder").glob("*.safetensors"))
+
+
+def _refuse_packed(dtypes: Mapping[str, str], source: Path) -> None:
+    """Raise TextError for tensors that are no plain floats."""
+    if packed := stored_dtypes.problem(dtypes, source, "student.components"):
+        raise TextError(packed)
 
 
 def _unreadable(folder: Path) -> Path:
