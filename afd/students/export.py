@@ -1,10 +1,12 @@
 """Export of a trained student: python -m afd.students.export STUDENT OUT --as KIND.
 
 lora        pytorch_lora_weights.safetensors for WanPipeline.load_lora_weights
+original-lora    lora.safetensors under the original's names, for ComfyUI and other readers of them
 diffusers   a folder for WanTransformer3DModel.from_pretrained, LoRA merged in
 original    model.safetensors under the original's names, LoRA merged in, for Self-Forcing's and
             Wan's own code
 
+A LoRA has alpha / rank multiplied in: strength 1 is the student, whatever a reader makes of alpha.
 STUDENT is a folder of store/student_weights. The licences of its published weights still apply.
 """
 
@@ -23,7 +25,7 @@ from afd.students.layouts import to_original
 from afd.students.strict_loading import CheckpointError
 from afd.students.wan_checkpoints import SINGLE, STOCK_CLASS
 
-Kind = Literal["lora", "diffusers", "original"]
+Kind = Literal["lora", "original-lora", "diffusers", "original"]
 
 
 def export(student: Path, out: Path, kind: Kind, which: WeightsName = "average") -> Path:
@@ -41,13 +43,19 @@ def export(student: Path, out: Path, kind: Kind, which: WeightsName = "average")
             f"{student}: a {loaded.params.family} has no LoRA to export; its weights are "
             f"{student / f'{which}.safetensors'}, under diffusers' names"
         )
-    if kind == "original" and not student_family(loaded.params.family).has_original_layout:
+    if (
+        kind in ("original", "original-lora")
+        and not student_family(loaded.params.family).has_original_layout
+    ):
         raise CheckpointError(f"{student}: {loaded.params.family} has no original layout")
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: is not empty; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    if kind == "lora":
-        return lora.export_lora(network, "student", out)
+    if kind in ("lora", "original-lora"):
+        write = lora.export_lora if kind == "lora" else lora.export_original_lora
+        names = "diffusers' names" if kind == "lora" else "the original's names, as in ComfyUI"
+        sys.stderr.write(f"{lora.described(network, 'student')}; {names}\n")
+        return write(network, "student", out)
     state = {
         name: value.cpu().contiguous() for name, value in lora.merged(network, "student").items()
     }

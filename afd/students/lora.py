@@ -19,12 +19,14 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from afd.config import LoraParams
 from afd.latents import BlockTimes, LatentGeometry, Latents, Text
 from afd.students.anyflow_far import AnyFlowFar
 from afd.students.causal_wan import CausalWan
+from afd.students.layouts import to_original
 from afd.students.strict_loading import MAX_LISTED, CheckpointError, misfits
 
 Adapter = Literal["student", "behaviour", "reference"]
@@ -151,20 +153,59 @@ def trained_weights(model: Adapted, name: Adapter) -> nn.Module:
     return whole
 
 
+def folded_state(model: Adapted, name: Adapter) -> tuple[dict[str, Tensor], float]:
+    """Return an adapter's tensors with alpha / rank multiplied into B, and that factor.
+
+    Many readers look at no metadata and take alpha = rank: so every reader has the full strength.
+    """
+    config = model.peft_config[name]  # type: ignore[index]
+    factor = float(config.lora_alpha) / float(config.r)
+    return {
+        key: value * factor if key.endswith(".lora_B.weight") else value
+        for key, value in adapter_state(model, name).items()
+    }, factor
+
+
 def export_lora(model: Adapted, name: Adapter, folder: Path) -> Path:
     """Write pytorch_lora_weights.safetensors for WanPipeline.load_lora_weights; return it."""
     from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 
+    state, _ = folded_state(model, name)
     described: dict[str, Any] = model.peft_config[name].to_dict()
-    linears = {re.sub(r"\.lora_[AB]\.weight$", "", key) for key in adapter_state(model, name)}
+    linears = {re.sub(r"\.lora_[AB]\.weight$", "", key) for key in state}
     described["target_modules"] = sorted(linears)
     described["peft_type"] = str(described["peft_type"].value)
+    described["lora_alpha"] = described["r"]  # the factor is in B
     WanPipeline.save_lora_weights(
         folder,
-        transformer_lora_layers=dict(adapter_state(model, name)),
+        transformer_lora_layers=dict(state),
         transformer_lora_adapter_metadata=described,
     )
     return folder / "pytorch_lora_weights.safetensors"
+
+
+def export_original_lora(model: Adapted, name: Adapter, folder: Path) -> Path:
+    """Write lora.safetensors under the original's names, as ComfyUI reads it; return it."""
+    state, _ = folded_state(model, name)
+    named: dict[str, Tensor] = {}
+    for half in (".lora_A.weight", ".lora_B.weight"):
+        weights = {
+            f"{k.removesuffix(half)}.weight": v for k, v in state.items() if k.endswith(half)
+        }
+        for key, value in to_original(weights).items():
+            named[f"diffusion_model.{key.removesuffix('.weight')}{half}"] = value.contiguous()
+    save_file(named, folder / "lora.safetensors", metadata={"format": "pt"})
+    return folder / "lora.safetensors"
+
+
+def described(model: Adapted, name: Adapter) -> str:
+    """Return rank, layers and strength of an exported adapter, for people."""
+    state, factor = folded_state(model, name)
+    rank, layers = model.peft_config[name].r, len(state) // 2  # type: ignore[index]
+    return (
+        f"LoRA of rank {rank} on {layers} linear layers; alpha / rank = {factor:g} is multiplied "
+        "into its B: load it with strength 1"
+    )
 
 
 @torch.no_grad()

@@ -179,8 +179,9 @@ def test_a_sliced_batch_has_the_gradient_of_the_whole(
 def test_others_load_what_was_trained(played: Round, files: Path, tmp_path: Path, capsys):
     """The LoRA into stock Wan, and merged weights in both layouts: all of them one network."""
     student = played.student.path
-    for kind in ("lora", "diffusers", "original"):
+    for kind in ("lora", "original-lora", "diffusers", "original"):
         assert export.main([str(student), str(tmp_path / kind), "--as", kind]) == 0
+    assert "load it with strength 1; the original's names" in capsys.readouterr().err
     network = load_student(student, "average").student
     draw = torch.Generator().manual_seed(0)
     given = (torch.randn(1, 16, 5, 2, 2, generator=draw), torch.tensor([700.0]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from afd.config import LoraParams
@@ -131,6 +131,36 @@ def test_stock_diffusers_loads_the_exported_lora(tmp_path: Path):
         theirs = stock(noisy, timestep[:, 0], text, return_dict=False)[0]
         torch.testing.assert_close(theirs, ours, atol=2e-5, rtol=0)
         assert (theirs - before).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
+def test_a_reader_without_metadata_has_the_full_strength(tmp_path: Path, layout: str):
+    """alpha 5 at rank 3 stands in the tensors themselves, under either set of names."""
+    model = adapted()
+    noisy, _, text, timestep = given(CASE)
+    lora.activate(model, "student")
+    ours = model(noisy, timestep[:, 0], text, return_dict=False)[0]
+    write = lora.export_lora if layout == "diffusers" else lora.export_original_lora
+    tensors = load_file(write(model, "student", tmp_path))
+    save_file(tensors, tmp_path / "bare.safetensors")  # no metadata any more
+    stock = WanTransformer3DModel.from_config(model.config)
+    stock.load_state_dict(to_diffusers(pair(CASE)[0].state_dict()))
+    pipeline = WanPipeline(None, None, None, None, transformer=stock)
+    pipeline.load_lora_weights(tmp_path, weight_name="bare.safetensors")
+    theirs = stock(noisy, timestep[:, 0], text, return_dict=False)[0]
+    torch.testing.assert_close(theirs, ours, atol=2e-5, rtol=0)
+    if layout == "original":  # as a reader of these names alone adds it
+        state = {name: t.clone() for name, t in pair(CASE)[0].state_dict().items()}
+        for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
+            layer = name.removeprefix("diffusion_model.").removesuffix(".lora_A.weight")
+            up = tensors[name.replace("lora_A", "lora_B")]
+            state[f"{layer}.weight"] += up @ tensors[name]
+        merged = lora.merged(model, "student")
+        for name, value in to_original(merged).items():
+            torch.testing.assert_close(state[name], value, atol=1e-5, rtol=0)
+    assert "rank 3 on 20 linear layers" in lora.described(model, "student")
+    assert "strength 1" in lora.described(model, "student")
 
 
 @torch.no_grad()
