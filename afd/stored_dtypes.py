@@ -41,7 +41,11 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def problem(dtypes: Mapping[str, str], source: Path | str, field: str) -> str | None:
     """Return the refusal of weights that are no plain floats, or None; `field` names the file."""
     plain = {str(dtype).removeprefix("torch.") for dtype in PLAIN}
-    packed = sorted(name for name, dtype in dtypes.items() if dtype not in plain)
+    packed = sorted(
+        name
+        for name, dtype in dtypes.items()
+        if dtype not in plain and not name.endswith(".alpha")  # of a LoRA: a number, no weights
+    )
     if not packed:
         return None
     found = ", ".join(sorted({dtypes[name] for name in packed}))

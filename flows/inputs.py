@@ -10,6 +10,7 @@ from afd.config.prompts import FilePrompts
 from afd.params import ParamsError, load_params
 from afd.prompts import Prompt, PromptsError, compose, parse_jsonl, read_bytes, read_jsonl
 from afd.runtime.outcome import RefusedError
+from afd.runtime.weight_checks import refuse_unusable_weights
 from afd.runtime.weight_files import refuse_missing_weights
 from afd.stages import requests
 from afd.store import Store
@@ -30,7 +31,7 @@ def chosen_params(
 
     Raises ParamsError, or RefusedError for what would stop a campaign later: a teacher whose terms
     forbid training, a prompts file that cannot be used (PromptsError), weights that are not on this
-    disk.
+    disk or that a stage would refuse by their headers.
     """
     chosen = read_params(campaign, paths, params, overlays, overrides)
     requests.refuse_unpermitted(chosen.teacher.training_permitted)
@@ -41,6 +42,8 @@ def chosen_params(
         from afd.clips.permission import refuse_requests  # pyarrow: paid where it is needed
 
         refuse_requests(store, chosen.teacher, _trained_on(chosen, chosen.teacher, prompts))
+    if saved_params(campaign_folder(campaign, paths)) != chosen:  # once: it takes some seconds
+        refuse_unusable_weights(chosen)
     return chosen
 
 

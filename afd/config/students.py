@@ -78,8 +78,13 @@ class _Published(Section):
     """
 
     checkpoint: str
-    """Weights of the transformer: .pt, .safetensors or a Wan-Diffusers folder. Content is
-    identity."""
+    """Weights of the transformer: .pt, .safetensors or a Wan-Diffusers folder; or a LoRA over
+    `base`. Content is identity."""
+    base: str | None = None
+    """Weights that a LoRA in `checkpoint` was trained on, in any form of whole weights; null:
+    `checkpoint` is whole itself. Content is identity."""
+    checkpoint_alpha: Positive | None = None
+    """alpha of a LoRA in `checkpoint` that does not tell its own; null: it does."""
     components: str
     """Folder with vae/, text_encoder/ and tokenizer/, as Wan2.1-T2V-*-Diffusers has them."""
     num_text_tokens: Annotated[int, Field(ge=1, le=512)]

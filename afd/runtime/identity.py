@@ -16,11 +16,14 @@ from afd.runtime.outcome import RefusedError
 # Paths of weights: their content is identity (params["content"]), their place is not.
 WEIGHTS: dict[tuple[str, str], tuple[str, ...]] = {  # (section, field) -> entries of the folder
     ("student", "checkpoint"): (),
+    ("student", "base"): (),
     ("student", "components"): ("vae", "text_encoder", "tokenizer"),
     ("discriminator", "backbone"): (),
     ("discriminator", "reward"): (),
     ("teacher", "pipeline"): (),
 }
+# Fields that came later: left out where they are null, so that earlier requests keep their ids.
+ADDED = {"student": ("checkpoint_alpha",), "discriminator": ("reward_alpha",)}
 CIRCUMSTANCE = {  # section -> fields that change no result
     "prompts": ("path",),
     "update": ("memory",),
@@ -53,7 +56,14 @@ def semantic(params: dict[str, Any]) -> dict[str, Any]:
         chosen: Any = params.get(section)
         if isinstance(chosen, dict):
             values = cast("dict[str, Any]", chosen)
-            params = params | {section: {k: v for k, v in values.items() if k not in fields}}
+            added = ADDED.get(section, ())
+            params = params | {
+                section: {
+                    k: v
+                    for k, v in values.items()
+                    if k not in fields and (v is not None or k not in added)
+                }
+            }
     return params
 
 

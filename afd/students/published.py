@@ -12,6 +12,7 @@ No later stage needs a path outside the store, and the text encoder runs in one 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -23,13 +24,14 @@ from torch import Generator, Tensor, nn
 
 from afd.config import AnyFlowFarParams, BlockCausalWan, PublishedStudent
 from afd.latents import LatentGeometry
-from afd.students import lora, vae
+from afd.students import lora, lora_files, vae
 from afd.students.anyflow_far import STOCK_CLASS as FAR_CLASS
 from afd.students.anyflow_far import AnyFlowFar, load_far
 from afd.students.attention_pattern import History
 from afd.students.causal_wan import CausalWan, RunOptions
 from afd.students.strict_loading import CheckpointError, load_strictly
-from afd.students.wan_checkpoints import load_wan
+from afd.students.wan_checkpoints import FIELD as CHECKPOINT_FIELD
+from afd.students.wan_checkpoints import TENSORS, load_wan, look_at, read_lora
 from afd.text.cached import CachedText, save_encoded
 from afd.text.umt5 import Umt5
 
@@ -64,10 +66,7 @@ def write_start(
     """
     codec = vae.load_published(Path(params.components))
     geometry = codec.geometry(clips_shape, params.latent_frames_per_block)
-    if isinstance(params, AnyFlowFarParams):
-        model: PublishedModel = load_far(Path(params.checkpoint))
-    else:
-        model = load_wan(Path(params.checkpoint), params.head_dim, params.weights)
+    model = load_transformer(params)
     _in_precision(model, params)
     configure(model, params, geometry)
     encoder = Umt5(Path(params.components), params.num_text_tokens)
@@ -84,6 +83,60 @@ def write_start(
     (folder / "base.json").write_text(json.dumps(config, indent=1))
     lora.add_adapter(model, "student", params.lora, generator)
     return PublishedStart(model, codec, geometry, lora.trained_weights(model, "student"))
+
+
+def load_transformer(params: PublishedStudent) -> PublishedModel:
+    """Return the transformer that params name: whole weights, or a base with a LoRA added.
+
+    Raises CheckpointError.
+    """
+    lora_file = lora_over_base(params)
+    whole = Path(params.checkpoint if lora_file is None else cast(str, params.base))
+    if isinstance(params, AnyFlowFarParams):
+        model: PublishedModel = load_far(whole)
+    else:
+        model = load_wan(whole, params.head_dim, params.weights)
+    if lora_file is not None:
+        lora_files.lay_over(model, lora_file, params.checkpoint_alpha)
+    return model
+
+
+def look(params: PublishedStudent) -> list[str]:
+    """Return what names and dtypes of the files show to be wrong, without reading values."""
+    problems: list[str] = []
+    components = Path(params.components)
+    files = [(Path(each), CHECKPOINT_FIELD) for each in (params.checkpoint, params.base) if each]
+    parts = [components / "vae" / vae.WEIGHTS, *sorted((components / "text_encoder").glob(TENSORS))]
+    for look_into in (
+        lambda: lora_over_base(params),
+        *(partial(look_at, file, field) for file, field in files),
+        *(partial(look_at, part, "student.components") for part in parts),
+    ):
+        try:
+            look_into()
+        except CheckpointError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def lora_over_base(params: PublishedStudent) -> lora_files.LoraFile | None:
+    """Return the LoRA in student.checkpoint; None where whole weights lie there.
+
+    Raises CheckpointError for one without base or alpha, and for a base or alpha without a LoRA.
+    """
+    found = read_lora(Path(params.checkpoint))
+    if found is not None:
+        if params.base is None:
+            lora_files.refuse_without_base(found, Path(params.components))
+        lora_files.refuse_without_alpha(found, params.checkpoint_alpha)
+        return found
+    for name in ("base", "checkpoint_alpha"):
+        if getattr(params, name) is not None:
+            raise CheckpointError(
+                f"student.{name} is set, and {params.checkpoint} is no LoRA but whole weights: "
+                f"--set student.{name}=null, or write a LoRA in student.checkpoint"
+            )
+    return None
 
 
 def load(params: PublishedStudent, geometry: LatentGeometry, folder: Path) -> PublishedModel:

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from afd import stored_dtypes
+from afd.students import lora_files
 from afd.students.causal_wan import CausalWan
 from afd.students.layouts import layout_of, num_layers_of, to_diffusers, unwrapped
 from afd.students.strict_loading import CheckpointError, load_strictly
@@ -29,9 +30,10 @@ from afd.students.strict_loading import CheckpointError, load_strictly
 Entry = Literal["generator_ema", "generator"]
 ENTRIES: tuple[Entry, ...] = ("generator_ema", "generator")  # the first that is there
 BARE_ENTRIES = ("state_dict", "model")  # other names around a single state
+TENSORS = "*.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 SINGLE = "diffusion_pytorch_model.safetensors"
-FIELD = "student.checkpoint"
+FIELD = "student.checkpoint (under a LoRA: student.base)"
 POINTER = b"version https://git-lfs"
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # a name that a pickle imports, in torch's message
 STOCK_CLASS = "WanTransformer3DModel"
@@ -73,8 +75,10 @@ def load_wan(path: Path, head_dim: int = 128, entry: Entry | None = None) -> Cau
 def read(path: Path, head_dim: int = 128, entry: Entry | None = None) -> WanCheckpoint:
     """Return tensors and config of a checkpoint; values are read at first use."""
     with reading(path):
-        if path.is_dir():
+        if path.is_dir() and lora_files.file_in(path) == path:
             return _read_wan_folder(path)
+        if (lora := read_lora(path)) is not None:
+            lora_files.refuse_without_base(lora)
         if path.suffix == ".safetensors":
             tensors, chosen = _read_safetensors(path), None
         else:
@@ -82,6 +86,49 @@ def read(path: Path, head_dim: int = 128, entry: Entry | None = None) -> WanChec
     source = str(path) if chosen is None else f"{path} [{chosen}]"
     tensors = _in_diffusers_layout(tensors, source)
     return WanCheckpoint(tensors, _config_of(tensors, head_dim, source), chosen, source)
+
+
+def look_at(path: Path, field: str = FIELD) -> None:
+    """Raise CheckpointError for weights that are no plain floats, by headers alone.
+
+    Any other fault is told where the weights are read.
+    """
+    with reading(path):
+        folder = path / "transformer" if (path / "transformer").is_dir() else path
+        files = sorted(folder.glob(TENSORS)) if folder.is_dir() else [folder]
+        for file in files:
+            if file.suffix == ".safetensors":
+                packed = stored_dtypes.problem(stored_dtypes.of_safetensors(file), file, field)
+            else:
+                content = _saved(file)
+                states = [v for v in (content, *content.values()) if isinstance(v, Mapping)]
+                tensors = {n: t for s in states for n, t in s.items() if isinstance(t, Tensor)}
+                packed = stored_dtypes.problem(stored_dtypes.of_tensors(tensors), file, field)
+            if packed:
+                raise CheckpointError(packed)
+
+
+def read_lora(path: Path) -> lora_files.LoraFile | None:
+    """Return the LoRA in a file or a folder of one; None for anything else that can be read."""
+    with reading(path):
+        file = lora_files.file_in(path)
+        if file.is_dir():
+            return None
+        if file.suffix == ".safetensors":
+            file.stat()
+            if not lora_files.is_lora(stored_dtypes.of_safetensors(file)):
+                return None
+            return lora_files.sort(_read_safetensors(file), file)
+        content = _saved(file)
+        names = (*lora_files.ENTRIES, *ENTRIES, *BARE_ENTRIES)
+        nested = (content[name] for name in names if isinstance(content.get(name), Mapping))
+        for state in (*nested, content):
+            tensors = {n: t for n, t in state.items() if isinstance(t, Tensor)}
+            if lora_files.is_lora(tensors):
+                if packed := stored_dtypes.problem(stored_dtypes.of_tensors(tensors), path, FIELD):
+                    raise CheckpointError(packed)
+                return lora_files.sort(tensors, file)
+        return None
 
 
 @contextmanager
@@ -137,14 +184,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
-def _read_pickle(path: Path, entry: Entry | None) -> tuple[dict[str, Tensor], str | None]:
-    """Return the tensors of a torch.save file. Only a zip can be mapped; older files load whole."""
+def _saved(path: Path) -> Mapping[str, Any]:
+    """Return what torch.save wrote. Only a zip can be mapped; older files load whole."""
     saved = torch.load(
         path, map_location="cpu", weights_only=True, mmap=True if zipfile.is_zipfile(path) else None
     )
     if not isinstance(saved, Mapping):
         raise CheckpointError(f"{path}: holds a {type(saved).__name__}, not named tensors")
-    content = cast("Mapping[str, Any]", saved)
+    return cast("Mapping[str, Any]", saved)
+
+
+def _read_pickle(path: Path, entry: Entry | None) -> tuple[dict[str, Tensor], str | None]:
+    """Return the tensors of a torch.save file, and the name of their entry."""
+    content = _saved(path)
     nested = {name for name, value in content.items() if isinstance(value, Mapping)}
     entries = [entry] if entry else [*ENTRIES, *BARE_ENTRIES]
     chosen = next((name for name in entries if name in nested), None)

@@ -1,11 +1,18 @@
 """What is known to stop a campaign is said before anything starts or is written."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from afd.config import Params
+from afd.params import load_params
 from afd.runtime.outcome import RefusedError
+from afd.runtime.weight_checks import problems_of
+from afd.students import tiny_published
 from flows.inputs import chosen_params
 from flows.paths import CampaignPaths
 from tests.flows.conftest import PARAMS
@@ -32,6 +39,35 @@ def test_a_prompts_file_that_is_not_there(tmp_path: Path) -> None:
     told = refused(tmp_path, "prompts.kind=file", f"prompts.path={tmp_path / 'none.jsonl'}")
     assert "prompts.path" in told
     assert "none.jsonl" in told
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny published student whose checkpoint is a LoRA, beside its base."""
+    folder = tmp_path_factory.mktemp("weights")
+    tiny_published.save_self_forcing(tiny_published.save_components(folder) / "self_forcing.pt")
+    halves = {"A": torch.zeros(2, 24), "B": torch.zeros(24, 2)}
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    lora = {f"{layer}.lora_{half}.weight": value for half, value in halves.items()}
+    save_file(lora, folder / "lora.safetensors")
+    return folder
+
+
+def test_a_lora_as_the_student_and_the_cure_as_it_is_typed(tiny: Path, tmp_path: Path) -> None:
+    """Said before a folder is made or a clip is paid; what it says to type is enough."""
+    overlay = PARAMS.parent / "students" / "tiny_published.yaml"
+    places = [f"student.checkpoint={tiny / 'lora.safetensors'}", f"student.components={tiny}"]
+
+    paths = CampaignPaths(tmp_path / "runs", tmp_path / "store")
+    with pytest.raises(RefusedError) as told:
+        chosen_params("demo", paths, PARAMS, [overlay], places)
+    assert "is a LoRA of rank 2 on 1 layers, not whole weights" in str(told.value)
+    assert "Nothing was started, and nothing was paid" in str(told.value)
+    assert not list(tmp_path.iterdir())
+    (cure,) = re.findall(r"--set (student\.base)=PLACE", str(told.value))
+    typed = f"{cure}={tiny / 'self_forcing.pt'}"
+    chosen = load_params(Params, PARAMS, [overlay], [*places, typed])
+    assert problems_of(chosen.model_dump(mode="json")) == []
 
 
 FETCHED = {  # field and path -> what fetches it
