@@ -22,6 +22,7 @@ from flows.paths import CampaignPaths
 from flows.prefect_runs.services import ServiceError, tail
 
 START_PATIENCE_S = 120.0
+SERVER_VARIABLES = ("MLFLOW_", "_MLFLOW_", "GUNICORN_", "UVICORN_", "FLASK_", "WAITRESS_")
 LOG = "mlflow-ui.log"  # of the server, since its last start
 
 
@@ -34,7 +35,7 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
         raise RefusedError(f"--port {port}: a port is a number from 1 to 65535, e.g. 5000")
     paths = CampaignPaths(runs)
     page = f"http://127.0.0.1:{port}/#/experiments{_run_of(campaign, paths)}"
-    uri = paths.tracking_uri(_chosen(campaign, paths), make=not dry)
+    uri = _absolute(paths.tracking_uri(_chosen(campaign, paths), make=not dry))
     if uri.startswith("http"):
         page = page.replace(f"http://127.0.0.1:{port}", without_password(uri).rstrip("/"))
         sys.stdout.write(f"{page}\n")  # a server of its own shows it already
@@ -52,7 +53,8 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
         # A session of its own: Ctrl-C is for this process, which ends the server in order.
         server = subprocess.Popen(
             serve,
-            env={**os.environ, **DEFAULTS},
+            env=server_environment(),
+            cwd=log.parent,  # a gunicorn.conf.py or .env of the user's folder is not its own
             stdin=subprocess.DEVNULL,
             stdout=None if is_verbose() else out,
             stderr=None if is_verbose() else out,
@@ -71,11 +73,27 @@ def serve_mlflow(runs: Path, campaign: str | None, port: int, *, dry: bool) -> N
             server.wait(30)
 
 
+def server_environment() -> dict[str, str]:
+    """Return the environment of a server of our own.
+
+    No variable that configures a server goes in: those are for another one (its registry, where it
+    keeps artifacts, its users), and ours would write there.
+    """
+    mine = {n: value for n, value in os.environ.items() if not n.startswith(SERVER_VARIABLES)}
+    return {**mine, **DEFAULTS}
+
+
 def _chosen(campaign: str | None, paths: CampaignPaths) -> str | None:
     """Return the MLflow server in the cluster's params of a campaign, or of the latest one."""
     folders = campaigns_in(paths.runs) if campaign is None else [paths.runs / campaign]
     last = read_last_command(folders[-1]) if folders else None
     return None if last is None else last.cluster.mlflow
+
+
+def _absolute(uri: str) -> str:
+    """Return the address of a database file from the root on, any other one as it is."""
+    file = uri.removeprefix("sqlite:///")
+    return uri if file == uri else f"sqlite:///{Path(file).resolve()}"
 
 
 def _run_of(campaign: str | None, paths: CampaignPaths) -> str:

@@ -45,7 +45,6 @@ from flows.commands.up import (
 from flows.jobs.records import lacks_nodes
 from flows.paths import CampaignPaths, campaign_folder, refuse_unusable
 from flows.prefect_runs import flow_runs
-from flows.prefect_runs.reach import answers
 from flows.reconcile import reconcile, reconcile_when_free
 
 MAX_LINES = 8  # `afd logs` has all of them
@@ -186,7 +185,7 @@ def _print_services(console: Console, paths: CampaignPaths) -> None:
     else:
         again = command("up", runs=paths.runs)
         well = "serves" if up.is_well else f"is gone: `{again}` starts it again"
-        server = "answers" if answers(up.api) else "does not answer"
+        server = "answers" if up.answers else "does not answer"
         console.print(f"Prefect   {up.api} {server}; pid {up.serving.pid} {well}", style="dim")
 
 

@@ -6,7 +6,6 @@ from flows.commands.json_output import Document
 from flows.commands.status import CampaignStatus, Overview, Work, alarm_lines
 from flows.commands.up import read_up
 from flows.paths import CampaignPaths
-from flows.prefect_runs.reach import answers
 
 
 def status_document(found: Overview, runs: Path) -> Document:
@@ -19,7 +18,7 @@ def status_document(found: Overview, runs: Path) -> Document:
             "api": up.api,
             "host": up.serving.host,
             "pid": up.serving.pid,
-            "answers": answers(up.api) if here else None,
+            "answers": up.answers if here else None,
         }
     return {
         "campaigns": [_campaign(one) for one in found.campaigns],

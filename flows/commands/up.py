@@ -26,7 +26,7 @@ from afd.processes import ProcessId
 from afd.store import disk_errors, write_atomic
 from flows.command_text import command, short_path
 from flows.paths import CampaignPaths
-from flows.prefect_runs.reach import answers, trouble
+from flows.prefect_runs.reach import MARK, PROJECT_SETTINGS, own_answers, trouble
 from flows.prefect_runs.services import (
     OwnPrefect,
     ServiceError,
@@ -38,8 +38,6 @@ from flows.prefect_runs.services import (
 STATE, LOG, READY = "up.json", "up.log", "up.ready"
 READY_PATIENCE_S = 180.0  # importing takes 10 s, registering 2 s, on a busy machine tenfold
 ORDERLY_S = 60.0  # serving ends when the runs it cancels have ended: Prefect gives them 30 s
-PROJECT_SETTINGS = Path("prefect.toml")
-MARK = "# Written by `afd up`, removed by `afd down`: plain `prefect` commands find the server.\n"
 
 
 class Up(Frozen):
@@ -51,8 +49,13 @@ class Up(Frozen):
     store: str = ""  # where the deployments keep artifacts; "": an earlier version wrote this
 
     @property
+    def answers(self) -> bool:
+        """True where its server answers."""
+        return own_answers(self.api) if self.is_own else trouble(self.api) is None
+
+    @property
     def is_well(self) -> bool:
-        return self.serving.is_here and self.serving.is_alive() and answers(self.api)
+        return self.serving.is_here and self.serving.is_alive() and self.answers
 
 
 def bring_up(paths: CampaignPaths) -> tuple[Up, bool]:

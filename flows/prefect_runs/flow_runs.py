@@ -23,7 +23,7 @@ from afd.config import Frozen
 from afd.processes import ProcessId
 from afd.store import write_atomic
 from flows.paths import CampaignPaths
-from flows.prefect_runs.reach import is_of_its_host, may_have_key, trouble
+from flows.prefect_runs.reach import client_of, is_of_its_host, trouble
 from flows.prefect_runs.services import ServiceError, others_api, own_server
 
 if TYPE_CHECKING:
@@ -144,21 +144,12 @@ def _client(api: str, folder: Path) -> Iterator["SyncPrefectClient"]:
 
     Raises ServiceError where it does not answer.
     """
-    from prefect.client.orchestration import SyncPrefectClient
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
-
     with ExitStack() as stack:
         if api == OWN:
             api = stack.enter_context(own_server(CampaignPaths(folder.parent)))
         elif (found := trouble(api)) is not None:
             raise ServiceError(f"the server at {api} {found}")
-        has_key = may_have_key(api)
-        client = SyncPrefectClient(
-            api,
-            auth_string=PREFECT_API_AUTH_STRING.value() if has_key else None,
-            api_key=PREFECT_API_KEY.value() if has_key else None,
-        )
-        yield stack.enter_context(client)
+        yield stack.enter_context(client_of(api))
 
 
 def _reconcile_entry(client: "SyncPrefectClient", entry: FlowRun, verdict: Ended) -> int:

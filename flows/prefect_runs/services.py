@@ -17,7 +17,7 @@ from afd.processes import ProcessId
 from afd.store import write_atomic
 from flows.paths import CampaignPaths
 from flows.prefect_runs import keeper
-from flows.prefect_runs.reach import answers, configured_api, trouble
+from flows.prefect_runs.reach import configured_api, own_answers, trouble
 
 DRAIN_S = 10.0
 START_PATIENCE_S = 180.0  # a new database is migrated for 10-30 s on a busy machine
@@ -26,6 +26,14 @@ START_PATIENCE_S = 180.0  # a new database is migrated for 10-30 s on a busy mac
 # The address at which a page finds the API: relative, so that it holds on whatever port or host
 # name the page itself was opened, also through `ssh -L`. Unset, Prefect says 127.0.0.1:4200.
 UI_API_URL = "/api"
+# Of the environment, for a server of the user's own; a profile of that name is not in our home.
+THEIRS = (
+    "PREFECT_PROFILE",
+    "PREFECT_PROFILES_PATH",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_CLIENT_CUSTOM_HEADERS",
+)
 
 
 class ServiceError(UserError):
@@ -108,9 +116,15 @@ class OwnPrefect:
                 write_atomic(self._home / keeper.KNOWN, json.dumps(entry).encode())
 
     def configure(self) -> None:
-        """Point Prefect in this process and its children to this server."""
+        """Point Prefect in this process and its children to this server, without theirs' keys."""
+        for name in THEIRS:
+            os.environ.pop(name, None)
         os.environ["PREFECT_HOME"] = str(self._home)
         os.environ["PREFECT_API_URL"] = self.api
+        if "prefect.context" in sys.modules:  # it read the environment at its import
+            from prefect.context import refresh_global_settings_context
+
+            refresh_global_settings_context()
 
     def _port_as_before(self) -> int:
         """Return the last server's port where it is free, so that bookmarks stay valid."""
@@ -136,7 +150,7 @@ class OwnPrefect:
     def wait(self) -> None:
         """Wait until it answers; raises ServiceError with the end of its log."""
         deadline = time.monotonic() + START_PATIENCE_S
-        while not answers(self.api):
+        while not own_answers(self.api):
             died = not self._keeper.is_alive()
             if died or time.monotonic() > deadline:
                 raise ServiceError(

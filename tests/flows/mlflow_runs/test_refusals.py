@@ -169,7 +169,7 @@ def test_a_deleted_experiment_is_restored_and_everything_is_recorded(
     made: CampaignOnDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = client_of(made)
-    client.delete_experiment(client.create_experiment("afd"))
+    client.delete_experiment(client.create_experiment("afd", (made.root / "artifacts").as_uri()))
     play(made)
     assert is_whole(made)
     assert caplog.text.count("experiment afd was deleted; it is restored") == 1
@@ -216,7 +216,7 @@ def test_another_projects_experiment_of_our_name_is_left_alone(
     made: CampaignOnDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = client_of(made)
-    theirs = client.create_experiment("afd")
+    theirs = client.create_experiment("afd", (made.root / "artifacts").as_uri())
     client.create_run(theirs)
     before = client.get_experiment(theirs)
     play(made)
