@@ -80,7 +80,8 @@ def _run(job: Job, request_file: Path, child: Child, compute: Compute, parent: i
         os.dup2(log, 1)
         os.dup2(log, 2)
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(line_buffering=True)  # in the log's order, and at once
+            # In the log's order and at once; no letter stops a stage.
+            sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
         stage_log.write_to_stderr()
         signals.limit_silence(job.hang_s)
         status, message = _outcome_of(job, request_file, child.name, compute)

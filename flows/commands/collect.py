@@ -22,6 +22,7 @@ from afd.runtime.outcome import RefusedError
 from afd.store import Store
 from flows.campaign_lock import sure_holder_of
 from flows.command_text import command, sibling_program
+from flows.commands.consoles import console as stdout_console
 from flows.commands.status import campaigns_in
 from flows.dvc_tracking import tracked_by
 from flows.paths import CampaignPaths
@@ -45,7 +46,7 @@ def collect(runs: Path, store: Path, *, remove: bool, dry_run: bool) -> None:
 
     `remove`: without asking. Raises RefusedError where it is not known what is needed.
     """
-    paths, console = CampaignPaths(runs, store), Console()
+    paths, console = CampaignPaths(runs, store), stdout_console(None)
     found = garbage(paths)
     _list(console, found, paths)
     if dry_run or not found:

@@ -16,6 +16,7 @@ from afd.evaluation.results import CellResult
 from afd.runtime.outcome import RefusedError
 from afd.store import Store
 from flows.command_text import command
+from flows.commands.consoles import console
 from flows.commands.json_output import Document, print_document
 from flows.commands.status import campaigns_in, known_campaign
 from flows.paths import CampaignPaths
@@ -85,14 +86,14 @@ def print_comparison(
     if as_json:
         print_document(compare_document(first, differences(first, others, paths)))
         return
-    console = Console()
+    out = console(None)
     for second, rows in differences(first, others, paths).items():
         wide = difference_table(first, second, rows)
         needed = Console(width=1000).measure(wide).maximum
-        if console.width >= needed or not console.is_terminal:
-            Console(width=max(console.width, needed)).print(wide)
+        if out.width >= needed or not out.is_terminal:
+            Console(width=max(out.width, needed), markup=False).print(wide)
         else:
-            console.print(difference_table(first, second, rows, two_lines=True))
+            out.print(difference_table(first, second, rows, two_lines=True))
 
 
 def _lacks_another(first: str, runs: Path) -> str:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from afd.config import Cluster
 from afd.params import ParamsError, secret_fields
+from flows.commands.consoles import console
 from flows.commands.doctor_cluster import Finding, slurm_findings
 from flows.commands.doctor_disk import disk_findings
 from flows.commands.doctor_versions import dvc_findings, git_findings
@@ -46,10 +46,10 @@ def examine(runs: Path, store: Path, cluster: Path, *, as_json: bool = False) ->
     if as_json:
         print_document(doctor_document(found))
         return ExitCode.REFUSED if _lacks(found) else ExitCode.DONE
-    signs = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "missing": "[red]missing[/]"}
+    signs = {"ok": "green", "warning": "yellow", "missing": "red"}
     for one in found:
-        table.add_row(signs[one.verdict], Text(one.what), Text(one.text))
-    Console().print(table)
+        table.add_row(Text(one.verdict, signs[one.verdict]), Text(one.what), Text(one.text))
+    console(None).print(table)
     return ExitCode.REFUSED if _lacks(found) else ExitCode.DONE
 
 

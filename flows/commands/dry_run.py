@@ -105,7 +105,7 @@ class DryRun:
         }
         for title, text in rows.items():
             if text:
-                out.print(f"{title:<9}{text}", markup=False, soft_wrap=True)
+                out.print(f"{title:<9}{text}", soft_wrap=True)
 
     def _check(self, *, aside: bool) -> bool:
         """Return whether an earlier campaign of this name would be renamed."""
@@ -179,7 +179,7 @@ def print_cells(cell: Cell, beside: Sequence[Cell], paths: CampaignPaths, jobs: 
     cells = [cell, *(other for other in beside if other != cell)]
     left = [one for one in cells if not is_finished(one, paths)]
     out = console()
-    out.print("dry run  nothing was started or written", markup=False)
-    out.print(f"play     {', '.join(one.campaign for one in left) or 'nothing'}", markup=False)
-    out.print(f"finished {len(cells) - len(left)} of {len(cells)}", markup=False)
-    out.print(f"at once  {min(jobs, len(left))}", markup=False)
+    out.print("dry run  nothing was started or written")
+    out.print(f"play     {', '.join(one.campaign for one in left) or 'nothing'}")
+    out.print(f"finished {len(cells) - len(left)} of {len(cells)}")
+    out.print(f"at once  {min(jobs, len(left))}")

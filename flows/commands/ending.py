@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from afd.errors import UserError
 from flows.commands.exit_codes import ExitCode
+from flows.commands.output import lost_output, steady_streams
 
 STOPPED = "stopped: everything finished is kept; run the same command again to go on"
 AGAIN_S = 0.05
@@ -17,6 +18,7 @@ _stop_message: list[str] = []  # its lines, from the first signal on
 
 def until_end(run: Callable[[], Any]) -> NoReturn:
     """Run a command and leave with its exit code; 2 when refused, 130 when asked to stop."""
+    steady_streams()
     signal.signal(signal.SIGTERM, _on_stop_signal)
     signal.signal(signal.SIGINT, _on_stop_signal)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
@@ -88,5 +90,8 @@ def _leave(code: int, message: str = "") -> NoReturn:
     if message:
         sys.stderr.write(f"{message.rstrip()}\n")
     sys.stdout.flush()
+    if lost := lost_output():
+        sys.stderr.write(f"the output is not whole: {lost}\n")
+        code = code or ExitCode.NO
     sys.stderr.flush()
     sys.exit(code)

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from flows.commands.output import can_print_unicode
+
 Document = dict[str, Any]
 
 
 def print_document(document: Mapping[str, Any]) -> None:
     """Print one JSON document to stdout."""
-    sys.stdout.write(json.dumps(_finite(document), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(_finite(document), indent=2, ensure_ascii=not can_print_unicode())
+    sys.stdout.write(f"{text}\n")
 
 
 def _finite(value: Any) -> Any:

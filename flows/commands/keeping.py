@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +25,7 @@ from afd.prompts import to_jsonl
 from afd.store import Store, StoreError, write_atomic
 from afd.world.sentences import is_sentence
 from flows.command_text import command
+from flows.commands.consoles import console as stdout_console
 from flows.commands.exit_codes import ExitCode
 
 MAX_LISTED = 50
@@ -40,7 +40,7 @@ def _existing(root: Path) -> Store:
 
 def verify_store(root: Path, *, revalidate: bool, mend: bool = False) -> int:
     """Check every paid clip against its hash; return 0 where the store is whole, else 3."""
-    store, console = _existing(root), Console()
+    store, console = _existing(root), stdout_console(None)
     if mend:
         console.print(f"{restore.mend_notes(store)} notes written anew")
     if revalidate:
@@ -131,7 +131,7 @@ class Importing:
 def import_videos(importing: Importing, root: Path) -> None:
     """Import a folder of finished videos as a teacher; raises FolderError, ParamsError."""
     teacher = importing.teacher()
-    store, console = Store(root.resolve()), Console()
+    store, console = Store(root.resolve()), stdout_console(None)
     with console.status("reading the folder") as status:
 
         def show_progress(done: int, total: int) -> None:
@@ -162,7 +162,7 @@ def _write_prompts(
     importing: Importing, file: Path, teacher: FolderTeacher, done: ImportResult, root: Path
 ) -> None:
     """Write the prompts file, and the overlay that makes a campaign of it."""
-    console = Console()
+    console = stdout_console(None)
     prompts = list(done.prompts.values())
     write_atomic(file, to_jsonl(prompts))
     splits = Counter(prompt.split for prompt in prompts)
@@ -203,7 +203,7 @@ def permit_training(source: str, permitted: str, terms: Mapping[str, str], root:
     values = {"training_permitted": permitted, "terms": dict(terms)}
     statement = validate(Statement, values, "afd harvest permit")
     num_changed = permit(_existing(root), source, statement.training_permitted, statement.terms)
-    Console().print(
+    stdout_console(None).print(
         f"{source}: {num_changed} records changed, training_permitted is {permitted}",
         soft_wrap=True,
         highlight=False,
@@ -238,7 +238,7 @@ def _quoted(text: str) -> str:
 
 def pack_store(clips_per_shard: int, root: Path, *, unpack: bool) -> None:
     """Pack clips into tar shards, or unpack them."""
-    store, console = _existing(root), Console()
+    store, console = _existing(root), stdout_console(None)
     if unpack:
         console.print(f"{packs.unpack(store)} clips back in {store.clips}", soft_wrap=True)
         return

@@ -1,6 +1,5 @@
 """Start of a campaign or a round from a terminal: services, progress, results."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from flows.campaign import (
 )
 from flows.campaign_lock import already_running, sure_holder_of
 from flows.command_text import command, short_path
+from flows.commands.consoles import console
 from flows.commands.display import results_table
 from flows.commands.dry_run import DryRun
 from flows.commands.live_view import live_view
@@ -120,7 +120,7 @@ def _set_aside(launch: Launch) -> None:
         raise already_running(folder, launch.name, holder)
     if (moved := set_aside(folder, launch.params)) is not None:
         line = f"{launch.name} had other params: what it was is {short_path(moved)} now"
-        Console().print(line, soft_wrap=True, highlight=False)
+        console(None).print(line, soft_wrap=True, highlight=False)
 
 
 def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> None:
@@ -148,7 +148,7 @@ def launch_round(launch: Launch, index: int | None, *, with_prefect: bool) -> No
     after = state_before(launch.params, chosen + 1, Store(paths.store))
     student = after.rounds[chosen]["student"].fingerprint
     show = command("show", student[:8], runs=paths.runs, store=paths.store)
-    Console().print(f"student {student[:16]}\n  {show}", soft_wrap=True, highlight=False)
+    console(None).print(f"student {student[:16]}\n  {show}", soft_wrap=True, highlight=False)
 
 
 def resume(
@@ -197,7 +197,7 @@ def resume(
 
 def results_console() -> Console:
     """Return a console of 100 columns where the output is a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 100)
+    return console(100)
 
 
 def print_results(name: str, runs: Path) -> None:
@@ -209,17 +209,17 @@ def print_results(name: str, runs: Path) -> None:
             f"{folder}: no {SUMMARY}: the campaign is not finished\n"
             f"  {command('campaign', name, runs=runs)}    goes on with it"
         )
-    console = results_console()
-    console.print(results_table(summary))
+    out = results_console()
+    out.print(results_table(summary))
     if (rounds := folder / PAGE).exists():
-        console.print(f"page     {short_path(rounds)}", soft_wrap=True, highlight=False)
-    console.print(f"report   {short_path(page)}", soft_wrap=True, highlight=False)
+        out.print(f"page     {short_path(rounds)}", soft_wrap=True, highlight=False)
+    out.print(f"report   {short_path(page)}", soft_wrap=True, highlight=False)
     for label, *words in (
         ("MLflow", "ui", name),
         ("sample", "sample", name, "--held-out", "4", "-o", f"{name}.mp4"),
         ("show", "show", name),
     ):
-        console.print(f"{label:9}{command(*words, runs=runs)}", soft_wrap=True, highlight=False)
+        out.print(f"{label:9}{command(*words, runs=runs)}", soft_wrap=True, highlight=False)
 
 
 def _run(
@@ -236,7 +236,7 @@ def _run(
 
     `prepare` may refuse before anything starts.
     """
-    console = Console()
+    screen = console(None)
     with ExitStack() as stack:
         session = stack.enter_context(
             open_campaign(
@@ -256,9 +256,9 @@ def _run(
             session.with_prefect = False  # nothing is computed: nothing to show
         else:
             session.dispatch.start()
-        stack.enter_context(live_view(session, console, last_round()))
+        stack.enter_context(live_view(session, screen, last_round()))
         if session.with_prefect:
-            _have_prefect(stack, session, console)
+            _have_prefect(stack, session, screen)
         try:
             play(session)
         finally:
@@ -266,7 +266,7 @@ def _run(
                 flow_runs.reconcile(session.site.folder, "crashed")
 
 
-def _have_prefect(stack: ExitStack, session: Session, console: Console) -> None:
+def _have_prefect(stack: ExitStack, session: Session, screen: Console) -> None:
     """Start or find a Prefect server and correct earlier runs; go on without one that fails."""
     try:
         paths = CampaignPaths(session.site.folder.parent, session.site.store.root)
@@ -277,7 +277,7 @@ def _have_prefect(stack: ExitStack, session: Session, console: Console) -> None:
                 server.wait()
     except ServiceError as error:
         session.with_prefect = False
-        console.print(f"running without Prefect: {error}", soft_wrap=True, highlight=False)
+        screen.print(f"running without Prefect: {error}", soft_wrap=True, highlight=False)
     else:
         flow_runs.reconcile(session.site.folder, "crashed")
 

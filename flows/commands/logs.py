@@ -10,6 +10,7 @@ from typing import get_args
 
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageName
+from flows.commands.output import is_reader_gone
 from flows.commands.status import CampaignStatus
 from flows.jobs.records import WORKER, JobRecords
 
@@ -89,7 +90,7 @@ def _follow_one(path: Path, at: int, state: Callable[[], CampaignStatus]) -> Non
             lives = path in [log.path for log in _running(state())]
             sys.stdout.write(file.read().decode(errors="replace"))  # after the look: none is missed
             sys.stdout.flush()
-            if not lives:
+            if not lives or is_reader_gone():
                 return
             time.sleep(FOLLOW_S)
 
@@ -101,7 +102,7 @@ def _next_log(seen: set[Path], state: Callable[[], CampaignStatus]) -> Log | Non
         for log in _running(now):
             if log.path not in seen and log.stage != WORKER and log.path.exists():
                 return log
-        if now.holder is None:
+        if now.holder is None or is_reader_gone():
             return None
         time.sleep(FOLLOW_S)
 

@@ -10,8 +10,8 @@ from itertools import chain, count
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from afd.runtime.outcome import RefusedError
 from flows.campaign_lock import (
@@ -24,6 +24,7 @@ from flows.campaign_lock import (
     sure_holder_of,
 )
 from flows.command_text import command, sibling_program
+from flows.commands.consoles import console as stdout_console
 from flows.commands.logs import campaign_and_stage, chosen_log, follow, show
 from flows.commands.status import (
     CampaignStatus,
@@ -139,12 +140,13 @@ def _print_campaign(console: Console, one: CampaignStatus, runs: Path) -> None:
     rounds = f"{one.rounds_done} of {'?' if one.num_rounds is None else one.num_rounds} rounds"
     last = f"   asked: {one.last_command}" if one.last_command else ""
     held = f"   by {one.holder}" if one.holder else ""
-    console.print(f"[bold]{one.name}[/]   {one.state}   {rounds}{last}{held}")
+    head = Text.assemble((one.name, "bold"), f"   {one.state}   {rounds}{last}{held}")
+    console.print(head)
     if one.last_command is not None and one.last_command.message and one.holder is None:
         for line in _brief(one.last_command.message):
-            console.print(f"  {line}", markup=False)
+            console.print(f"  {line}")
     for line in one.damaged:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
     if one.work:
         table = Table(box=None, padding=(0, 2, 0, 2))
         for column in ("stage", "job", "state", "reason", "attempts", "done"):
@@ -156,9 +158,9 @@ def _print_campaign(console: Console, one: CampaignStatus, runs: Path) -> None:
             )
         console.print(table)
     if any(lacks_nodes(work.reason) for work in one.work):
-        console.print(f"  {hint_of_nodes(one.name, runs)}", markup=False)
+        console.print(f"  {hint_of_nodes(one.name, runs)}")
     for line in alarm_lines(one):
-        console.print(f"  [yellow]alarm[/]  {escape(line)}")
+        console.print(Text.assemble("  ", ("alarm", "yellow"), f"  {line}"))
     if one.is_left:
         seen = () if one.waits_after is None else ("--acknowledge",)
         console.print(f"  {command('resume', one.name, *seen, runs=runs)}    goes on")
@@ -304,4 +306,4 @@ def _chosen(runs: Path, name: str | None, *, running: bool = False) -> CampaignS
 
 
 def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False)
+    return stdout_console(None, soft_wrap=True)

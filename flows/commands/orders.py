@@ -34,10 +34,12 @@ from afd.store import Store
 from afd.teachers.vendors.keys import read_key
 from afd.teachers.vendors.protocol import UnauthorisedError
 from flows.command_text import command
+from flows.commands.consoles import console as stdout_console
 from flows.inputs import prompts_of, read_params
 from flows.paths import CampaignPaths
 
 MAX_LISTED = 20
+KEY = 12  # digits of an order's key
 STOPPED = (
     "stopped: every finished clip and every open task is kept in the ledger, nothing is paid "
     "twice; run the same command again to go on"
@@ -96,7 +98,7 @@ class Chosen:
 
 def show_plan(chosen: Chosen) -> None:
     """Print the plan, and the reasons that would stop it."""
-    teacher, console = chosen.teacher, Console()
+    teacher, console = chosen.teacher, stdout_console()
     made = plan(chosen.store, teacher, chosen.clip_requests)
     table = Table(title=f"{teacher.provider}, {teacher.model}", show_header=False, box=None)
     for name, value in _plan_rows(made, teacher):
@@ -153,12 +155,12 @@ def check_orders(chosen: Chosen) -> None:
     except UnauthorisedError as error:
         raise RefusedError(str(error)) from None
     show_plan(chosen)
-    Console().print("dry run: nothing was sent, paid or written", highlight=False)
+    stdout_console().print("dry run: nothing was sent, paid or written", highlight=False)
 
 
 def run_orders(chosen: Chosen) -> None:
     """Order what is missing. Raises HarvestPausedError where something stopped it."""
-    console = Console()
+    console = stdout_console()
     answered = find_clips(chosen.store, teacher_spec(chosen.teacher), chosen.clip_requests)
     with _watched(console, chosen.teacher) as print_news:
         done = harvest(chosen.teacher, chosen.store, chosen.clip_requests, answered, print_news)
@@ -236,7 +238,7 @@ def _live_table(live: HarvestProgress, teacher: RemoteTeacher) -> Table:
 
 def show_status(root: Path) -> None:
     """Print the orders of every teacher in this store, and those that need a person."""
-    console = Console()
+    console = stdout_console()
     if not ledger_path(root).exists():
         console.print(f"{root}: nothing was ordered yet", soft_wrap=True, highlight=False)
         return
@@ -251,7 +253,7 @@ def show_status(root: Path) -> None:
             (MAX_LISTED,),
         )
     if waiting:
-        console.print(_orders_table(waiting))
+        console.print(orders_table(waiting))
         for line in _commands(waiting, root):
             console.print(line, highlight=False, soft_wrap=True)
 
@@ -260,7 +262,7 @@ def _commands(waiting: Sequence[OrderRow], root: Path) -> Iterator[str]:
     """Yield the commands that resolve these orders, each with the key of its first order."""
 
     def resolving(key: str, *answer: str) -> str:
-        return command("harvest", "resolve", key[:12], *answer, store=root)
+        return command("harvest", "resolve", key[:KEY], *answer, store=root)
 
     unsure = [row for row in waiting if row.state == "ambiguous" or is_unknown_to_vendor(row)]
     ended = [row for row in waiting if row.state in WITHOUT_CLIP]
@@ -296,10 +298,13 @@ def _refusals_table(refused: Sequence[status.Refusals]) -> Table:
     return rates
 
 
-def _orders_table(rows: Sequence[OrderRow]) -> Table:
-    table = Table("key", "state", "task", "prompt", "reason")
+def orders_table(rows: Sequence[OrderRow]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("key", no_wrap=True, min_width=KEY)  # `resolve` takes no less
+    for column in ("state", "task", "prompt", "reason"):
+        table.add_column(column, overflow="fold")
     for row in rows:
-        texts = (row.key[:12], row.state, row.task_id or "", row.prompt[:40], row.reason or "")
+        texts = (row.key[:KEY], row.state, row.task_id or "", row.prompt[:40], row.reason or "")
         table.add_row(*(Text(text) for text in texts))
     return table
 
@@ -319,7 +324,7 @@ def resolve_orders(
         raise resolve.ResolveError(
             "say exactly one of --created ID (of one key), --never-created, --again, --lost"
         )
-    store, console = Store(root.resolve()), Console()
+    store, console = Store(root.resolve()), stdout_console()
     with Ledger(store.root) as ledger:
         for row in [row for key in keys for row in resolve.find_all(ledger, key)]:
             try:
@@ -333,5 +338,5 @@ def resolve_orders(
                     after = resolve.lost(store, ledger, row)
             except LostOrderError as error:
                 raise resolve.ResolveError(f"{error}; nothing was changed, try again") from None
-            was, now = f"{row.key[:12]} {row.state}", f"{after.key[:12]} {after.state}"
+            was, now = f"{row.key[:KEY]} {row.state}", f"{after.key[:KEY]} {after.state}"
             console.print(f"{was} -> {now}", highlight=False)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import psutil
 from rich.table import Table
+from rich.text import Text
 
 from afd.config import FilePrompts, Params, is_published
 from afd.planning.machines import Device, machine
@@ -42,7 +43,7 @@ def print_plan(
     for line in _totals(planned):
         out.print(line)
     for problem in planned.problems:
-        out.print(f"[red]cannot fit[/]  {problem}", soft_wrap=True)
+        out.print(Text.assemble(("cannot fit", "red"), f"  {problem}"), soft_wrap=True)
     return ExitCode.REFUSED if planned.problems else ExitCode.DONE
 
 

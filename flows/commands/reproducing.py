@@ -32,7 +32,7 @@ def print_reproduced(
     if as_json:
         print_document(reproduced_document(found, revision))
         return found.is_reproduced
-    console = Console(highlight=False, width=WIDTH)
+    console = Console(highlight=False, markup=False, width=WIDTH)
     if found.cells:
         console.print(_table(found))
     for line in summary(found):

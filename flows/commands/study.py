@@ -82,8 +82,7 @@ def tune(
     store: StoreFolder = STORE,
 ) -> None:
     """Tune every arm, or some, with the same effort: params/tuning.yaml; print the best."""
-    from rich.console import Console
-
+    from flows.commands.consoles import console
     from flows.paths import CampaignPaths
     from flows.tuning import save
     from flows.tuning import tune as tune_arms
@@ -92,7 +91,7 @@ def tune(
     cluster = _cluster()
     found = tune_arms(CampaignPaths(runs, store), cluster, jobs, arms, play=play)
     save(found, table)
-    Console(width=140).print(found.to_string(index=False))
+    console(140).print(found.to_string(index=False))
 
 
 @app.command(
