@@ -38,7 +38,7 @@ def _metrics_table(content: Mapping[str, Any]) -> Table:
     for name, row in content["metrics"].items():
         interval = _interval(row, content.get("num_prompts"))
         cells = [short_number(row.get(key)) for key in ("teacher", "base", "student", "difference")]
-        table.add_row(name, *cells, interval.replace("[", r"\["))
+        table.add_row(name, *cells, Text(interval))
     return table
 
 

@@ -22,6 +22,7 @@ from afd.harvest.ledger import Ledger
 from afd.harvest.schema import ledger_path
 from afd.params import ParamsError, validate
 from afd.prompts import to_jsonl
+from afd.runtime.outcome import RefusedError
 from afd.store import Store, StoreError, write_atomic
 from afd.world.sentences import is_sentence
 from flows.command_text import command
@@ -146,6 +147,11 @@ def import_videos(importing: Importing, root: Path) -> None:
             num_held_out=importing.held_out,
         )
     _print_imported(console.print, done)
+    if not done.num_new + done.num_known:
+        raise RefusedError(
+            f"{importing.folder}: no video could be used, nothing was imported; correct what "
+            "the table says and run the same command again"
+        )
     if teacher.training_permitted != "yes":
         console.print(
             f"training_permitted is {teacher.training_permitted}: training on them is refused",

@@ -10,6 +10,7 @@ its place, and the other rows are used.
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,8 @@ CAPTION_FIELDS = ("caption", "prompt", "text")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 PROMPT_LISTS, VIDEO_LIST = ("prompt.txt", "prompts.txt"), "videos.txt"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif")
+# Name of a file that a cache holds by its content: DVC's and the hub's, git-annex's.
+CACHED = re.compile(r"([A-Z0-9_]+-s\d+--)?[0-9a-f]{30,128}(\.\w+)?")
 LARGEST_TABLE = 512 * 2**20  # bytes: a million captions of 500
 LARGEST_SIDECAR = 64 * 2**10
 
@@ -94,11 +97,12 @@ def _sidecars(root: Path, videos: Sequence[str]) -> Iterator[Captioned | Misread
     found = False
     for name in videos:
         text, record = (root / name).with_suffix(".txt"), (root / name).with_suffix(".json")
-        if text.is_file() and record.is_file():
+        there = [file for file in (text, record) if _is_file(file)]
+        if len(there) == 2:
             yield Misread(name, f"both {text.name!r} and {record.name!r} caption it; keep one")
-        elif text.is_file() or record.is_file():
+        elif there:
             found = True
-            yield _sidecar(root, name, text if text.is_file() else record)
+            yield _sidecar(root, name, there[0])
         else:
             yield Misread(name, f"no caption: neither {text.name!r} nor {record.name!r} beside it")
     if not found:
@@ -109,12 +113,22 @@ def _sidecars(root: Path, videos: Sequence[str]) -> Iterator[Captioned | Misread
         )
 
 
+def _is_file(file: Path) -> bool:
+    """Return whether a file is there; one whose name is too long for this disk is not."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
+
+
 def leads_out(root: Path, file: Path) -> bool:
     """Return True if `file`, with all links resolved, is outside the resolved `root`.
 
-    A caption goes to vendors, prompts files and reports: a link could expose any file.
+    A caption goes to vendors, prompts files and reports: a link could expose any file. A file that
+    a cache holds by its content is none of those: DVC, git-annex and the hub link folders so.
     """
-    return not file.resolve().is_relative_to(root)
+    target = file.resolve()
+    return not target.is_relative_to(root) and CACHED.fullmatch(target.name) is None
 
 
 def _sidecar(root: Path, name: str, file: Path) -> Captioned | Misread:
@@ -175,7 +189,7 @@ def _read_parquet(table: Path) -> Iterator[tuple[str, Any]]:
                 for row in batch.to_pylist():
                     yield f"{table.name}, row {number}", row
                     number += 1
-    except (pa.ArrowException, OSError) as error:  # pyright: ignore[reportUnknownVariableType]
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # pyright: ignore[reportUnknownVariableType]
         raise LayoutError(f"{table}: cannot be read: {error}") from None
 
 

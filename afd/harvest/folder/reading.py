@@ -27,6 +27,7 @@ from afd.harvest.folder.captions import (
     LayoutError,
     Misread,
     Split,
+    leads_out,
     read_captions,
 )
 from afd.prompts import split_by_hash
@@ -79,6 +80,14 @@ class Folder:
 
 def read_folder(root: Path) -> Folder:
     """Read captions and files of `root`. Raises FolderError with all problems of the whole."""
+    try:
+        return _read_folder(root)
+    except OSError as error:
+        reason = f"{error.filename or root} cannot be read: {error.strerror or error}"
+        raise FolderError(root, [reason]) from error
+
+
+def _read_folder(root: Path) -> Folder:
     if not root.is_dir():
         raise FolderError(root, ["not a folder"])
     root = root.resolve()
@@ -204,9 +213,19 @@ def leaks(clips: Iterable[tuple[str, Split | None, str, str]]) -> list[str]:
 def _videos(root: Path, refused: list[Misread]) -> list[str]:
     """Return the names of the videos below `root`, sorted, without hidden files."""
     names: list[str] = []
-    for folder, folders, files in os.walk(root):
+
+    def unread(error: OSError) -> None:
+        name = Path(error.filename).relative_to(root).as_posix()
+        if name == ".":
+            raise error
+        refused.append(Misread(name, f"a folder that cannot be read: {error.strerror}"))
+
+    for folder, folders, files in os.walk(root, onerror=unread):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(folder).relative_to(root)
+        for name in folders:
+            if (Path(folder) / name).is_symlink():
+                refused.append(Misread((inside / name).as_posix(), "a folder that is a link"))
         for file in files:
             if not file.startswith(".") and file.lower().endswith(VIDEO_SUFFIXES):
                 names.append((inside / file).as_posix())
@@ -252,7 +271,7 @@ def _look(root: Path, row: Captioned) -> FolderClip | Misread:
     """Hash the plain file of a row."""
     try:
         path = (root / row.name).resolve(strict=True)
-        if not path.is_relative_to(root):
+        if leads_out(root, path):
             return Misread(row.name, "a link that leads out of the folder; copy the file")
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(number).st_mode):

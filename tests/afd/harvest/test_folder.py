@@ -338,3 +338,38 @@ def test_no_row_names_a_video_outside(tmp_path: Path, layout: str, name: str) ->
     folder = read_folder(root)
     assert [clip.name for clip in folder.clips] == ["a.mp4", "deep/b.mp4"]
     assert folder.refused
+
+
+def test_a_folder_that_dvc_links_from_its_cache_is_read(tmp_path: Path) -> None:
+    from dvc.repo import Repo
+
+    root = tmp_path / "clips"
+    fill(root, "a.mp4", "deep/b.mp4", "c.mp4")
+    (root / "a.txt").write_text("a red ball")
+    (root / "deep/b.json").write_text(json.dumps({"caption": "a blue ball"}))
+    (root / "c.txt").symlink_to(Path("/etc/hostname"))  # of no cache: it stays outside
+    contents = {name: (root / name).read_bytes() for name in ("a.mp4", "deep/b.mp4")}
+    (root / "c.txt").rename(tmp_path / "c.txt")
+    repo = Repo.init(str(tmp_path), no_scm=True)
+    with repo.config.edit() as settings:
+        settings["cache"]["type"] = ["symlink"]
+    with Repo(str(tmp_path)) as linking:
+        linking.add(str(root))
+    assert all((root / name).is_symlink() for name in ("a.mp4", "a.txt", "deep/b.json"))
+    (tmp_path / "c.txt").rename(root / "c.txt")
+    folder = read_folder(root)
+    assert {clip.name: clip.path.read_bytes() for clip in folder.clips} == contents
+    assert [clip.caption for clip in folder.clips] == ["a red ball", "a blue ball"]
+    assert reasons(folder).keys() == {"c.mp4"}
+
+
+def test_a_name_as_long_as_a_disk_allows_costs_that_file_alone(tmp_path: Path) -> None:
+    long = f"{'l' * 251}.mp4"
+    fill(tmp_path, "a.mp4", long, "captioned.mp4")
+    (tmp_path / "a.txt").write_text("a red ball")
+    (tmp_path / "captioned.json").write_text(json.dumps({"caption": "a blue ball"}))
+    folder = read_folder(tmp_path)
+    assert [clip.name for clip in folder.clips] == ["a.mp4", "captioned.mp4"]
+    assert "no caption" in reasons(folder)[long]
+    Path(tmp_path / long).with_suffix(".txt").write_text("a green ball")
+    assert len(read_folder(tmp_path).clips) == 3

@@ -24,8 +24,10 @@ import yaml
 
 from afd.config import Params, SimulatorTeacher
 from afd.params import load_params
+from afd.runtime.outcome import RefusedError
 from afd.teachers.build import build
 from afd.world.sentences import all_sentences
+from flows.commands.keeping import Importing, import_videos
 from tests.afd.harvest.ordering import KEY, KEY_VARIABLE, teacher_at, until
 from tests.flows.conftest import PARAMS, PROJECT
 from tests.harvest_server.script import Fate, Rule, Script
@@ -268,3 +270,14 @@ def test_names_of_files_do_not_steer_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in told and "lines.mp4" in told and "\nlines.mp4" not in told
     for shown in (r"'red\x1b[31m.mp4'", r"'two\nlines.mp4'", r"'latin\udce9.mp4'", "plain.mp4"):
         assert shown in told
+
+
+def test_an_import_of_nothing_is_not_done(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "a.mp4").symlink_to("/dev/zero")
+    (clips / "a.txt").write_text("a red ball")
+    terms = {"url": TERMS[1], "date": TERMS[3]}
+    importing = Importing(clips, "mine", "yes", terms)
+    with pytest.raises(RefusedError, match="no video could be used, nothing was imported"):
+        import_videos(importing, tmp_path / "store")
