@@ -59,6 +59,12 @@ class Params(Section):
     Left out of dumps where nothing is set, so that campaigns without it stay what they are.
     """
 
+    @property
+    def teacher_fps(self) -> float | None:
+        """Frames a second of the teacher's clips, None where only the clips say it."""
+        rate = getattr(self.teacher, "fps", None)
+        return self.fps if self.teacher.kind == "simulator" else rate
+
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
         problems = broken_rules(self._read)

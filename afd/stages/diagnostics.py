@@ -48,11 +48,15 @@ def rank_correlation(
     return {} if found is None else {"rank_correlation": found}
 
 
-def leak_accuracy(teacher: Tensor, student: Tensor) -> dict[str, float]:
-    """Return the gauge `leak_accuracy` of pairs uint8 [P, F, 3, H, W]; empty below leak.FEWEST."""
+def leak_accuracy(teacher: Tensor, student: Tensor, *, with_time: bool = False) -> dict[str, float]:
+    """Return the gauge `leak_accuracy` of pairs uint8 [P, F, 3, H, W]; empty below leak.FEWEST.
+
+    `with_time`: by the rhythm of the pictures too.
+    """
     if len(teacher) < leak_probe.MIN_PICTURES:
         return {}
-    return {"leak_accuracy": leak_probe.probe(_corner(teacher), _corner(student), 0).accuracy}
+    sides = _corner(teacher), _corner(student)
+    return {"leak_accuracy": leak_probe.probe(*sides, 0, with_time=with_time).accuracy}
 
 
 def _corner(clips: Tensor) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ chunk. The store's cache holds the result by chunk: replayed rounds, and update 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -23,10 +24,12 @@ from afd.store import Store
 from afd.students.checkpoint import codec_sha256, load_codec
 from afd.students.codec import Codec
 from afd.video.canonical import CanonicalFormat, as_delivered, canonical
+from afd.video.rhythm import shown_held
 
 REVISION = 1  # raise it when this path changes its pixels
 BATCH = 128  # clips decoded at a time, where they are small
 PART_BYTES = 2**30  # of floats at a time: 2 clips of 81 frames of 480x832, which are .39 GB each
+HOLD = "picture_hold"  # of a discriminator's summary: frames that most of its pictures are shown
 # Of at most 128 clips each: .8 GB of pocket clips; .1 TB at 480p, where an entry is two clips and a
 # fit reads 3 rounds of 64 + 192 and the first one again: with fewer entries it would find none.
 NUM_ENTRIES = 512
@@ -40,24 +43,45 @@ def load_teacher_clips(
     `rollouts` name the student whose codec they pass through.
     """
     table = read_table(clips.path)
+    holds = holds_of(table, canon)
 
     def make(rows: range, _: Codec) -> Tensor:
-        return read_videos(clips.path, canon, canonical, rows)[0]
+        made = torch.empty((len(rows), canon.num_frames, 3, *canon.sides), dtype=torch.uint8)
+        for hold in {holds[row] for row in rows}:
+            alike = [row for row in rows if holds[row] == hold]
+            one_way = replace(canon, hold=hold)
+            pictures = read_videos(clips.path, one_way, canonical, alike)[0]
+            made[[row - rows.start for row in alike]] = pictures
+        return made
 
-    return _through_codec(clips, len(table), make, rollouts, store, canon), table
+    return _through_codec(clips, holds, make, rollouts, store, canon), table
 
 
-def load_rollouts(rollouts: Artifact, store: Store, canon: CanonicalFormat) -> Tensor:
-    """Load rollouts uint8 [N, F, 3, H, W], in the order of their table."""
+def load_rollouts(
+    rollouts: Artifact, store: Store, canon: CanonicalFormat, holds: Sequence[int] | None = None
+) -> Tensor:
+    """Load rollouts uint8 [N, F, 3, H, W], in the order of their table.
+
+    `holds` has for each the frames that a picture is shown: as in the teacher's clip beside it.
+    """
     latents = load_file(rollouts.file("rollouts.safetensors"))["latents"]
+    held = [canon.hold] * len(latents) if holds is None else list(holds)
 
     def make(rows: range, codec: Codec) -> Tensor:
         made = as_bytes(codec.decode(latents[rows.start : rows.stop]))
         pictures = made.permute(0, 1, 3, 4, 2).numpy()
-        filmed = np.stack([canonical(as_delivered(clip, canon), canon) for clip in pictures])
-        return torch.from_numpy(filmed).movedim(4, 2)
+        filmed = [
+            canonical(as_delivered(clip, canon), replace(canon, hold=held[row]))
+            for row, clip in zip(rows, pictures, strict=True)
+        ]
+        return torch.from_numpy(np.stack(filmed)).movedim(4, 2)
 
-    return _through_codec(rollouts, len(latents), make, rollouts, store, canon)
+    return _through_codec(rollouts, held, make, rollouts, store, canon)
+
+
+def holds_of(table: pd.DataFrame, canon: CanonicalFormat) -> list[int]:
+    """Return for each of a table's clips how long it and its rollouts show a picture."""
+    return [shown_held(rate, canon.fps, canon.num_frames) for rate in table["fps"].tolist()]
 
 
 def chunk_size(shape: Sequence[int]) -> int:
@@ -84,7 +108,7 @@ def as_bytes(clips: Tensor) -> Tensor:
 
 def _through_codec(
     artifact: Artifact,
-    num_clips: int,
+    holds: Sequence[int],
     make: Callable[[range, Codec], Tensor],
     rollouts: Artifact,
     store: Store,
@@ -106,10 +130,12 @@ def _through_codec(
         clips = make(rows, codec()).float() / 255
         return {"clips": as_bytes(codec().decode(codec().encode(clips)))}
 
-    seen = torch.empty((num_clips, *shape), dtype=torch.uint8)
-    for start in range(0, num_clips, chunk_size(shape)):
-        rows = range(start, min(start + chunk_size(shape), num_clips))
+    seen = torch.empty((len(holds), *shape), dtype=torch.uint8)
+    for start in range(0, len(holds), chunk_size(shape)):
+        rows = range(start, min(start + chunk_size(shape), len(holds)))
         part = identity | {"rows": [rows.start, rows.stop]}
+        if any(hold != 1 for hold in holds[rows.start : rows.stop]):
+            part |= {"holds": list(holds[rows.start : rows.stop])}
         found = cached(store, "seen", part, partial(made, rows), NUM_ENTRIES)
         seen[rows.start : rows.stop] = found["clips"]
         show_life()

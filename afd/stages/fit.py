@@ -5,6 +5,7 @@ pairs. It stays weak on purpose (few steps, noise, R1): an over-trained one rank
 """
 
 import math
+from statistics import mode
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -30,11 +31,18 @@ from afd.runtime.training_loop import resumed_at, steps
 from afd.runtime.training_state import Training
 from afd.runtime.workspace import Workspace
 from afd.stages.diagnostics import leak_accuracy
-from afd.stages.discriminator_inputs import in_chunks, load_rollouts, load_teacher_clips
+from afd.stages.discriminator_inputs import (
+    HOLD,
+    holds_of,
+    in_chunks,
+    load_rollouts,
+    load_teacher_clips,
+)
 from afd.stages.requests import refuse_unpermitted
 from afd.store import Store
 from afd.students.checkpoint import load_encoder
 from afd.video.canonical import CanonicalFormat, canonical_format
+from afd.video.rhythm import frames_held
 
 
 class PairBatch(NamedTuple):
@@ -51,6 +59,8 @@ class PairClips(NamedTuple):
     teacher: Tensor  # uint8 [P, F, 3, H, W]
     student: Tensor  # uint8 [P, K, F, 3, H, W]
     prompts: list[str]  # P
+    holds: list[int]  # P: frames that a picture is shown
+    is_converted: bool  # some of the teacher's clips have another rate
 
 
 class Pairs(NamedTuple):
@@ -211,8 +221,9 @@ def read_rounds(
 ) -> tuple[list[Pairs], dict[str, float]]:
     """Return encoded pairs of this round, then of replayed rounds, the newest first.
 
-    Return this round's leak gauge too, measured while its clips are in memory. Raises ValueError
-    when teacher clips and rollouts of a round have other prompts.
+    Return this round's leak gauge too, measured while its clips are in memory, and HOLD where
+    pictures are held. Raises ValueError when teacher clips and rollouts of a round have other
+    prompts.
     """
     rounds: list[Pairs] = []
     leaked: dict[str, float] = {}
@@ -220,7 +231,11 @@ def read_rounds(
         clips = inputs[f"teacher_clips_{len(rounds)}"]
         pictures = read_pairs(clips, inputs[role], store, canon)
         if not rounds:
-            leaked = leak_accuracy(pictures.teacher, pictures.student[:, 0])
+            leaked = leak_accuracy(
+                pictures.teacher, pictures.student[:, 0], with_time=pictures.is_converted
+            )
+            hold = mode(pictures.holds)
+            leaked |= {HOLD: hold} if hold != 1 else {}
         rounds.append(encode_pairs(model, pictures))
     return rounds, leaked
 
@@ -244,19 +259,23 @@ def read_pairs(
             f"teacher clips {clips.manifest.fingerprint[:16]} and rollouts "
             f"{rollouts.manifest.fingerprint[:16]} are about different prompts"
         ) from None
-    student = load_rollouts(rollouts, store, canon).unflatten(0, (len(prompts), -1))
+    holds = holds_of(table, canon)
+    of_group = dict(zip(paired, holds, strict=True))
+    of_rollout = [of_group.get(group, 1) for group in who["group"].tolist()]
+    student = load_rollouts(rollouts, store, canon, of_rollout).unflatten(0, (len(prompts), -1))
     if len(paired) < len(prompts):  # groups without a pair do not enter
         student, prompts = student[paired], [prompts[place] for place in paired]
-    return PairClips(teacher, student, prompts)
+    is_converted = any(frames_held(rate, canon.fps) != 1 for rate in table["fps"].tolist())
+    return PairClips(teacher, student, prompts, holds, is_converted)
 
 
 def encode_pairs(model: AnyDiscriminator, pictures: PairClips) -> Pairs:
     """Return the pairs with clips and prompts encoded for `model`."""
-    teacher, student, prompts = pictures
+    student = pictures.student
     return Pairs(
-        encode_clips(model, teacher),
+        encode_clips(model, pictures.teacher),
         encode_clips(model, student.flatten(0, 1)).unflatten(0, student.shape[:2]),
-        model.read(prompts),
+        model.read(pictures.prompts),
     )
 
 

@@ -18,6 +18,7 @@ from afd.runtime.identity import content, content_of, content_sha256
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.runtime.revisions import StageName
+from afd.video.rhythm import shown_held
 
 TRAIN = "train"
 POCKET_LAWS = {  # of params/pocket.yaml
@@ -150,7 +151,7 @@ def fit(
     if anchor is not None:
         inputs["anchor_clips"], inputs["anchor_rollouts"] = anchor
     sections = ("discriminator", "fit", "frame_size", "num_frames", "fps", "canonical")
-    return _request("fit", params, sections, inputs, round_index=round_index)
+    return _request("fit", params, sections, inputs, round_index=round_index, **_rhythm(params))
 
 
 def update(
@@ -190,6 +191,7 @@ def update(
         refresh=params.rollout.refresh,
         behaviour=params.rollout.behaviour,
         round_index=round_index,
+        **(_rhythm(params) if discriminator is not None else {}),
     )
 
 
@@ -302,6 +304,16 @@ def _laws(params: Params) -> dict[str, Any]:
     """Return the laws for physics metrics: the teacher's, or the pocket world's without any."""
     known = params.teacher.laws or LawsParams.model_validate(POCKET_LAWS)
     return known.model_dump(mode="json")
+
+
+def _rhythm(params: Params) -> dict[str, float]:
+    """Return the teacher's rate where pictures of both sides are held for it, else nothing.
+
+    What was made before pictures were held has another identity; equal rates keep theirs.
+    """
+    rate = params.teacher_fps
+    is_held = rate is not None and shown_held(rate, params.fps, params.num_frames) != 1
+    return {"teacher_fps": rate} if rate is not None and is_held else {}
 
 
 def _request(

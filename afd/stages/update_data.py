@@ -23,12 +23,19 @@ from afd.evaluation.metrics import diagnostics
 from afd.flow.solver import trace
 from afd.runtime.ranks import ALONE, Ranks
 from afd.stages.diagnostics import rank_correlation
-from afd.stages.discriminator_inputs import chunk_size, in_chunks, load_rollouts, load_teacher_clips
+from afd.stages.discriminator_inputs import (
+    HOLD,
+    chunk_size,
+    in_chunks,
+    load_rollouts,
+    load_teacher_clips,
+)
 from afd.store import Store
 from afd.students.checkpoint import LoadedStudent, load_student
 from afd.students.codec import Codec
 from afd.students.student import AnyStudent
 from afd.video.canonical import CanonicalFormat, conform
+from afd.video.rhythm import held
 
 TRACED_AT_ONCE = 128  # rollouts: the chains of 256 pocket ones take 50 MB
 NUM_LOOKED_AT = 16  # groups searched for static and duplicate rollouts
@@ -145,7 +152,9 @@ def from_rollouts(
     discriminator = discriminators.load(inputs["discriminator"].path, loaded.encode)
     draw = seeds.generator(seed, "score", round_index)
     prompt_features = discriminator.read(table["prompt"].tolist())
-    pictures = load_rollouts(rollouts, store, canon)
+    # As most clips were shown that it was fitted on: a group's scores are compared in one rhythm.
+    hold = int(inputs["discriminator"].manifest.summary.get(HOLD) or 1)
+    pictures = load_rollouts(rollouts, store, replace(canon, hold=hold))
     scores = ranks.from_first(score(discriminator, pictures, prompt_features, draw)).reshape(
         -1, group_size
     )
@@ -195,7 +204,7 @@ def from_rollouts(
         data = replace(data, chain=traced(data, behaviour))
         if own.objective == "generator":
             pair_scores = pair_scores_by(
-                discriminator, prompt_features[rows], data, teacher, filmed, loaded.codec
+                discriminator, prompt_features[rows], data, teacher, filmed, loaded.codec, hold
             )
             data = replace(data, pair_scores=pair_scores)
     return data
@@ -241,6 +250,7 @@ def pair_scores_by(
     teacher: Tensor,
     table: pd.DataFrame,
     codec: Codec,
+    hold: int = 1,
 ) -> PairScores:
     """Return the function of scores with a gradient into latents, and of the teacher's scores.
 
@@ -253,7 +263,10 @@ def pair_scores_by(
         seen = torch.cat([discriminator.see(part) for part in in_chunks(teacher)])
 
     def pair_scores(made: Tensor, rows: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
-        scores = discriminator(codec.decode(made), prompt_features[rows], draw)
+        pictures = codec.decode(made)
+        if hold != 1:
+            pictures = pictures[:, held(range(pictures.shape[1]), hold)]
+        scores = discriminator(pictures, prompt_features[rows], draw)
         with torch.no_grad():
             teacher_scores = discriminator(seen[mine[rows]], prompt_features[rows], draw)
         return scores, teacher_scores

@@ -1,8 +1,9 @@
 """The ONE path of teacher clips and student rollouts to the discriminator's input.
 
     teacher    finished video ---------------------------> |
-    rollout    pictures: magnified, encoded and decoded as | -> canonical: rate, length, shape,
-               the teacher's videos are                    |    size, colour, one encoding, 8 bits
+    rollout    pictures: magnified, encoded and decoded as | -> canonical: rate, length, rhythm,
+               the teacher's videos are                    |    shape, size, colour, one encoding,
+                                                           |    8 bits
 
 A teacher's video comes from an encoder. A rollout does not, and no later step hides that: after
 both sides' 4:4:4 encoding at QP 20, a linear probe on compression traces still told the same
@@ -25,6 +26,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from afd.config import CanonicalParams, rows_and_columns
 from afd.video.decode import ClipError, Converter, Frames, TimedFrame
 from afd.video.encode import as_yuv, encode_yuv, through_h264
+from afd.video.rhythm import held
 
 LATE = Fraction(1, 10)  # of an instant: time bases round, 1/16 s is 62 or 63 ms in some files
 
@@ -37,6 +39,7 @@ class CanonicalFormat:
     num_frames: int
     frame_size: int | Sequence[int]  # px: a side, or rows and columns
     fps: int
+    hold: int = 1  # frames that a picture is shown (rhythm.py)
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -93,7 +96,7 @@ def _conformed(video: Iterable[TimedFrame], canon: CanonicalFormat) -> list[av.V
             scaled = Converter(*size, f"yuv{canon.params.chroma}p")
         if count:
             frames += [_cropped(scaled.frame(frame), *canon.sides)] * count
-    return [frames[number] for number in _window(len(frames), canon)]
+    return [frames[number] for number in held(_window(len(frames), canon), canon.hold)]
 
 
 def _resampled(video: Iterable[TimedFrame], fps: int) -> Iterator[tuple[Any, int]]:
@@ -122,7 +125,7 @@ def _window(found: int, canon: CanonicalFormat) -> list[int]:
     """Return the indices of the `found` frames at the new rate that make the clip."""
     wanted, own = canon.num_frames, canon.params
     if found > wanted and own.longer != "refuse":
-        start = 0 if own.longer == "first" else (found - wanted) // 2
+        start = 0 if own.longer == "first" else (found - wanted) // 2 // canon.hold * canon.hold
         return list(range(start, start + wanted))
     if found < wanted and own.shorter != "refuse":
         last = found - 1

@@ -33,6 +33,7 @@ from afd.stages.execute import execute
 from afd.store import Store
 from afd.teachers.vendors.keys import read_key
 from afd.teachers.vendors.protocol import UnauthorisedError
+from afd.video.rhythm import rhythm_note
 from flows.command_text import command
 from flows.commands.consoles import console as stdout_console
 from flows.inputs import prompts_of, read_params
@@ -106,6 +107,9 @@ def show_plan(chosen: Chosen) -> None:
     console.print(table)
     if made.refused:
         console.print(_refusals_table(made.refused))
+    params = chosen.params
+    if note := rhythm_note(teacher.fps, params.fps, params.num_frames):
+        console.print(f"note: {note}", soft_wrap=True)
     for warning in _warnings(made, teacher):
         console.print(Text(f"note: {warning}"), soft_wrap=True)
 

@@ -10,6 +10,7 @@ from afd.config import FilePrompts, Params, is_published
 from afd.planning.machines import Device, machine
 from afd.planning.plan import CampaignPlan, StagePlan, plan
 from afd.store import Store
+from afd.video.rhythm import rhythm_note
 from flows.command_text import STORE
 from flows.commands.consoles import console
 from flows.commands.exit_codes import ExitCode
@@ -35,16 +36,25 @@ def print_plan(
         memory_gb = psutil.virtual_memory().total / GIGA
     planned = plan(params, machine(chosen, memory_gb, usd_per_hour), num_ranks)
     if as_json:
-        print_document(plan_document(planned))
+        print_document(plan_document(planned) | {"notes": _notes(params)})
         return ExitCode.REFUSED if planned.problems else ExitCode.DONE
     out = console()
     out.print(_sizes(planned))
     out.print(_stages(planned))
     for line in _totals(planned):
         out.print(line)
+    for note in _notes(params):
+        out.print(f"note     {note}", soft_wrap=True)
     for problem in planned.problems:
         out.print(Text.assemble(("cannot fit", "red"), f"  {problem}"), soft_wrap=True)
     return ExitCode.REFUSED if planned.problems else ExitCode.DONE
+
+
+def _notes(params: Params) -> list[str]:
+    """Return what the teacher's rate does to the clips that are judged."""
+    rate = params.teacher_fps
+    note = None if rate is None else rhythm_note(rate, params.fps, params.num_frames)
+    return [] if note is None else [note]
 
 
 def refuse_unusable_prompts(params: Params) -> None:

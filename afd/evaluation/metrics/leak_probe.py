@@ -1,4 +1,4 @@
-"""Leak probe: a linear classifier of the two sides by traces of compression alone.
+"""Leak probe: a linear classifier of the two sides by traces of the path alone.
 
 Its inputs are the same pictures, once by the teacher's path and once by the student's. At chance,
 the path leaves nothing that a discriminator could learn instead of motion. A higher accuracy is a
@@ -7,6 +7,8 @@ fault of the path, never of a student.
     traces     per channel of YCbCr: edges, second differences and checkerboards (what compression
                takes first), energy on the grid of blocks against between, flat and unmoving pixels,
                the first frame against the rest; of RGB: combs of the histogram and clipped values
+    time       where the teacher's rate is not the student's: periods in the size of the steps from
+               frame to frame, and how uneven they are
     classifier ridge regression on half of the pictures, tested on the other half, in which each
                picture appears on one side only, so that the hits are independent
 """
@@ -24,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 YCBCR = np.array([[0.2126, 0.7152, 0.0722], [-0.1146, -0.3854, 0.5], [0.5, -0.4542, -0.0458]])
 GRIDS = (2, 4, 8)  # px: chroma cells, transforms, blocks
+PERIODS = (2, 3, 4, 5, 6, 8, 16)  # frames: of 24, 25 and 30 a second at 16, and of held pictures
 FLOOR = 0.1  # levels of 255: logs of nothing
 RIDGE = 0.01  # of the number of pictures, on standardised traces
 CONFIDENCE = 0.99
@@ -54,9 +57,11 @@ class Leak:
         return low <= 0.5 <= high
 
 
-def probe(teacher: Pictures, student: Pictures, seed: int) -> Leak:
+def probe(teacher: Pictures, student: Pictures, seed: int, *, with_time: bool = False) -> Leak:
     """Train and test the classifier on the same pictures by both paths, in one order.
 
+    `with_time`: on traces of time too, for a teacher whose rate is not the student's. Elsewhere
+    both sides show every frame, and the gauge stays what it was.
     Raises ValueError below MIN_PICTURES pictures.
     """
     if teacher.shape != student.shape or len(teacher) < MIN_PICTURES:
@@ -67,6 +72,9 @@ def probe(teacher: Pictures, student: Pictures, seed: int) -> Leak:
     order = draw.permutation(len(teacher))
     train, test = order[: len(order) // 2], order[len(order) // 2 :]
     sides = (traces(teacher), traces(student))
+    if with_time:
+        rhythms = (rhythm(teacher), rhythm(student))
+        sides = tuple(np.hstack(both) for both in zip(sides, rhythms, strict=True))
     training = np.concatenate([sides[0][train], sides[1][train]])
     mean, spread = training.mean(axis=0), training.std(axis=0) + 1e-9
     scaled = (training - mean) / spread
@@ -84,6 +92,21 @@ def probe(teacher: Pictures, student: Pictures, seed: int) -> Leak:
 def traces(pictures: Pictures) -> Floats:
     """Return the traces [N, traces], one picture (a clip) at a time."""
     return np.array([_of_clip(clip) for clip in pictures])
+
+
+def rhythm(pictures: Pictures) -> Floats:
+    """Return the traces of time [N, traces]: how evenly a clip moves from frame to frame."""
+    return np.array([_of_steps(clip) for clip in pictures])
+
+
+def _of_steps(clip: Pictures) -> list[float]:
+    """Return the strength of every period in the size of a clip's steps, and their unevenness."""
+    light = clip.astype(np.float64) @ YCBCR[0]
+    steps = np.log(np.abs(np.diff(light, axis=0)).mean(axis=(1, 2)) + FLOOR)
+    steps = steps - steps.mean()
+    at = np.arange(len(steps))
+    waves = [float(np.abs((steps * np.exp(2j * np.pi * at / each)).mean())) for each in PERIODS]
+    return [*waves, float(np.abs(np.diff(steps)).mean())]
 
 
 def _of_clip(clip: Pictures) -> list[float]:

@@ -7,8 +7,10 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from afd.artifacts import Artifact
 from afd.clips.library import StoredClip, clip_paths
-from afd.clips.shards import ShardError, read_shard
+from afd.clips.shards import ShardError, read_shard, read_table, write_shard
 from afd.clips.verify import verify
 from afd.config import Params
 from afd.discriminators import checkpoint as discriminators
@@ -32,7 +34,7 @@ from afd.runtime.outcome import RefusedError, status_of
 from afd.runtime.parts import num_batches
 from afd.runtime.request import StageRequest
 from afd.stages import evaluate_batches, objectives, requests, update_data
-from afd.stages.discriminator_inputs import load_rollouts, load_teacher_clips
+from afd.stages.discriminator_inputs import holds_of, load_rollouts, load_teacher_clips
 from afd.stages.evaluate import card
 from afd.stages.execute import execute
 from afd.stages.fit import read_rounds
@@ -43,6 +45,7 @@ from afd.students.checkpoint import CheckpointError, LoadedStudent, load_codec, 
 from afd.students.update_models import UpdateModels
 from afd.text.word_vectors import encode
 from afd.video.canonical import CanonicalFormat, as_delivered, canonical, canonical_format
+from afd.video.encode import encode as encode_film
 
 TINY = Path(__file__).parents[3] / "params" / "tiny.yaml"
 
@@ -551,3 +554,39 @@ def test_both_sides_are_seen_through_one_path_and_read_again_from_the_cache(
     coarser = CanonicalFormat(canon.params.model_copy(update={"qp": 40}), *[16] * 3)
     assert not torch.equal(load_rollouts(played.rollouts, played.store, coarser), seen)
     assert len(list(cache.iterdir())) == 3
+
+
+def test_a_teacher_of_another_rate_is_shown_in_one_rhythm_with_its_rollouts(
+    played: Played, tmp_path: Path
+) -> None:
+    canon = canonical_format(played.judge.manifest.params)
+    canon = replace(canon, params=canon.params.model_copy(update={"longer": "first"}))
+    table = read_table(played.clips.path)
+    rows = table[["prompt_id", "prompt", "seed"]].to_dict("records")
+    light = np.arange(24, dtype=np.uint8)[:, None, None, None] * 8 + 20
+    film = np.broadcast_to(light, (24, 64, 64, 3)).copy()
+    rates = [24, 24, 24, 16]
+    write_shard(
+        tmp_path,
+        [
+            row | {"bytes": encode_film(film[:rate], rate)}
+            for row, rate in zip(rows, rates, strict=True)
+        ],
+    )
+    clips: Any = SimpleNamespace(path=tmp_path, manifest=SimpleNamespace(fingerprint="of 24"))
+    seen, about = load_teacher_clips(clips, played.rollouts, played.store, canon)
+    assert holds_of(about, canon) == [2, 2, 2, 1]
+    shown = (seen[:, :8].float().mean(dim=(2, 3, 4)) - 20) / 8
+    picked = [0, 0, 3, 3, 6, 6, 9, 9]
+    torch.testing.assert_close(shown[0], torch.tensor(picked).float(), atol=0.2, rtol=0)
+    torch.testing.assert_close(shown[3], torch.arange(8).float(), atol=0.2, rtol=0)
+
+    latents = load_file(played.rollouts.file("rollouts.safetensors"))["latents"]
+    picture = (load_codec(played.student.path).decode(latents[1:2])[0] * 255).round()
+    delivered = as_delivered(picture.to(torch.uint8).permute(0, 2, 3, 1).numpy(), canon)
+    alone = canonical(delivered, replace(canon, hold=2))
+    holds = [2] * 3 + [1] * (len(latents) - 3)
+    rollouts = load_rollouts(played.rollouts, played.store, canon, holds)
+    assert torch.equal(rollouts[1], torch.tensor(alone.transpose(0, 3, 1, 2)))
+    even = load_rollouts(played.rollouts, played.store, canon)
+    assert torch.equal(rollouts[3:], even[3:]) and not torch.equal(rollouts[1], even[1])
