@@ -24,7 +24,7 @@ from afd.store import Store
 from afd.students.checkpoint import codec_sha256, load_codec
 from afd.students.codec import Codec
 from afd.video.canonical import CanonicalFormat, as_delivered, canonical
-from afd.video.rhythm import shown_held
+from afd.video.rhythm import hold_for
 
 REVISION = 1  # raise it when this path changes its pixels
 BATCH = 128  # clips decoded at a time, where they are small
@@ -81,7 +81,7 @@ def load_rollouts(
 
 def holds_of(table: pd.DataFrame, canon: CanonicalFormat) -> list[int]:
     """Return for each of a table's clips how long it and its rollouts show a picture."""
-    return [shown_held(rate, canon.fps, canon.num_frames) for rate in table["fps"].tolist()]
+    return [hold_for(rate, canon.fps, canon.num_frames) for rate in table["fps"].tolist()]
 
 
 def chunk_size(shape: Sequence[int]) -> int:

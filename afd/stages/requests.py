@@ -18,7 +18,7 @@ from afd.runtime.identity import content, content_of, content_sha256
 from afd.runtime.outcome import RefusedError
 from afd.runtime.request import StageRequest
 from afd.runtime.revisions import StageName
-from afd.video.rhythm import shown_held
+from afd.video.rhythm import hold_for
 
 TRAIN = "train"
 POCKET_LAWS = {  # of params/pocket.yaml
@@ -312,7 +312,7 @@ def _rhythm(params: Params) -> dict[str, float]:
     What was made before pictures were held has another identity; equal rates keep theirs.
     """
     rate = params.teacher_fps
-    is_held = rate is not None and shown_held(rate, params.fps, params.num_frames) != 1
+    is_held = rate is not None and hold_for(rate, params.fps, params.num_frames) != 1
     return {"teacher_fps": rate} if rate is not None and is_held else {}
 
 

@@ -23,7 +23,7 @@ def frames_held(rate: float, fps: int) -> int:
     return (nominal / fps).denominator
 
 
-def shown_held(rate: float, fps: int, num_frames: int) -> int:
+def hold_for(rate: float, fps: int, num_frames: int) -> int:
     """Return for how many frames both sides hold a picture; 1: every frame is shown.
 
     Also 1 where fewer than `FEWEST` pictures would be left: there the rhythm stays.
@@ -44,7 +44,7 @@ def rhythm_note(rate: float, fps: int, num_frames: int) -> str | None:
         return None
     rates = f"teacher.fps {rate:g} and fps {fps} meet {fps / between:.3g} times a second"
     cure = f"at a teacher.fps of {fps} or {2 * fps} every frame is judged"
-    if shown_held(rate, fps, num_frames) == 1:
+    if hold_for(rate, fps, num_frames) == 1:
         few = -(-num_frames // between)
         return f"{rates}, in {few} pictures of a clip: too few, its rhythm names the side; {cure}"
     return f"{rates}: both sides show those pictures alone, each for {between} frames; {cure}"

@@ -16,7 +16,7 @@ from afd.stages import requests
 from afd.video.canonical import as_delivered, canonical
 from afd.video.decode import open_clip
 from afd.video.encode import encode
-from afd.video.rhythm import frames_held, rhythm_note, shown_held
+from afd.video.rhythm import frames_held, hold_for, rhythm_note
 from tests.afd.canon import canon
 
 CANON = canon(longer="first")
@@ -63,11 +63,11 @@ def test_a_rate_that_is_picked_from_shows_and_one_rhythm_does_not(fps: int) -> N
     assert seen.interval[0] > 0.85, seen
     least = np.median([teacher[:, 0], student[:, 0]])  # the period of two frames, by a threshold
     assert (teacher[:, 0] > least).mean() + (student[:, 0] < least).mean() > 1.9
-    assert found(fps, shown_held(fps, 16, 16))[0].is_chance
+    assert found(fps, hold_for(fps, 16, 16))[0].is_chance
 
 
 def test_a_whole_multiple_needs_no_picture_to_be_held() -> None:
-    assert shown_held(32, 16, 16) == shown_held(16, 16, 16) == 1
+    assert hold_for(32, 16, 16) == hold_for(16, 16, 16) == 1
     seen, *_ = found(32, 1)
     assert seen.is_chance, seen
 
@@ -112,5 +112,5 @@ def test_only_a_rate_that_needs_it_changes_what_is_made_and_plan_says_so() -> No
 def test_instants_that_both_rates_have(rate: float, held: int) -> None:
     assert frames_held(rate, 16) == held
     assert Fraction(round(rate * 2), 2) * held / 16 % 1 == 0
-    few = shown_held(rate, 16, 16)
+    few = hold_for(rate, 16, 16)
     assert few == (held if 16 / held >= 4 else 1)
