@@ -51,6 +51,7 @@ class MadeBy(Frozen):
     host: str
     num_threads: int = 1  # compute threads; manifests without it are of one thread
     num_ranks: int = 1  # processes that shared every batch; manifests without it are of one
+    no_revision: str = ""  # the reason, where `revision` is unknown
 
 
 class Manifest(Frozen):

@@ -27,7 +27,7 @@ from afd.runtime.request import StageName, StageRequest
 from afd.runtime.stage_log import log_end, log_start
 from afd.runtime.workspace import Workspace
 from afd.store import Store, disk_errors
-from afd.version import commit_of
+from afd.version import CODE, NoCommit, commit_of
 
 VERSIONED = ("torch", "diffusers", "numpy", "pymunk", "av")
 Summary = dict[str, float | int | str | None]
@@ -200,10 +200,14 @@ def limit_threads(num_threads: int) -> None:
 
 def describe_maker() -> MadeBy:
     """Return code revision, package versions and host; workers call it once."""
-    revision, is_dirty = _revision()
-    return MadeBy(
-        revision=revision, is_dirty=is_dirty, versions=_versions(), host=socket.gethostname()
+    commit = commit_of(CODE)
+    known = (
+        {"revision": "unknown", "is_dirty": True, "no_revision": commit.reason}
+        if isinstance(commit, NoCommit)  # without a commit nothing proves clean code
+        else {"revision": commit.sha, "is_dirty": commit.is_dirty}
     )
+    content = known | {"versions": _versions(), "host": socket.gethostname()}
+    return MadeBy.model_validate(content)
 
 
 @functools.cache
@@ -211,11 +215,3 @@ def _versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute: 10 ms of reading each."""
     versions = {"python": platform.python_version()}
     return versions | {name: importlib.metadata.version(name) for name in VERSIONED}
-
-
-def _revision() -> tuple[str, bool]:
-    """Return commit and dirtiness of this code, ("unknown", True) without git or repository."""
-    commit = commit_of(Path(__file__).resolve().parents[2])
-    if commit is None:
-        return "unknown", True  # without a commit nothing proves clean code
-    return commit.sha, commit.is_dirty

@@ -1,12 +1,12 @@
 """Git and DVC checks of `afd doctor`: the commit, uncommitted code, stale locks."""
 
 import os
-import shlex
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from afd.version import CODE, NoCommit, commit_of, git_reason
 from flows import dvc_locks
 from flows.command_text import sibling_program
 from flows.commands.doctor_cluster import Finding
@@ -22,10 +22,11 @@ def git_findings(folder: Path) -> Iterator[Finding]:
         revision = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no").splitlines()
     except FileNotFoundError:
-        yield Finding("git", "warning", "git is not installed: manifests will say revision unknown")
+        yield Finding("git", "warning", f"git is not installed: {_in_manifests()}")
         return
     except subprocess.CalledProcessError as error:
-        yield Finding("git", "warning", f"{reason(folder, error)}; manifests say revision unknown")
+        found = git_reason(folder, str(error.stderr), error.returncode)
+        yield Finding("git", "warning", f"{found}; {_in_manifests()}")
         return
     names = [line[2:].strip() for line in changed]
     code = [name for name in names if name.split("/")[0] not in RESULTS]
@@ -37,7 +38,10 @@ def git_findings(folder: Path) -> Iterator[Finding]:
     if results:
         more = f" and {len(results) - 1} more" if results[1:] else ""
         found += f"; results to commit: {results[0]}{more}"
-    yield Finding("git", "warning" if code else "ok", found)
+    commit = commit_of(CODE)
+    if isinstance(commit, NoCommit) or not revision.startswith(commit.sha):
+        found += f"; {_in_manifests()}"
+    yield Finding("git", "warning" if code or isinstance(commit, NoCommit) else "ok", found)
 
 
 def dvc_findings(folder: Path) -> Iterator[Finding]:
@@ -58,17 +62,12 @@ def dvc_findings(folder: Path) -> Iterator[Finding]:
         yield Finding("dvc lock", "warning" if lock.is_stale and lock.cure else "ok", holder)
 
 
-def reason(folder: Path, error: subprocess.CalledProcessError) -> str:
-    """Return the cause of a failed git command, with its cure."""
-    lines = [line for line in str(error.stderr).splitlines() if line.strip()]
-    if any("dubious ownership" in line for line in lines):
-        cure = shlex.join(["git", "config", "--global", "--add", "safe.directory", str(folder)])
-        return f"{folder} belongs to another user, so git does not read it: `{cure}`"
-    if any("not a git repository" in line for line in lines):
-        return "no git repository"
-    if any("ambiguous argument 'HEAD'" in line for line in lines):
-        return "a git repository without a commit: `git add . && git commit`"
-    return lines[-1] if lines else f"git ended with exit code {error.returncode}"
+def _in_manifests() -> str:
+    """Return what manifests say about the commit of this code, which may be in another folder."""
+    commit = commit_of(CODE)
+    if isinstance(commit, NoCommit):
+        return f"manifests say revision unknown ({commit.reason})"
+    return f"manifests name commit {commit.sha[:10]} of {CODE}"
 
 
 def _has_no_scm(folder: Path) -> bool:

@@ -172,9 +172,10 @@ def describe(
         lines.append(Text("tracked  " + ", ".join(filter(None, parts)), style="dim"))
     made_by = manifest.made_by
     if made_by.revision != listed:
-        is_known = made_by.revision != "unknown"  # without git, or in another user's clone
+        is_known = made_by.revision != "unknown"
         dirty = " with uncommitted changes" if made_by.is_dirty and is_known else ""
-        lines.append(Text(f"code     {made_by.revision[:12]}{dirty}", style="dim"))
+        why = f" ({made_by.no_revision})" if made_by.no_revision else ""
+        lines.append(Text(f"code     {made_by.revision[:12]}{dirty}{why}", style="dim"))
     return Group(*lines)
 
 

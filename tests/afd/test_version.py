@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from afd.version import Commit, commit_of, version, version_text
+from afd.stages import execute
+from afd.version import Commit, NoCommit, commit_of, version, version_text
 
 
 def repository(root: Path) -> str:
@@ -28,16 +29,58 @@ def test_a_clean_checkout_and_one_with_changes(tmp_path: Path) -> None:
     assert commit_of(tmp_path) == Commit(sha, is_dirty=True)
 
 
+def reason(root: Path) -> str:
+    found = commit_of(root)
+    assert isinstance(found, NoCommit)
+    return found.reason
+
+
 def test_a_repository_around_site_packages_is_not_this_code(tmp_path: Path) -> None:
     repository(tmp_path)
     site_packages = tmp_path / ".venv" / "site-packages"
     (site_packages / "afd").mkdir(parents=True)
-    assert commit_of(site_packages) is None
+    assert reason(site_packages).startswith(f"the repository {tmp_path} does not hold this code")
 
 
-def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_whose_commits_lack_this_code(tmp_path: Path) -> None:
+    repository(tmp_path)
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    for arguments in (("rm", "-rq", "--cached", "afd"), (*who, "commit", "-qm", "two")):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    assert reason(tmp_path).endswith("does not hold this code: afd/ is not in it")
+
+
+def test_every_other_reason_is_told_with_gits_own_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert commit_of(tmp_path) is None
+    monkeypatch.setenv("LANGUAGE", "de")
+    assert reason(tmp_path) == f"no git repository in {tmp_path}"
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert reason(tmp_path) == "a git repository without a commit: `git add . && git commit`"
+    (tmp_path / ".git" / "HEAD").write_bytes(b"\0")
+    assert "git" in reason(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert reason(tmp_path).startswith("git is not installed")
+
+
+def test_a_hook_of_another_repository_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha, other = repository(tmp_path / "one"), repository(tmp_path / "other")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    assert commit_of(tmp_path / "one") == Commit(sha, is_dirty=False)
+    assert sha and other
+
+
+def test_a_manifest_says_why_its_revision_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "commit_of", lambda _: NoCommit("git is not installed"))
+    made_by = execute.describe_maker()
+    assert (made_by.revision, made_by.is_dirty) == ("unknown", True)
+    assert made_by.no_revision == "git is not installed"
+    monkeypatch.setattr(execute, "commit_of", lambda _: Commit("c0ffee", is_dirty=False))
+    made_by = execute.describe_maker()
+    assert (made_by.revision, made_by.is_dirty, made_by.no_revision) == ("c0ffee", False, "")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
