@@ -47,7 +47,10 @@ class VlmDiscriminator(LargeBackbone):
     kind: Literal["vlm"]
     """Qwen2-VL with LoRA and a score head."""
     reward: str | None
-    """VideoReward's checkpoint to start from (folder or file); null: Qwen2-VL alone."""
+    """Checkpoint to start from (folder or file): VideoReward's, or LoRA and head in one file as
+    AFD's discriminator.pt; null: Qwen2-VL alone."""
+    reward_alpha: Positive | None = None
+    """alpha of a LoRA in `reward` whose files do not tell it; null: they do."""
     question: Annotated[str, Field(min_length=1, max_length=20_000)]
     """Question to the network; {prompt} is the caption, scores are read at the reward tokens."""
     reward_tokens: Listed[tuple[Annotated[str, Field(pattern=r"^<\|\w+\|>$")], ...]]

@@ -25,6 +25,7 @@ from afd.discriminators.discriminator import Setting, TextEncoder
 from afd.latents import Clips, Latents, Scores, Text
 
 FIELD = "discriminator.backbone"
+WHAT = "a Wan-Diffusers folder (Wan-AI/Wan2.1-T2V-1.3B-Diffusers)"
 FILES = tuple(
     f"{part}/{file}" for part in ("transformer", "vae") for file in ("config.json", "*.safetensors")
 )
@@ -137,12 +138,16 @@ class DitFeatures(nn.Module):
             return block(*inputs)
 
 
+def look(params: DitParams) -> None:
+    """Raise BackboneError for files that are missing or no plain floats."""
+    found(params.backbone, FILES, FIELD, WHAT)
+
+
 def build(
     params: DitParams, setting: Setting, encode: TextEncoder, generator: Generator
 ) -> DitFeatures:
     """Frozen Wan and VAE from their folder, fresh heads. Raises BackboneError."""
-    what = "a Wan-Diffusers folder (Wan-AI/Wan2.1-T2V-1.3B-Diffusers)"
-    path = found(params.backbone, FILES, FIELD, what)
+    path = found(params.backbone, FILES, FIELD, WHAT)
     loaded: list[Any] = []
     for part, kind in (("transformer", WanTransformer3DModel), ("vae", AutoencoderKLWan)):
         with loading(FIELD, path / part), torch.random.fork_rng(devices=[]):

@@ -5,7 +5,8 @@ VideoAlign (arXiv:2501.13918) wrote its class for an older transformers: a Qwen2
 
 model_config.json, checkpoint-N/model.pth    as published: every tensor, LoRA beside its weights
 adapter_config.json, adapter_model.safetensors, non_lora_state_dict.pth    an adapter's folder
-one file                                     a state dict without LoRA, or one with it merged
+one file                                     a state dict without LoRA, or one with it merged; or
+                                             LoRA and head alone, as AFD's discriminator.pt
 
 LoRA is merged into the weights it was trained on, W + scale B A, so that a fresh LoRA starts
 exactly there.
@@ -14,7 +15,8 @@ exactly there.
 import json
 import math
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,12 +30,24 @@ from afd import stored_dtypes
 from afd.discriminators.backbones import BackboneError, refuse, refuse_packed
 
 FIELD = "discriminator.reward"
+ALPHA_FIELD = "discriminator.reward_alpha"
 HEAD = "rm_head.weight"
+# Names of the same head in files of others, behind their wrappers.
+_HEAD = re.compile(
+    r"^(language_model\.)?(rm_head|reward_head|score_head|value_head|v_head|score|head)"
+    r"(\.(weight|0\.weight|linear\.weight))?$"
+)
+_ALPHA = re.compile(r"(^|\.)(lora_)?alpha$")  # a number beside the tensors, or a tensor of one
 # Saved by VideoAlign and used by nobody here: the language head answers no question.
 UNUSED = re.compile(r"^lm_head\.|\.rotary_emb\.inv_freq$")
-_LORA = re.compile(r"^(?P<layer>.+)\.lora_(?P<half>[AB])(\.default)?\.weight$")
+# Entries of a torch.save file: around a state, and no weights at all.
+WRAPPER = re.compile(r"^(state_dict|model|module|discriminator|weights|.*lora.*|adapter)$", re.I)
+NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng", re.I)
+_LORA = re.compile(r"^(?P<layer>.+)\.lora_(?P<half>[AB])(\.\w+)?\.weight$")
 _RENAMED = (
-    (re.compile(r"^(base_model\.model\.)+"), ""),
+    (re.compile(r"(^|\.)(_fsdp_wrapped_module|_orig_mod|module)(?=\.)"), ""),
+    (re.compile(r"^(discriminator\.|backbone\.|(model\.)?base_model\.model\.)+"), ""),
+    (re.compile(r"^(model\.)+"), "model."),
     (re.compile(r"\.base_layer\."), "."),
     (re.compile(r"\.(original_module|modules_to_save\.default)\."), "."),
     (re.compile(r"^model\.(language_model|visual)\."), r"\1."),
@@ -48,12 +62,37 @@ class Reward:
     whole: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     lora: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
     head: Tensor | None = None
-    scale: float | None = None  # alpha / r, or alpha / root r
+    scale: float | None = None  # alpha / r, or alpha / root r, of every layer
+    alpha: float | None = None  # in place of it
     is_whole: bool = True  # every tensor of the backbone is there, LoRA or not
 
 
-def read(place: str) -> Reward:
-    """Whatever VideoReward checkpoint lies at `place`; raises BackboneError."""
+def read(place: str, alpha: float | None = None) -> Reward:
+    """Whatever VideoReward checkpoint lies at `place`; raises BackboneError.
+
+    `alpha`: of a LoRA whose files do not tell it.
+    """
+    reward = _read(place)
+    is_known = reward.scale is not None or reward.alpha is not None
+    if alpha is not None and (is_known or not reward.lora):
+        why = "tells its own alpha" if reward.lora else "holds no LoRA"
+        raise BackboneError(
+            f"{FIELD}: {place} {why}, and {ALPHA_FIELD} is {alpha:g}: --set {ALPHA_FIELD}=null"
+        )
+    if reward.lora and not is_known and alpha is None:
+        rank = next(len(halves["A"]) for halves in reward.lora.values() if "A" in halves)
+        raise BackboneError(
+            f"{FIELD}: {place} is a LoRA of rank {rank} on {len(reward.lora)} layers"
+            f"{'' if reward.head is None else ' with a head'}, and no alpha stands in it or beside "
+            "it: its strength is alpha / rank; look into the config that it was trained with, and "
+            f"add --set {ALPHA_FIELD}=ALPHA (--set {ALPHA_FIELD}={rank} is strength 1); nothing "
+            "was loaded"
+        )
+    reward.alpha = reward.alpha if is_known else alpha
+    return reward
+
+
+def _read(place: str) -> Reward:
     path = Path(place)
     where = f"{FIELD}: {path}"
     try:
@@ -113,27 +152,60 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         refuse_packed(stored_dtypes.of_safetensors(file), file, FIELD)
         return load_file(file)
-    loaded = torch.load(file, map_location="cpu", weights_only=True)
-    found = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    zipped = True if zipfile.is_zipfile(file) else None
+    tensors = dict(_named(torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)))
+    if not tensors:
+        raise BackboneError(f"{FIELD}: {file} holds no named tensors; copy or download it again")
     refuse_packed(stored_dtypes.of_tensors(tensors), file, FIELD)
     return tensors
 
 
+def _named(saved: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested dicts; a wrapper's name is dropped, any other one a prefix.
+
+    Optimisers and their like are no weights; a number called alpha comes along as a tensor.
+    """
+    if isinstance(saved, Tensor):
+        yield path, saved
+    elif isinstance(saved, Mapping):
+        for name, value in cast("Mapping[Any, Any]", saved).items():
+            part = str(name)
+            if path == "" and isinstance(value, Mapping):
+                if NO_WEIGHTS.search(part):
+                    continue
+                yield from _named(value, "" if WRAPPER.search(part) else part)
+            else:
+                yield from _named(value, f"{path}.{part}".lstrip("."))
+    elif isinstance(saved, int | float) and _ALPHA.search(path):
+        yield path, torch.tensor(float(saved))
+
+
 def sort(tensors: dict[str, Tensor]) -> Reward:
     """Names of any transformers and peft -> names of today's Qwen2VLModel."""
-    reward = Reward()
+    reward, alphas = Reward(), list[float]()
     for name, value in tensors.items():
+        if _ALPHA.search(name) and value.numel() == 1:
+            alphas.append(float(value))
+            continue
         for pattern, new in _RENAMED:
-            name = pattern.sub(new, name)  # noqa: PLW2901
+            name = pattern.sub(new, name).lstrip(".")  # noqa: PLW2901
         if UNUSED.search(name):
             continue
         if found := _LORA.match(name):
             reward.lora.setdefault(found["layer"], {})[found["half"]] = value
-        elif name == HEAD:
-            reward.head = value
+        elif _HEAD.match(name):
+            reward.head = value.reshape(1, -1) if value.ndim == 1 else value
         else:
             reward.whole[name] = value
+    if reward.lora and len(set(alphas)) == 1:  # several ones are asked about
+        reward.alpha = alphas[0]
+    # A part over its backbone has no weight under its LoRA, or no layer at all.
+    layers = reward.lora or dict.fromkeys(
+        name for name in reward.whole if name.startswith("language_model.layers.")
+    )
+    reward.is_whole = any(
+        name in reward.whole or f"{name}.weight" in reward.whole for name in layers
+    )
     return reward
 
 
@@ -145,25 +217,34 @@ def start_from(model: nn.Module, head: nn.Linear, reward: Reward, place: str) ->
     vocabulary off. Raises BackboneError listing every tensor that does not fit.
     """
     own = dict(model.named_parameters())
-    problems = [*_misfits(own, reward), *_misfits_of_lora(own, reward.lora)]
-    if reward.lora and reward.scale is None:
-        problems.append("LoRA without model_config.json or adapter_config.json: no alpha is known")
-    if reward.head is None or reward.head.shape != head.weight.shape:
-        shape = None if reward.head is None else list(reward.head.shape)
-        problems.append(f"{HEAD} is {shape}, not {list(head.weight.shape)}")
-    refuse(
-        problems, f"discriminator.reward: {place}", "check that discriminator.backbone is its base"
-    )
+    refuse_misfits(own, tuple(head.weight.shape), reward, place)
     for name, value in reward.whole.items():
         own[name][: len(value)].copy_(value)
     for layer, halves in reward.lora.items():
-        merged = (reward.scale or 0.0) * (halves["B"].float() @ halves["A"].float())
+        scale = reward.scale
+        if scale is None:
+            scale = (reward.alpha or 0.0) / len(halves["A"])
+        merged = scale * (halves["B"].float() @ halves["A"].float())
         weight = own[f"{layer}.weight"]
         weight.copy_(weight.float() + merged)
     head.weight.copy_(cast(Tensor, reward.head))
 
 
-def _misfits(own: dict[str, nn.Parameter], reward: Reward) -> list[str]:
+def refuse_misfits(
+    own: Mapping[str, Tensor], head: tuple[int, ...], reward: Reward, place: str
+) -> None:
+    """Raise BackboneError for what fits neither the backbone's tensors nor its head's shape.
+
+    Tensors without values (meta) are compared by shape alone.
+    """
+    problems = [*_misfits(own, reward), *_misfits_of_lora(own, reward.lora)]
+    if reward.head is None or tuple(reward.head.shape) != head:
+        shape = None if reward.head is None else list(reward.head.shape)
+        problems.append(f"{HEAD} is {shape}, not {list(head)}")
+    refuse(problems, f"{FIELD}: {place}", "check that discriminator.backbone is its base")
+
+
+def _misfits(own: Mapping[str, Tensor], reward: Reward) -> list[str]:
     """Whole tensors: unexpected, misshapen, not finite, or missing where all should be there."""
     problems = [f"unexpected {name}" for name in sorted(reward.whole.keys() - own.keys())]
     if reward.is_whole:
@@ -172,12 +253,12 @@ def _misfits(own: dict[str, nn.Parameter], reward: Reward) -> list[str]:
         value, wanted = reward.whole[name], own[name]
         if not _fits(name, value, wanted):
             problems.append(f"{name} is {list(value.shape)}, not {list(wanted.shape)}")
-        elif not value.isfinite().all():
+        elif not wanted.is_meta and not value.isfinite().all():
             problems.append(f"{name} holds NaN or infinity")
     return problems
 
 
-def _misfits_of_lora(own: dict[str, nn.Parameter], lora: dict[str, dict[str, Tensor]]) -> list[str]:
+def _misfits_of_lora(own: Mapping[str, Tensor], lora: dict[str, dict[str, Tensor]]) -> list[str]:
     problems: list[str] = []
     for layer, halves in sorted(lora.items()):
         wanted = own.get(f"{layer}.weight")
@@ -185,9 +266,11 @@ def _misfits_of_lora(own: dict[str, nn.Parameter], lora: dict[str, dict[str, Ten
             problems.append(f"LoRA of {layer}: there is no such layer")
         elif halves.keys() != {"A", "B"}:
             problems.append(f"LoRA of {layer}: one half is missing")
-        elif (len(halves["B"]), halves["A"].shape[1]) != tuple(wanted.shape):
+        elif (len(halves["B"]), halves["A"].shape[1]) != tuple(wanted.shape) or len(
+            halves["A"]
+        ) != halves["B"].shape[1]:
             problems.append(f"LoRA of {layer} is for another shape than {list(wanted.shape)}")
-        elif not all(half.isfinite().all() for half in halves.values()):
+        elif not wanted.is_meta and not all(half.isfinite().all() for half in halves.values()):
             problems.append(f"LoRA of {layer} holds NaN or infinity")
     return problems
 

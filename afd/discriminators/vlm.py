@@ -7,12 +7,13 @@ backbone stays in its folder. Nothing here is random but the start.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Generator, Tensor, nn
-from transformers import AutoTokenizer, Qwen2VLModel
+from transformers import AutoConfig, AutoTokenizer, Qwen2VLModel
 from transformers.utils import logging as transformers_logging
 
 from afd.config import VlmDiscriminator as VlmParams
@@ -137,7 +138,7 @@ def build(params: VlmParams, setting: Setting, generator: Generator) -> Vlm:
     )
     _initialise(discriminator, generator)
     if params.reward is not None:
-        reward = video_reward.read(params.reward)
+        reward = video_reward.read(params.reward, params.reward_alpha)
         video_reward.start_from(model, discriminator.head, reward, params.reward)
     with torch.no_grad():
         discriminator.rewards.copy_(model.get_input_embeddings().weight[discriminator.reward_ids])
@@ -148,9 +149,39 @@ def build(params: VlmParams, setting: Setting, generator: Generator) -> Vlm:
     return discriminator.to(compute_device())
 
 
+def look(params: VlmParams) -> None:
+    """Raise BackboneError for what names, shapes and dtypes show to be wrong, without values."""
+    path = _found(params)
+    if params.reward is None:
+        return
+    reward = video_reward.read(params.reward, params.reward_alpha)
+    with loading(FIELD, path), torch.device("meta"):
+        model: Any = cast(Any, Qwen2VLModel)(
+            AutoConfig.from_pretrained(path, local_files_only=True)
+        )
+    table = model.get_input_embeddings().weight
+    rows = max(len(table), len(_tokenizer(params, path)))
+    own = {
+        name: torch.empty(rows, tensor.shape[1], device="meta") if tensor is table else tensor
+        for name, tensor in model.named_parameters()
+    }
+    video_reward.refuse_misfits(own, (1, table.shape[1]), reward, params.reward)
+
+
+def _found(params: VlmParams) -> Path:
+    return found(params.backbone, FILES, FIELD, "a Qwen2-VL folder (Qwen/Qwen2-VL-2B-Instruct)")
+
+
+def _tokenizer(params: VlmParams, path: Path) -> Any:
+    with loading(FIELD, path):
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer.add_special_tokens({"additional_special_tokens": list(params.reward_tokens)})
+        return tokenizer
+
+
 def _backbone(params: VlmParams) -> tuple[Any, Any]:
     """Stock Qwen2-VL, frozen, without its language head, and a tokenizer with reward tokens."""
-    path = found(params.backbone, FILES, FIELD, "a Qwen2-VL folder (Qwen/Qwen2-VL-2B-Instruct)")
+    path = _found(params)
     transformers_logging.set_verbosity_error()  # its advice is about generation
     transformers_logging.disable_progress_bar()
     with loading(FIELD, path), torch.random.fork_rng(devices=[]):
@@ -164,8 +195,7 @@ def _backbone(params: VlmParams) -> tuple[Any, Any]:
         )
         refuse_unsound(FIELD, path, model, loading_info)
         model = cast(Any, model).requires_grad_(False)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        tokenizer.add_special_tokens({"additional_special_tokens": list(params.reward_tokens)})
+        tokenizer = _tokenizer(params, path)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return model, tokenizer

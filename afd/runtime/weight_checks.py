@@ -1,8 +1,8 @@
 """A look into a campaign's weights before it starts: python -m afd.runtime.weight_checks < PARAMS.
 
 All that a stage would refuse hours later, after clips were paid, is refused at the start: a LoRA
-without its base or alpha, weights that are no plain floats. Headers are read, in a process of its
-own: torch and the libraries of the files stay out of the head process.
+without its base or alpha, a reward that does not fit its backbone, weights that are no plain
+floats. It runs as a process of its own: torch and the files' libraries stay out of the head.
 """
 
 import json
@@ -11,34 +11,58 @@ import sys
 
 from pydantic import TypeAdapter
 
-from afd.config import Params, Student, is_published
+from afd.config import Discriminator, Params, Student, is_published
 from afd.runtime.outcome import RefusedError
 
 
 def refuse_unusable_weights(params: Params) -> None:
     """Raise RefusedError with everything that is wrong with the files that params name."""
-    if not is_published(params.student):
+    if not is_published(params.student) and params.discriminator.kind == "conv":
         return
     done = subprocess.run(
         [sys.executable, "-m", "afd.runtime.weight_checks"],
-        input=json.dumps({"student": params.student.model_dump(mode="json")}),
+        input=params.model_dump_json(include={"student", "discriminator"}),
         capture_output=True,
         text=True,
         check=False,
     )
-    problems = done.stdout if done.returncode == 0 else f"{sys.executable}: {done.stderr[-600:]}"
-    if problems.strip():
-        raise RefusedError(f"{problems.strip()}\nNothing was started, and nothing was paid")
+    if done.returncode:  # killed, or a fault of the look itself: the stages look again
+        reason = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1][:300]
+        sys.stderr.write(f"warning: weights are not looked at before the start: {reason}\n")
+    elif problems := json.loads(done.stdout.splitlines()[-1]):
+        text = "\n".join(problems)
+        raise RefusedError(f"{text}\nNothing was started, and nothing was paid")
 
 
 def problems_of(sections: dict[str, object]) -> list[str]:
     """Return what the stages would refuse, by the files' headers."""
-    from afd.students import published
+    from afd.discriminators.backbones import BackboneError
 
     student = TypeAdapter[Student](Student).validate_python(sections["student"])
-    found = published.look(student) if is_published(student) else []
-    return [f"student: {problem}" for problem in found]
+    discriminator = TypeAdapter[Discriminator](Discriminator).validate_python(
+        sections["discriminator"]
+    )
+    problems: list[str] = []
+    if is_published(student):
+        from afd.students import published
+
+        problems += [f"student: {problem}" for problem in published.look(student)]
+    try:
+        match discriminator.kind:
+            case "vlm":
+                from afd.discriminators import vlm
+
+                vlm.look(discriminator)
+            case "dit_features":
+                from afd.discriminators import dit_features
+
+                dit_features.look(discriminator)
+            case "conv":
+                pass
+    except BackboneError as error:
+        problems.append(str(error))
+    return problems
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(problems_of(json.load(sys.stdin))))
+    sys.stdout.write(f"\n{json.dumps(problems_of(json.load(sys.stdin)))}\n")

@@ -14,7 +14,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from afd.config import VlmDiscriminator
-from afd.discriminators import checkpoint
+from afd.discriminators import checkpoint, vlm
 from afd.discriminators.backbones import BackboneError
 from afd.discriminators.build import build
 from afd.discriminators.discriminator import Setting
@@ -192,6 +192,70 @@ def test_a_published_reward_wants_all_its_tensors_and_its_config(
     (tmp_path / "cut" / "model_config.json").unlink()
     with pytest.raises(BackboneError, match=r"model_config\.json is not there"):
         fresh(folder, reward=str(tmp_path / "cut"))
+
+
+def as_authors_do(folder: Path, form: str) -> dict[str, Any]:
+    """LoRA and head alone, out of an adapter's folder, as a trainer saves what it trained."""
+    lora = load_file(folder / "adapter_model.safetensors")
+    lora = {name: value for name, value in lora.items() if "lora_" in name}
+    others = torch.load(folder / "non_lora_state_dict.pth", weights_only=True)
+    head = {name: value for name, value in others.items() if "rm_head" in name}
+    (weight,) = head.values()
+    match form:
+        case "flat":
+            named = {name.replace(".weight", ".default.weight"): v for name, v in lora.items()}
+            return named | head
+        case "entries":
+            return {"lora": lora, "head": {"weight": weight}, "optimizer": {"m": weight}, "step": 7}
+        case _:
+            bare = {
+                f"module.model.{n.removeprefix('base_model.model.')}": v for n, v in lora.items()
+            }
+            return {"discriminator": bare | {"module.score.weight": weight}, "lora_alpha": 6}
+
+
+@pytest.mark.parametrize("form", ["flat", "entries", "with alpha"])
+def test_lora_and_head_in_one_file_are_laid_over_the_backbone(
+    folder: Path, video_reward: Any, tmp_path: Path, form: str
+) -> None:
+    place, whole, _ = video_reward
+    file = tmp_path / "discriminator.pt"
+    torch.save(as_authors_do(place, form), file)
+    known = form == "with alpha"
+    wanted = {"reward": str(file), "reward_alpha": None if known else 6.0}
+    expected = fresh(folder, reward=str(whole))
+    tokens = expected.model.get_input_embeddings().weight
+    found = fresh(folder, **wanted)
+    for name, parameter in found.model.named_parameters():
+        if "lora_" not in name and "embed_tokens" not in name:  # the file has no embeddings
+            stock = dict(expected.model.named_parameters())[name]
+            torch.testing.assert_close(parameter, stock, atol=1e-6, rtol=0, msg=name)
+    torch.testing.assert_close(found.head.weight, expected.head.weight)
+    assert tokens.shape == found.model.get_input_embeddings().weight.shape
+    vlm.look(params(folder, **wanted))
+    other = wanted | {"reward_alpha": 6.0 if known else None}
+    said = "tells its own alpha.*=null" if known else (
+        r"is a LoRA of rank 3 on 6 layers with a head, and no alpha .*--set "
+        r"discriminator\.reward_alpha=ALPHA \(--set discriminator\.reward_alpha=3 is strength 1\)"
+    )  # fmt: skip
+    for refused in (lambda: fresh(folder, **other), lambda: vlm.look(params(folder, **other))):
+        with pytest.raises(BackboneError, match=said):
+            refused()
+
+
+def test_a_reward_of_another_backbone_is_seen_without_values(
+    folder: Path, video_reward: Any, tmp_path: Path
+) -> None:
+    place, whole, _ = video_reward
+    for sound in (whole, place, place / "published"):
+        vlm.look(params(folder, reward=str(sound)))
+    saved = as_authors_do(place, "flat")
+    saved = {n: v[:, :5].clone() if "q_proj.lora_A" in n else v for n, v in saved.items()}
+    torch.save({n: v for n, v in saved.items() if "rm_head" not in n}, tmp_path / "wrong.pt")
+    with pytest.raises(BackboneError, match=r"3 tensor\(s\) cannot be used.*is its base") as told:
+        vlm.look(params(folder, reward=str(tmp_path / "wrong.pt"), reward_alpha=6.0))
+    assert "rm_head.weight is None" in str(told.value)
+    assert "q_proj is for another shape" in str(told.value)
 
 
 def test_a_reward_that_does_not_fit_is_listed(
