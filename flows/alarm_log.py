@@ -5,7 +5,6 @@ A record for people: what is decided is a pure function of the rounds' artifacts
 records lists the pauses that a person has acknowledged: the campaign goes on after those.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from afd.evaluation.alarm_policy import AlarmState
 from afd.runtime.outcome import RefusedError
 from afd.store import disk_errors, write_json
+from flows import record_files
 from flows.command_text import command
 from flows.paths import CampaignPaths, campaign_folder
 from flows.progress import round_label
@@ -87,8 +87,8 @@ def paused_after(folder: Path) -> int | None:
 
 def acknowledged(folder: Path) -> frozenset[int]:
     """Return the rounds whose pause a person has acknowledged."""
-    content = _read(folder / ACKNOWLEDGED) or {}
-    return frozenset(content.get("rounds", ()))
+    seen = record_files.known_record(folder / ACKNOWLEDGED, record_files.ACKNOWLEDGED)
+    return frozenset(seen["rounds"] if seen else ())
 
 
 def acknowledge(folder: Path) -> int | None:
@@ -106,7 +106,7 @@ def lines(record: Mapping[str, Any]) -> Sequence[str]:
     where = round_label(record["round"])
     alarms = [
         f"{where}: {one['name']} ({one['action']}): {one['gauge']} is "
-        f"{one['value']:.3g}, limit {one['limit']:.3g}: {one['says']}"
+        f"{one['value']:.3g}, limit {one['limit']:.3g}: {one.get('says', '')}"
         for one in record["alarms"]
     ]
     return [*alarms, *(f"{where}: {change}" for change in record["changes"])]
@@ -114,8 +114,5 @@ def lines(record: Mapping[str, Any]) -> Sequence[str]:
 
 def _read(file: Path) -> dict[str, Any] | None:
     """Return the content; None for a file that is missing or cut short, which is written again."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    decision = record_files.known_record(file, record_files.DECISION)
+    return None if decision is None else dict(decision)

@@ -1,6 +1,5 @@
 """Folders and names of campaigns, and the params that each was started with."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from afd.params import ParamsError, validate
 from afd.runtime.identity import contents, semantic
 from afd.store import StoreError, disk_errors, write_atomic, write_json
 from afd.yaml_files import UnreadableYamlError, read_yaml
+from flows import record_files
 from flows.command_text import RUNS, STORE
 
 # Read once: MLflow's library writes this variable when it is used, and a process may run campaigns
@@ -166,13 +166,9 @@ def set_aside(folder: Path, params: Params) -> Path | None:
 def _saved_contents(folder: Path, before: Params) -> dict[str, str | None]:
     """Return the contents at the start of the campaign; older campaigns did not save them."""
     try:
-        return json.loads((folder / CONTENTS).read_bytes())
+        return record_files.read_record(folder / CONTENTS, record_files.CONTENTS)
     except FileNotFoundError:
         return contents(before)
-    except ValueError:
-        raise StoreError(
-            f"{folder / CONTENTS}: not JSON; remove it and run the same command again"
-        ) from None
 
 
 def _identity_differences(

@@ -1,6 +1,5 @@
 """Progress of a campaign in this process: tasks write it, terminals read it."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from afd.runtime.request import StageRequest
 from afd.store import Store
+from flows.record_files import STEPS, known_record
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,8 @@ class ProgressBoard:
 def stage_progress(store: Store, request: StageRequest) -> tuple[int, int] | None:
     """Return (done, total) steps of a running stage, None before its first report."""
     file: Path = store.work_path(request.output) / "progress.json"
-    try:
-        steps = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return int(steps["done"]), int(steps["total"])
+    steps = known_record(file, STEPS)
+    return None if steps is None else (steps["done"], steps["total"])
 
 
 def round_label(round_index: int | None) -> str:

@@ -1,6 +1,5 @@
 """Table that a campaign ends with: metrics, and the verdict of every target."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,17 @@ from rich.text import Text
 
 from afd.evaluation.intervals import interval_of, is_enough, num_prompts_of
 from flows.commands.numbers import short_number
+from flows.record_files import SUMMARY, read_record
 
 VERDICT_STYLE = {"pass": "green", "fail": "bold red", "not estimable": "yellow"}
 
 
 def results_table(summary: Path) -> RenderableType:
-    """Return a table of teacher, base and student by metric, over one of the targets."""
-    content = json.loads(summary.read_bytes())
+    """Return a table of teacher, base and student by metric, over one of the targets.
+
+    Raises StoreError for a file of another shape.
+    """
+    content = read_record(summary, SUMMARY)
     table = _metrics_table(content)
     if "targets" not in content:  # left by earlier code; `afd campaign` adds them
         return table
@@ -58,7 +61,7 @@ def _targets_table(targets: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("judged by")
     for target in targets:
-        verdict = Text(target["verdict"], style=VERDICT_STYLE[target["verdict"]])
+        verdict = Text(target["verdict"], style=VERDICT_STYLE.get(target["verdict"], ""))
         numbers = (short_number(target["value"]), short_number(target["limit"]))
         table.add_row(target["name"], verdict, *numbers, target["rule"])
     return table

@@ -4,7 +4,6 @@ Nothing else of the folders is served. A page that is missing or out of date (it
 killed, or is of an earlier version) is written at its first request.
 """
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from afd.campaign_page.request import FILM, FOLDER, PAGE, STAMP
 from afd.params import ParamsError
 from afd.store import StoreError
+from flows import record_files
 from flows.campaign_page import UI, compose, page_request, read_request
 from flows.commands.status import CampaignStatus, campaigns_in, overview
 from flows.paths import CampaignPaths, saved_params
@@ -151,10 +151,10 @@ def _score(folder: Path) -> str:
     from afd.evaluation.metric_specs import TRAJECTORY_ERROR, metric_spec
     from afd.evaluation.readings import show
 
-    try:
-        metrics = json.loads((folder / SUMMARY).read_bytes())["metrics"]
-    except (OSError, ValueError, KeyError):
+    content = record_files.known_record(folder / SUMMARY, record_files.SUMMARY)
+    if content is None:
         return ""
+    metrics = content["metrics"]
     name = TRAJECTORY_ERROR if TRAJECTORY_ERROR in metrics else next(iter(metrics), "")
     row, spec = metrics.get(name, {}), metric_spec(name)
     unit = f" {spec.unit}" if spec.unit else ""

@@ -4,7 +4,6 @@ An error here never fails a campaign, and a server that is away gets nothing.
 """
 
 import contextvars
-import json
 import logging
 import re
 import threading
@@ -25,6 +24,7 @@ from flows.command_text import command
 from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 from flows.progress import stage_progress
+from flows.record_files import SUMMARY, read_record
 
 log = logging.getLogger(__name__)
 LONG_S = 10.0  # a stage that takes longer shows its progress
@@ -177,7 +177,7 @@ def mlflow_link(folder: Path, uri: str) -> tuple[str, str]:
 
 def campaign_rows(summary: Path) -> list[dict[str, Any]]:
     """Return the results of a whole campaign, a row a metric."""
-    content = json.loads(summary.read_bytes())
+    content = read_record(summary, SUMMARY)
     columns = ("teacher", "base", "student", "difference")
     return [
         {"metric": name}
