@@ -15,9 +15,10 @@ import math
 import os
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +51,7 @@ class Answer:
     num_failed: Mapping[str, int]  # metric -> videos without a usable value
     version: str | None  # by the program itself
     error: str | None
+    remarks: str | None  # about values that were not used, and videos that nobody asked about
     wall_s: float
 
 
@@ -60,30 +62,41 @@ def run_evaluator(
 
     No fault of the program raises an error. The program ends with this process in every case.
     """
-    answer, log = work / f"{evaluator.name}.json", work / f"{evaluator.name}.log"
-    answer.unlink(missing_ok=True)
-    places = {"videos": str(videos), "answer": str(answer), "weights": evaluator.weights or ""}
-    command = [_filled(part, places) for part in evaluator.command]
     start = time.monotonic()
-    error = _run(command, evaluator, log, answer)
-    wall_s = time.monotonic() - start
-    scores: Scores = {}
-    version = None
-    if error is None:
-        try:
-            version, scores = _read(answer, evaluator.metrics, names)
-        except AnswerError as wrong:
-            error = f"{evaluator.name}: {wrong}; {_tail(log)}"
+    version, remarks, scores = None, None, Scores()
+    try:
+        version, scores, remarks, error = _answer_of(evaluator, videos, names, work)
+    except Exception as fault:  # noqa: BLE001 (whatever it left behind costs its own metrics alone)
+        error = f"{evaluator.name}: {type(fault).__name__}: {str(fault)[:300]}"
     for metric in evaluator.metrics:
         by_video = scores.setdefault(metric.name, {})
         for name in names:
             by_video.setdefault(name, None)
     failed = {name: sum(v is None for v in by_video.values()) for name, by_video in scores.items()}
-    return Answer(scores, failed, version, error, wall_s)
+    return Answer(scores, failed, version, error, remarks, time.monotonic() - start)
 
 
 class AnswerError(InputError):
     """The file is no valid answer."""
+
+
+def _answer_of(
+    evaluator: OutsideEvaluator, videos: Path, names: Sequence[str], work: Path
+) -> tuple[str | None, Scores, str | None, str | None]:
+    """Return version, scores, remarks and error; the answer's folder is the program's own."""
+    own = Path(tempfile.mkdtemp(prefix=f"{evaluator.name}-", dir=work))
+    answer, log = own / "answer.json", own / "output.log"
+    places = {"videos": str(videos), "answer": str(answer), "weights": evaluator.weights or ""}
+    command = [_filled(part, places) for part in evaluator.command]
+    if (error := _run(command, evaluator, log, answer)) is not None:
+        return None, {}, None, error
+    try:
+        version, scores, remarks = _read(answer, evaluator.metrics, names)
+    except AnswerError as wrong:
+        return None, {}, None, f"{evaluator.name}: {wrong}; {_tail(log)}"
+    if names and not any(v is not None for by_video in scores.values() for v in by_video.values()):
+        error = f"{evaluator.name}: no usable value in its answer: {remarks}; {_tail(log)}"
+    return version, scores, remarks, error
 
 
 def _filled(part: str, places: Mapping[str, str]) -> str:
@@ -167,16 +180,21 @@ def _tail(log: Path) -> str:
     with log.open("rb") as output:
         output.seek(max(0, log.stat().st_size - 4 * TAIL_CHARS))
         text = output.read().decode(errors="replace")
-    plain = "".join(c if c.isprintable() or c == "\n" else "?" for c in text).strip()
+    plain = _printable(text).strip()
     return (
         f"its last words ({log}):\n{plain[-TAIL_CHARS:]}" if plain else f"it said nothing ({log})"
     )
 
 
+def _printable(text: str) -> str:
+    """Return a program's words without control characters and broken Unicode."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def _read(
     answer: Path, metrics: Sequence[OutsideMetric], names: Sequence[str]
-) -> tuple[str | None, Scores]:
-    """Return version and scores, bad single values as None; raise AnswerError for no answer."""
+) -> tuple[str | None, Scores, str | None]:
+    """Return version, scores (bad single values as None) and remarks; raises AnswerError."""
     try:
         size = answer.lstat().st_size
         if not answer.is_file() or answer.is_symlink():
@@ -186,6 +204,8 @@ def _read(
         content: Any = json.loads(answer.read_bytes())
     except FileNotFoundError:
         raise AnswerError("it ended well and wrote no answer") from None
+    except OSError as error:
+        raise AnswerError(f"its answer cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         if isinstance(error, AnswerError):
             raise
@@ -194,16 +214,45 @@ def _read(
     if not isinstance(scores, dict):
         raise AnswerError('its answer holds no "scores" by metric and video')
     found: Scores = {}
+    remarks: list[str] = []
     for metric in metrics:
         by_video: Any = cast("dict[str, Any]", scores).get(metric.name)
         if isinstance(by_video, dict):
             values = cast("dict[str, Any]", by_video)
             found[metric.name] = {name: _value(values.get(name), metric) for name in names}
+            remarks += _remarks(values, metric, names)
+        else:
+            remarks.append(f"{metric.name}: not in its answer")
     if not found:
+        answered = ", ".join(_printable(name)[:40] for name in list(cast("Any", scores))[:5])
         variables = ", ".join(metric.name for metric in metrics)
-        raise AnswerError(f"its answer has none of the metrics {variables}")
+        raise AnswerError(
+            f"its answer has none of the metrics {variables}; it has {answered or 'no metric'}"
+        )
     version: Any = cast("dict[str, Any]", content).get("version")
-    return (version[:100] if isinstance(version, str) else None), found
+    is_text = isinstance(version, str)
+    return (_printable(version[:100]) if is_text else None), found, "; ".join(remarks) or None
+
+
+def _remarks(
+    values: Mapping[str, Any], metric: OutsideMetric, names: Sequence[str]
+) -> Iterator[str]:
+    """Yield a reason for each kind of value that is not used, with the first of its kind."""
+    given = [(name, values[name]) for name in names if values.get(name) is not None]
+    wrong = [(name, value) for name, value in given if _value(value, metric) is None]
+    strangers = sorted(values.keys() - set(names))
+    kinds = {
+        f"no value for {len(names) - len(given)} of {len(names)} videos": [
+            name for name in names if values.get(name) is None
+        ],
+        f"{len(wrong)} values that are no number from {metric.low:g} to {metric.high:g}": [
+            f"{_printable(repr(value))[:40]} for {name}" for name, value in wrong
+        ],
+        f"{len(strangers)} videos that nobody asked about": [_printable(n)[:40] for n in strangers],
+    }
+    for reason, examples in kinds.items():
+        if examples:
+            yield f"{metric.name}: {reason}, such as {examples[0]}"
 
 
 def _value(value: Any, metric: OutsideMetric) -> float | None:

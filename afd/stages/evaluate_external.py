@@ -5,6 +5,7 @@ Files are named by hash and sorted by it, so no name reveals the side.
 """
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,20 @@ def measure(
 
     Columns are `<evaluator>.<metric>`, a value for each prompt, nan where there is none.
     """
-    files_of = _write(by_cell, prompts, fps, work / "videos")
-    columns: dict[Cell, dict[str, npt.NDArray[np.float64]]] = {cell: {} for cell in files_of}
+    columns: dict[Cell, dict[str, npt.NDArray[np.float64]]] = {cell: {} for cell in by_cell}
     external: dict[str, Any] = {}
     for evaluator in evaluators:
-        files = sorted(name for cell in files_of.values() for name in cell if name)
-        answer = run_evaluator(evaluator, work / "videos", files, work)
+        # Written anew for each: none has what another one changed or left behind.
+        with tempfile.TemporaryDirectory(
+            prefix="videos-", dir=work, ignore_cleanup_errors=True
+        ) as videos:
+            files_of = _write(by_cell, prompts, fps, Path(videos))
+            files = sorted(name for cell in files_of.values() for name in cell if name)
+            answer = run_evaluator(evaluator, Path(videos), files, work)
         if answer.error:
             sys.stderr.write(f"warning: no metric is taken from this evaluator\n{answer.error}\n")
+        elif answer.remarks:
+            sys.stderr.write(f"warning: {evaluator.name}: {answer.remarks}\n")
         external[evaluator.name] = describe(evaluator, answer, len(files))
         for metric in evaluator.metrics:
             scores = answer.scores[metric.name]
@@ -67,7 +74,6 @@ def _write(
     by_cell: Mapping[Cell, Sequence[Batch]], prompts: Sequence[Prompt], fps: int, folder: Path
 ) -> dict[Cell, list[str]]:
     """Write every cell's clips as files; return their names, "" for a failed clip."""
-    folder.mkdir(parents=True, exist_ok=True)
     names: dict[Cell, list[str]] = {}
     listed: list[dict[str, Any]] = []
     for cell, batches in by_cell.items():
@@ -90,6 +96,7 @@ def describe(evaluator: OutsideEvaluator, answer: Answer, num_videos: int) -> di
         "version": evaluator.version,
         "version_told": answer.version,
         "error": answer.error,
+        "remarks": answer.remarks,
         "num_videos": num_videos,
         "metrics": {
             metric.name: {

@@ -247,7 +247,9 @@ def _external(artifact: Artifact) -> tuple[dict[str, float], dict[str, str]]:
     dependent: list[str] = []
     found = results.read_summary(artifact).get("outside", {})
     for name, one in found.items():
-        tags[f"afd.evaluator.{name}"] = one["error"] or str(one["version_told"] or one["version"])
+        tags[f"afd.evaluator.{name}"] = (
+            one["error"] or one.get("remarks") or str(one["version_told"] or one["version"])
+        )
         failed[f"evaluate/{name}.num_videos"] = float(one["num_videos"])
         for metric, result in one["metrics"].items():
             failed[f"evaluate/{name}.{metric}.num_failed"] = float(result["num_failed"])

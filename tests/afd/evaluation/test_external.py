@@ -101,6 +101,41 @@ def test_nonsense_is_counted_value_by_value(tmp_path: Path) -> None:
         assert answer.error is None
         assert answer.scores["quality"] == {"a.mp4": None, "b.mp4": 0.5, "c.mp4": None}
         assert answer.num_failed == {"quality": 2}
+        assert answer.remarks is not None
+        for reason in (
+            "quality: no value for 1 of 3 videos, such as c.mp4",
+            "1 values that are no number from 0 to 1, such as ",
+            "1 videos that nobody asked about, such as zzz.mp4",
+        ):
+            assert reason in answer.remarks
+
+
+def test_an_answer_about_other_videos_says_so(tmp_path: Path) -> None:
+    program = "json.dump({'scores': {'quality': {'x.mp4': 1, 'y.mp4': 0}}}, open(sys.argv[2], 'w'))"
+    answer = run(tmp_path, program)
+    assert answer.num_failed == {"quality": 3} and answer.error is not None
+    assert "no usable value in its answer: quality: no value for 3 of 3 videos" in answer.error
+    assert "2 videos that nobody asked about, such as x.mp4" in answer.error
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "os.mkdir(sys.argv[2])",
+        "import shutil; shutil.rmtree(os.path.dirname(sys.argv[2]))",
+        "import shutil; shutil.rmtree(os.path.dirname(sys.argv[1]), ignore_errors=True)",
+        "json.dump({'version': '\\ud800', 'scores': {'\\ud800': 3}}, open(sys.argv[2], 'w'))",
+        "json.dump({'scores': {'quality': {'\\ud800': 3}}}, open(sys.argv[2], 'w'))",
+        "open(sys.argv[2], 'w').write('{\"scores\": ' + '9' * 9999 + '}')",
+    ],
+    ids=["folder", "own folder gone", "all gone", "broken Unicode", "in a name", "many digits"],
+)  # fmt: skip
+def test_nothing_that_it_leaves_behind_raises(tmp_path: Path, program: str) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    answer = run(place, program)
+    assert answer.scores == {"quality": dict.fromkeys(NAMES)} and answer.error is not None
+    answer.error.encode()  # it goes into JSON, MLflow and a terminal
 
 
 ORPHAN = """

@@ -33,6 +33,15 @@ for entry in json.load(open(f"{videos}/videos.json")):
 json.dump({"version": "b1", "scores": {"brightness": scores, "words": words}}, open(answer, "w"))
 """
 
+# Spoils what it was given, and tells of videos that nobody asked about.
+VANDAL = """
+import json, pathlib, sys
+videos, answer = map(pathlib.Path, sys.argv[1:3])
+for number, file in enumerate(sorted(videos.iterdir())):
+    file.unlink() if number % 2 else file.write_bytes(b"spoilt")
+json.dump({"scores": {"quality": {"other.mp4": 1}}}, answer.open("w"))
+"""
+
 
 def evaluator(name: str, program: str, *metrics: str, **changes: Any) -> OutsideEvaluator:
     values: dict[str, Any] = {
@@ -77,6 +86,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
 def test_good_and_bad_programs_in_one_evaluation(played: Played) -> None:
     made = played.make(
         played.asked(
+            evaluator("vandal", VANDAL, "quality"),
             evaluator("bright", GOOD, "brightness", "words"),
             evaluator("crash", "raise SystemExit('CUDA error: out of memory')", "quality"),
             evaluator("hang", "import time; time.sleep(600)", "slow", timeout_min=0.02),
@@ -100,6 +110,8 @@ def test_good_and_bad_programs_in_one_evaluation(played: Played) -> None:
     assert readings.read(changed).endswith("; no independent judge, the discriminator knows it")
     told = summary["outside"]
     assert told["bright"]["error"] is None and told["bright"]["version_told"] == "b1"
+    assert told["bright"]["remarks"] is None
+    assert "1 videos that nobody asked about, such as other.mp4" in told["vandal"]["error"]
     assert told["bright"]["metrics"]["words"]["independent"] is False
     assert "out of memory" in told["crash"]["error"] and "killed" in told["hang"]["error"]
     assert told["crash"]["metrics"]["quality"]["num_failed"] == told["crash"]["num_videos"] == 20
