@@ -16,12 +16,12 @@ _MORE = ConfigDict(extra="allow")
 
 
 class _Alarm(TypedDict):
+    __pydantic_config__ = _MORE  # pyright: ignore[reportGeneralTypeIssues]
     name: str
     action: str
     gauge: str
     value: float
     limit: float
-    says: str
 
 
 class _Decision(TypedDict):
