@@ -11,7 +11,7 @@ still decodes is caught by the sha256 of the stored file.
 import contextlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import BinaryIO, NamedTuple
 
@@ -45,6 +45,7 @@ MATRICES = {
     5: Colorspace.ITU601,
     6: Colorspace.ITU601,
 }
+UNTAGGED = 2  # H.273
 HDR_TRANSFER = (16, 18)  # PQ and HLG, H.273
 SQUARE_PIXELS = "ffmpeg -i IN -vf 'scale=trunc(iw*sar/2)*2:ih,setsar=1' OUT converts it"
 SLOWEST_FPS, FASTEST_FPS = 1, 240
@@ -95,11 +96,13 @@ class Header:
 
 @dataclass
 class OpenClip:
-    """A clip with a checked header; `num_frames` and `is_variable_rate` grow with the frames."""
+    """A clip with a checked header; the other fields grow with the frames."""
 
     header: Header
     num_frames: int = 0
+    num_hidden: int = 0  # frames that the file's edit list hides, e.g. before time 0
     is_variable_rate: bool = False
+    colours: set[str] = field(default_factory=set[str])  # as frames were read: colour_of
     _container: InputContainer | None = None
     _limits: ClipLimits = LIMITS
 
@@ -141,7 +144,9 @@ class OpenClip:
                 if self.num_frames >= header.num_declared:
                     raise ClipError(f"more than the declared {header.num_declared} frames")
                 self.num_frames, last = self.num_frames + 1, pts
+                self.colours.add(colour_of(frame))
                 yield TimedFrame(frame, (pts - start) * tick)
+        self.num_hidden = num_hidden
         # An edit list may hide frames; what is missing otherwise was cut away or lost.
         if header.num_declared not in (self.num_frames, self.num_frames + num_hidden):
             raise ClipError(
@@ -203,14 +208,13 @@ class Converter:
 
     def frame(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Return the frame in the new size and format; it may be the same object."""
-        full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
         return self._reformatter.reformat(
             frame,
             *self._size,
             format=self._pixels,
             src_colorspace=MATRICES[frame.colorspace],
             dst_colorspace=Colorspace.ITU709,
-            src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+            src_color_range=ColorRange.JPEG if _is_full(frame) else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG if self._pixels == "rgb24" else ColorRange.MPEG,
             interpolation=SCALER,
             threads=1,
@@ -219,6 +223,19 @@ class Converter:
     def __call__(self, frame: av.VideoFrame) -> Frames:
         """Return an array: [H, W, 3] of RGB, or the planes of YUV."""
         return self.frame(frame).to_ndarray().astype(np.uint8, copy=False)
+
+
+def colour_of(frame: av.VideoFrame) -> str:
+    """Return matrix and range by which a frame is read, and which of them the file lacks."""
+    matrix = "BT.709" if MATRICES[frame.colorspace] == Colorspace.ITU709 else "BT.601"
+    untagged = " (untagged)" if frame.colorspace == UNTAGGED else ""
+    if frame.color_range == ColorRange.UNSPECIFIED and not frame.format.name.startswith("yuvj"):
+        return f"{matrix}{untagged}, limited range (untagged)"
+    return f"{matrix}{untagged}, {'full' if _is_full(frame) else 'limited'} range"
+
+
+def _is_full(frame: av.VideoFrame) -> bool:
+    return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
 
 
 def _check_header(container: InputContainer, limits: ClipLimits, outlined: Outline) -> Header:

@@ -62,6 +62,8 @@ class Facts:
     has_sound: bool
     has_c2pa: bool  # a provenance manifest; the original keeps it
     flags: tuple[Flag, ...]
+    num_hidden_frames: int = 0  # by an edit list, e.g. before time 0: never shown
+    colour: str = ""  # matrix and range by which it was read, and which of them its tags lack
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ def _inspect(request: dict[str, Any]) -> dict[str, Any]:
                 "height": header.height,
                 "codec": header.codec,
                 "duration_s": float(clip.num_frames / header.fps),
+                "num_hidden_frames": clip.num_hidden,
+                "colour": "; ".join(sorted(clip.colours)),
                 "is_variable_rate": clip.is_variable_rate,
                 "has_sound": header.has_sound,
                 "has_c2pa": header.outline.has_c2pa,

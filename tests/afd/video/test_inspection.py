@@ -130,6 +130,24 @@ def test_edit_lists_hide_frames_without_being_a_cut(pool: Inspectors, tmp_path: 
     said = judged(pool, tmp_path, data)
     assert isinstance(said, ValidClip)
     assert said.facts.num_frames == len(decode(data).frames) == 5
+    assert said.facts.num_hidden_frames == 3  # recorded: nobody sees them
+
+
+@pytest.mark.parametrize(
+    ("options", "pixels", "colour"),
+    [
+        ({}, "yuv420p", "BT.709 (untagged), limited range (untagged)"),
+        ({"colorspace": "bt709", "color_range": "tv"}, "yuv420p", "BT.709, limited range"),
+        ({"colorspace": "smpte170m", "color_range": "pc"}, "yuv420p", "BT.601, full range"),
+        ({}, "yuvj420p", "BT.709 (untagged), full range"),
+    ],
+)
+def test_how_colours_were_read_is_recorded(
+    pool: Inspectors, tmp_path: Path, options: dict[str, str], pixels: str, colour: str
+) -> None:
+    said = judged(pool, tmp_path, muxed(options=options, pix_fmt=pixels))
+    assert isinstance(said, ValidClip)
+    assert (said.facts.colour, said.facts.num_hidden_frames) == (colour, 0)
 
 
 def test_bombs_die_in_the_child(tmp_path: Path) -> None:
