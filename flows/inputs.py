@@ -9,6 +9,7 @@ from afd.config import Cluster, FolderTeacher, Params, RemoteTeacher, student_fa
 from afd.config.prompts import FilePrompts
 from afd.params import ParamsError, load_params
 from afd.prompts import Prompt, PromptsError, compose, parse_jsonl, read_bytes, read_jsonl
+from afd.runtime.identity import plugin_sources
 from afd.runtime.outcome import RefusedError
 from afd.runtime.weight_checks import refuse_unusable_weights
 from afd.runtime.weight_files import refuse_missing_weights
@@ -31,11 +32,13 @@ def chosen_params(
 
     Raises ParamsError, or RefusedError for what would stop a campaign later: a teacher whose terms
     forbid training, a prompts file that cannot be used (PromptsError), weights that are not on this
-    disk or that a stage would refuse by their headers.
+    disk or that a stage would refuse by their headers, a plugin that is not installed
+    (PluginError).
     """
     chosen = read_params(campaign, paths, params, overlays, overrides)
     requests.refuse_unpermitted(chosen.teacher.training_permitted)
     refuse_missing_weights(chosen)
+    plugin_sources(chosen.model_dump(mode="json"))
     store = Store(paths.store.resolve())
     prompts = prompts_of(chosen, store)
     if isinstance(chosen.teacher, RemoteTeacher | FolderTeacher):

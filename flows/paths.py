@@ -8,7 +8,13 @@ from typing import Any, cast
 import yaml
 
 from afd.config import Params
-from afd.config.teachers import DiffusersTeacher, FolderTeacher, RemoteTeacher, SimulatorTeacher
+from afd.config.teachers import (
+    DiffusersTeacher,
+    FolderTeacher,
+    PluginTeacher,
+    RemoteTeacher,
+    SimulatorTeacher,
+)
 from afd.fingerprint import fingerprint
 from afd.params import ParamsError, validate
 from afd.runtime.identity import contents, semantic
@@ -80,6 +86,8 @@ def teacher_name(params: Params) -> str:
             return name
         case DiffusersTeacher(pipeline=pipeline):
             return Path(pipeline).name
+        case PluginTeacher(factory=factory):
+            return factory.partition(":")[0]
         case SimulatorTeacher():
             return "simulator"
 

@@ -12,6 +12,7 @@ from afd.config.discriminators import (
     ConvDiscriminator,
     Discriminator,
     DitFeaturesDiscriminator,
+    PluginDiscriminator,
     VlmDiscriminator,
 )
 from afd.config.evaluators import OutsideEvaluator, OutsideMetric
@@ -37,6 +38,8 @@ from afd.config.teachers import (
     Access,
     DiffusersTeacher,
     FolderTeacher,
+    LocalTeacher,
+    PluginTeacher,
     Price,
     RemoteTeacher,
     SimulatorTeacher,
@@ -85,6 +88,7 @@ __all__ = [
     "GrammarPrompts",
     "LawsParams",
     "Listed",
+    "LocalTeacher",
     "LookParams",
     "LoraParams",
     "MemoryParams",
@@ -94,6 +98,8 @@ __all__ = [
     "OutsideMetric",
     "Params",
     "PatchCodec",
+    "PluginDiscriminator",
+    "PluginTeacher",
     "Positive",
     "Price",
     "Prompts",

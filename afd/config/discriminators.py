@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from afd.config.plugins import Plugin
 from afd.config.values import Count, Listed, NonNegative, NonNegativeRange, Positive, Range, Section
 
 
@@ -98,6 +99,14 @@ class DitFeaturesDiscriminator(LargeBackbone):
         return values
 
 
+class PluginDiscriminator(Plugin):
+    """A discriminator of another package (docs/extending.md)."""
+
+    kind: Literal["plugin"]
+    """A discriminator of another package."""
+
+
 Discriminator = Annotated[
-    ConvDiscriminator | VlmDiscriminator | DitFeaturesDiscriminator, Field(discriminator="kind")
+    ConvDiscriminator | VlmDiscriminator | DitFeaturesDiscriminator | PluginDiscriminator,
+    Field(discriminator="kind"),
 ]

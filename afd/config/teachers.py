@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from afd.config.plugins import Plugin
 from afd.config.students import WhiteBoxParams
 from afd.config.values import Count, Listed, NonNegative, Positive, Section, Share
 from afd.config.world import LawsParams, LookParams
@@ -288,8 +289,26 @@ RESERVED_PARAMETERS = {
     "prompt", "height", "width", "num_frames", "generator", "output_type", "return_dict",
     "num_videos_per_prompt", "latents",
 }  # fmt: skip
+
+
+class PluginTeacher(Plugin):
+    """A local teacher of another package: computed here, a clip a part (docs/extending.md)."""
+
+    kind: Literal["plugin"]
+    """A local teacher of another package."""
+    clips_per_prompt: Count
+    """Clips of a prompt, 1 or more."""
+    training_permitted: Permission
+    """The model's licence permits training on its clips; anything but "yes" is refused."""
+    terms: Terms
+    """Terms that say so."""
+    laws: LawsParams | None = None
+    """Motion in the teacher's world where it is known; null: unknown."""
+
+
+LocalTeacher = SimulatorTeacher | DiffusersTeacher | PluginTeacher
 Teacher = Annotated[
-    SimulatorTeacher | RemoteTeacher | FolderTeacher | DiffusersTeacher,
+    SimulatorTeacher | RemoteTeacher | FolderTeacher | DiffusersTeacher | PluginTeacher,
     Field(discriminator="kind"),
 ]
 # Fields that change none of a teacher's clips.

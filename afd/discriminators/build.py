@@ -10,9 +10,10 @@ from afd.discriminators.discriminator import Setting, TextEncoder
 if TYPE_CHECKING:
     from afd.discriminators.conv import ConvDiscriminator
     from afd.discriminators.dit_features import DitFeatures
+    from afd.discriminators.plugin import PluginModule
     from afd.discriminators.vlm import Vlm
 
-AnyDiscriminator: TypeAlias = "ConvDiscriminator | Vlm | DitFeatures"
+AnyDiscriminator: TypeAlias = "ConvDiscriminator | Vlm | DitFeatures | PluginModule"
 
 
 def build(
@@ -35,3 +36,7 @@ def build(
             from afd.discriminators import dit_features
 
             return dit_features.build(params, setting, encode, generator)
+        case "plugin":
+            from afd.discriminators import plugin
+
+            return plugin.build(params, setting, encode, generator)

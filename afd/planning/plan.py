@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
-from afd.config import BlockCausalWan, FilePrompts, Params, is_published
+from afd.config import (
+    BlockCausalWan,
+    ConvDiscriminator,
+    FilePrompts,
+    Params,
+    PluginDiscriminator,
+    is_published,
+)
 from afd.harvest.budget import MICRO, reservation
 from afd.params import ParamsError
 from afd.planning import networks
@@ -291,7 +298,7 @@ def _fit(params: Params, work: Workload) -> StagePlan:
         "activations": float(rows * discriminator.activation_bytes),
     } | _decoding(work)
     knobs: list[str] = []
-    if params.discriminator.kind == "conv":
+    if isinstance(params.discriminator, ConvDiscriminator | PluginDiscriminator):
         knobs.append("lower fit.batch_size")
     else:
         if params.discriminator.micro_batch > 1:

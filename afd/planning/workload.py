@@ -160,6 +160,9 @@ def _discriminator(
     match chosen.kind:
         case "conv":
             return networks.conv(chosen, params.num_frames, pixels), params.fit.batch_size
+        case "plugin":
+            assumed.append("discriminator: the cost of a plugin is unknown and counted as 0")
+            return networks.DiscriminatorCost(0, 0, 0, 0, 0, 4, 0, False), params.fit.batch_size
         case "vlm":
             assumed.append("discriminator.backbone is taken as Qwen2-VL-2B")
             return networks.vlm(chosen, pixels), chosen.micro_batch

@@ -11,6 +11,7 @@ from typing import Any, cast
 from afd.checkpoints import content_sha256 as weights_sha256
 from afd.config import FilePrompts, Params, semantic_teacher
 from afd.config.evaluators import semantic_evaluator
+from afd.plugins import PluginError, source_sha256
 from afd.runtime.outcome import RefusedError
 
 # Paths of weights: their content is identity (params["content"]), their place is not.
@@ -24,6 +25,7 @@ WEIGHTS: dict[tuple[str, str], tuple[str, ...]] = {  # (section, field) -> entri
 }
 # Fields that came later: left out where they are null, so that earlier requests keep their ids.
 ADDED = {"student": ("checkpoint_alpha",), "discriminator": ("reward_alpha",)}
+PLUGINS = ("discriminator", "teacher")  # sections that may name a function of another package
 CIRCUMSTANCE = {  # section -> fields that change no result
     "prompts": ("path",),
     "update": ("memory",),
@@ -86,13 +88,15 @@ def contents(params: Params) -> dict[str, str | None]:
     for field, (path, parts) in paths.items():
         with suppress(OSError):  # the stage that needs it reports the cure
             found[field] = None if path is None else weights_sha256(path, parts)
+    with suppress(PluginError):
+        found |= plugin_sources(values)
     return found
 
 
 def content(params: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the sha256 of the content at every path of WEIGHTS in params, by dotted field.
+    """Return the sha256 of the content at every path and plugin in params, by dotted field.
 
-    Raises RefusedError naming a field whose path does not exist.
+    Raises RefusedError naming a field whose path does not exist, PluginError as plugin_sources.
     """
     found: dict[str, str] = {}
     for (section, field), parts in WEIGHTS.items():
@@ -100,7 +104,17 @@ def content(params: dict[str, Any]) -> dict[str, dict[str, str]]:
         if path is None:
             continue
         found[f"{section}.{field}"] = content_of(f"{section}.{field}", path, parts)
+    found |= plugin_sources(params)
     return {"content": found} if found else {}
+
+
+def plugin_sources(params: dict[str, Any]) -> dict[str, str]:
+    """Return the sha256 of the source of every plugin in dumped params, by dotted field.
+
+    Raises PluginError naming a field whose package is not installed.
+    """
+    named = {f"{name}.factory": params.get(name, {}).get("factory") for name in PLUGINS}
+    return {field: source_sha256(field, name) for field, name in named.items() if name is not None}
 
 
 def content_of(field: str, path: str, parts: tuple[str, ...] = ()) -> str:

@@ -23,6 +23,8 @@ from afd.clips.shards import write_shard
 from afd.config import (
     DiffusersTeacher,
     FolderTeacher,
+    LocalTeacher,
+    PluginTeacher,
     RemoteTeacher,
     SimulatorTeacher,
     Teacher,
@@ -57,7 +59,7 @@ def run(
     """
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
     teacher = TypeAdapter[Teacher](Teacher).validate_python(params["teacher"])
-    if isinstance(teacher, SimulatorTeacher | DiffusersTeacher):
+    if isinstance(teacher, LocalTeacher):
         return _from_local_teacher(teacher, params, inputs, store, work)
     return _from_library(teacher, params, prompts, store, work)
 
@@ -122,7 +124,7 @@ def _by_category(requests: Sequence[ClipRequest], gathered: Gathered) -> dict[st
 
 
 def _from_local_teacher(
-    own: SimulatorTeacher | DiffusersTeacher,
+    own: LocalTeacher,
     params: dict[str, Any],
     inputs: dict[str, Artifact],
     store: Store,
@@ -162,7 +164,7 @@ def _from_local_teacher(
 def batches(params: dict[str, Any], inputs: dict[str, Artifact], store: Store) -> Compute:
     """Return the function of batch n: the n-th prompt's clip, saved in the store at once."""
     own = TypeAdapter[Teacher](Teacher).validate_python(params["teacher"])
-    if not isinstance(own, SimulatorTeacher | DiffusersTeacher):
+    if not isinstance(own, LocalTeacher):
         raise TypeError(f"teacher.kind {own.kind} films elsewhere")
     numbered = sampled(params, inputs, own)
     teacher = cache(lambda: build(own, params["num_frames"], params["fps"]))
@@ -209,7 +211,7 @@ def chosen_prompts(params: dict[str, Any], inputs: dict[str, Artifact]) -> list[
 def sampled(
     params: dict[str, Any],
     inputs: dict[str, Artifact],
-    own: SimulatorTeacher | DiffusersTeacher,
+    own: LocalTeacher,
 ) -> list[tuple[Prompt, int]]:
     """Return each prompt with its sample number: its n-th occurrence has its n-th clip."""
     prompts = read_jsonl(inputs["prompt_set"].file("prompts.jsonl"))
@@ -231,6 +233,9 @@ def request_key(params: dict[str, Any], prompt: Prompt, sample: int) -> str:
     if params["teacher"]["kind"] == "diffusers":  # its own sizes, its weights by content
         terms |= {"terms", "laws", "pipeline"}
         sizes = {"weights": params["content"]["teacher.pipeline"]}
+    if params["teacher"]["kind"] == "plugin":
+        terms |= {"terms", "laws"}
+        sizes |= {"source": params["content"]["teacher.factory"]}
     teacher = {k: v for k, v in params["teacher"].items() if k not in terms}
     return fingerprint({"teacher": teacher, **sizes, "prompt": prompt.text, "sample": sample})
 
@@ -240,9 +245,7 @@ def seed_of(key: str) -> int:
     return seeds.derive(0, "teacher", key)
 
 
-def about(
-    own: SimulatorTeacher | DiffusersTeacher, prompt: Prompt, sample: int, key: str
-) -> dict[str, Any]:
+def about(own: LocalTeacher, prompt: Prompt, sample: int, key: str) -> dict[str, Any]:
     """Return the note of a clip in the library."""
     values = own.model_dump(mode="json", exclude_none=True)
     return {
@@ -251,13 +254,21 @@ def about(
         "prompt_id": prompt.id,
         "category": prompt.category,
         "provider": own.kind,
-        "model": getattr(own, "pipeline", own.kind),
+        "model": _model_of(own),
         "parameters": {name: value for name, value in values.items() if name not in _TERMS},
         "sample": sample,
         "seed": seed_of(key),
         "cost_usd": 0.0,
         **{name: values[name] for name in _TERMS if name in values},
     }
+
+
+def _model_of(own: LocalTeacher) -> str:
+    match own:
+        case DiffusersTeacher(pipeline=model) | PluginTeacher(factory=model):
+            return model
+        case SimulatorTeacher():
+            return own.kind
 
 
 def pay(teacher: Films, prompt: Prompt, key: str) -> bytes:

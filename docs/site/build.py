@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 GUIDES: Mapping[str, Sequence[str]] = {
     "First hour": ("install", "demo", "sampling", "glossary"),
-    "The code": ("architecture", "python"),
+    "The code": ("architecture", "extending", "python"),
     "Guides": ("students", "teachers", "cluster", "alarms", "evaluators", "ablations"),
     "Reference": ("cli", "commands", "params"),
     "Results": (
