@@ -22,6 +22,7 @@ class UserError(Exception):
     """Error that is printed without a traceback; a command ends with exit code 2."""
 
     status: ClassVar[Status] = "refused"
+    exit_code: int | None = None  # of a command, where it has one of its own
 
 
 class InputError(UserError, ValueError):

@@ -23,6 +23,7 @@ from afd.teachers.vendors.protocol import Video
 StopReason = Literal[
     "unauthorised", "out_of_credit", "budget", "no_connection", "busy_vendor", "lost_replies",
     "rejected", "forbidden_host", "quarantined", "disk", "interrupted", "failure",
+    "asked_to_wait",
 ]  # fmt: skip
 
 

@@ -41,6 +41,7 @@ NEXT: dict[StopReason, str] = {
     "disk": "free some space",
     "interrupted": "nothing to mend",
     "failure": "report it",
+    "asked_to_wait": "wait until then",
 }
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 MAX_PAUSE_S = 300.0  # longer requested pauses are cut to this
+LONGEST_WAIT_S = 3600.0  # a run whose vendor asks for more ends at once
 
 
 class Pace:
@@ -94,6 +95,12 @@ class Polling:
         )  # a task that hangs is polled ever less often
         step = guess.first_s / (40 if num_looks == 1 else 20) + overdue / 8
         return min(max(step, self.FLOOR_S), self.CEILING_S)
+
+
+def asked_to_wait(seconds: float) -> str:
+    """Return the pause that a vendor asks for, and the time of this machine at its end."""
+    until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
+    return f"the provider asks to wait {seconds:.0f} s ({seconds / 3600:.3g} h), until {until}"
 
 
 def backoff_s(failures: int) -> float:

@@ -8,7 +8,7 @@ from afd.failpoints import failpoint
 from afd.harvest import budget
 from afd.harvest.context import RunContext
 from afd.harvest.order import UNKNOWN_TASK, OrderRow, named_by_hand
-from afd.harvest.pace import MAX_PAUSE_S, backoff_s
+from afd.harvest.pace import LONGEST_WAIT_S, MAX_PAUSE_S, asked_to_wait, backoff_s
 from afd.harvest.states import OrderState, may_follow
 from afd.harvest.submit import task_of
 from afd.teachers.vendors import protocol
@@ -88,6 +88,10 @@ async def poll_once(context: RunContext, row: OrderRow) -> Progress:
             is_unknown = isinstance(error, protocol.UnknownTaskError)
             if is_unknown and failures >= MAX_ABSENT and named_by_hand(row) is not None:
                 return Progress("unknown", "no answer", reason=error.text, is_absent=True)
+            if (error.retry_after_s or 0.0) > LONGEST_WAIT_S:  # the paid task keeps its state
+                wait = asked_to_wait(error.retry_after_s or 0.0)
+                context.engine.stop("asked_to_wait", f"{error.text}; {wait}", hard=True)
+                await context.engine.sleep(0.0)  # ends here
             seconds = min(max(backoff_s(failures), error.retry_after_s or 0.0), MAX_PAUSE_S)
             context.engine.report(f"polling: {error.text}; again in {seconds:.0f} s")
             await context.engine.sleep(seconds)

@@ -35,7 +35,7 @@ def until_end(run: Callable[[], Any]) -> NoReturn:
             _leave(ExitCode.INTERRUPTED, "".join(_stop_message) or STOPPED)
         if not isinstance(error, UserError):
             raise
-        _leave(ExitCode.REFUSED, str(error))
+        _leave(error.exit_code or ExitCode.REFUSED, str(error))
     _leave(code if isinstance(code, int) else ExitCode.DONE)
 
 

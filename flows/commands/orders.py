@@ -36,6 +36,7 @@ from afd.teachers.vendors.protocol import UnauthorisedError
 from afd.video.rhythm import rhythm_note
 from flows.command_text import command
 from flows.commands.consoles import console as stdout_console
+from flows.commands.exit_codes import ExitCode
 from flows.inputs import prompts_of, read_params
 from flows.paths import CampaignPaths
 
@@ -172,7 +173,9 @@ def run_orders(chosen: Chosen) -> None:
     if done.stop is not None and done.stop.reason == "interrupted":
         raise KeyboardInterrupt(STOPPED)
     if done.stop is not None:
-        raise paused_error(done.stop, chosen.teacher, chosen.store, done.live.missing)
+        error = paused_error(done.stop, chosen.teacher, chosen.store, done.live.missing)
+        error.exit_code = ExitCode.LATER if error.reason == "asked_to_wait" else None
+        raise error
     if done.live.missing:
         raise missing_clips_error(chosen.store, done.live.missing)
     if any(done.live.states[state] for state in ("ambiguous", "stalled", "quarantined")):

@@ -19,7 +19,7 @@ from afd.masking import MAX_TEXT, clean, hide
 
 __all__ = ["MAX_TEXT", "clean", "hide"]  # beside the checks below
 MAX_URL = 8192
-MAX_PAUSE_S = 3600.0  # longer requested pauses are cut to this
+MAX_PAUSE_S = 366 * 86400.0  # longer requested pauses are no times
 # Also ids of gateways, which pack provider and deployment into base64: 300 characters with `=`.
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._:@=+~-]{0,1023}")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
@@ -154,7 +154,7 @@ def same_origin(one: str, other: str) -> bool:
 
 
 def pause_s(headers: Mapping[str, str]) -> float | None:
-    """Return Retry-After in seconds, from a number or a date, at most 3600; None if absent."""
+    """Return Retry-After in seconds, from a number or a date, at most a year; None if absent."""
     value = headers.get("retry-after", "").strip()
     seconds = amount(value, at_most=1e15)
     if seconds is None:

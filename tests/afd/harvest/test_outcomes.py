@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -617,3 +618,19 @@ def test_a_film_longer_than_ordered_is_booked_by_its_own_length(tmp_path: Path) 
     row = rows(store)["a red ball"]
     assert row.state == "verified"
     assert row.spent == to_micro_usd(0.2)  # 2 s for the 1 s that was ordered
+
+
+@pytest.mark.parametrize("verb", ["create", "poll"])
+def test_a_vendor_that_asks_for_a_day_is_left_at_once_with_its_own_time(
+    tmp_path: Path, verb: Literal["create", "poll"]
+) -> None:
+    busy = Rule(verb, status=429, headers={"Retry-After": "86400"}, times=None)
+    with Server("ark", script(busy)) as server:
+        done, store = harvested(teacher_at(server), tmp_path, *PROMPTS[:1])
+        assert done.stop is not None and done.stop.reason == "asked_to_wait"
+        assert "asks to wait 86400 s (24 h), until 20" in done.stop.text
+    # Nothing was created: it is sent later. A paid task waits in the ledger.
+    assert states(store) == {"planned" if verb == "create" else "submitted": 1}
+    with Server("ark", script()) as server:
+        again = paused_error(done.stop, teacher_at(server), store, 0)
+    assert again.reason == "asked_to_wait" and "wait until then" in str(again)

@@ -73,3 +73,18 @@ def waiting(script: str) -> "subprocess.Popen[str]":
     assert process.stdout is not None
     assert process.stdout.readline() == "waits\n"
     return process
+
+
+def test_a_vendor_that_says_when_has_an_exit_code_of_its_own() -> None:
+    later = (
+        "from flows.commands.ending import until_end\n"
+        "from afd.errors import UserError\n"
+        "def run():\n"
+        "    error = UserError('until tomorrow')\n"
+        "    error.exit_code = 75\n"
+        "    raise error\n"
+        "until_end(run)\n"
+    )
+    command = [sys.executable, "-c", later]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert (done.returncode, done.stderr) == (ExitCode.LATER, "until tomorrow\n")
