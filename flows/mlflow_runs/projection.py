@@ -16,6 +16,7 @@ from afd.evaluation.readings import flatten
 from afd.runtime.request import StageRequest
 from afd.runtime.stage_specs import STAGES
 from flows.alarm_log import lines
+from flows.markdown import literal_block
 from flows.mlflow_runs import results
 from flows.mlflow_runs.client import Point
 from flows.mlflow_runs.experiment import NOTE
@@ -59,7 +60,7 @@ def failed_stage(begun: BegunStage, at_ms: int) -> Record:
     """Return an attempt that left no artifact."""
     key = stage_key(begun.ref)
     runs = _runs(begun.stage, begun.ref, begun.round_index, begun.began_ms)
-    content = Content(key, tags={"afd.outcome": begun.outcome, NOTE: begun.message})
+    content = Content(key, tags={"afd.outcome": begun.outcome, NOTE: literal_block(begun.message)})
     notes = {"failed_ms": begun.began_ms}
     return Record(key, runs, [content], [(key, "FAILED", at_ms)], notes=notes)
 
@@ -147,15 +148,18 @@ def finished_round(index: int, ended: int, decisions: Sequence[Mapping[str, Any]
 
 
 def held_out_result(
-    name: str, evaluation: Artifact, num_rounds: int, version: int | None
+    name: str, evaluation: Artifact, num_rounds: int, model: tuple[str, int | None]
 ) -> Record:
-    """Return the held-out result on the campaign's run and on the version of its student."""
+    """Return the held-out result on the campaign's run and on the version of its student.
+
+    `model`: the registered model, and that version.
+    """
     ref, manifest = evaluation.ref, evaluation.manifest
     metrics, tags = results.results(evaluation)
     points = _points(metrics, 0, ended_ms(manifest))
-    words = results.description(name, num_rounds, evaluation, version)
+    words = results.description(name, num_rounds, evaluation, model)
     contents = [Content(CAMPAIGN, points, tags=tags | {NOTE: words})]
-    if version is not None:
+    if model[1] is not None:
         student = manifest.made_from["student"]
         contents.append(Content(stage_key(ref), points, model_of=student))
     return Record(CAMPAIGN, (), contents, notes={"final": ref.fingerprint})

@@ -3,6 +3,7 @@
 MLflow holds pointers (fingerprint, folder in the store, DVC digest); the bytes stay with the store.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from flows.mlflow_runs.records import Version
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds, stage_key
 from flows.mlflow_runs.student_model import log_mlmodel
 
+log = logging.getLogger(__name__)
 CHAMPION = "champion"
 DECIDING = "trajectory_error_px"  # the lowest decides
 Summary = Mapping[str, float | int | str | None]
@@ -22,8 +24,12 @@ class Registry:
     """The registered model whose versions are one campaign's students."""
 
     def __init__(self, tracking: Tracking, campaign: str, ids: RunIds) -> None:
-        self.name = f"{campaign}-student"
         self._campaign, self._tracking, self._ids = campaign, tracking, ids
+
+    @property
+    def name(self) -> str:
+        """The name of the registered model."""
+        return model_name(self._campaign, self._ids)
 
     def add(self, run_id: str, made: Version) -> None:
         """Make a logged model and a version of it, or go on with those of an earlier attempt."""
@@ -76,22 +82,11 @@ class Registry:
 
     def _version(self, run_id: str, model_id: str, tags: Mapping[str, str]) -> int:
         import mlflow
-        from mlflow.exceptions import MlflowException
 
         client = self._tracking.client
         if found := client.search_model_versions(f"run_id = '{run_id}'"):
             return int(found[0].version)
-        try:
-            client.get_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            about = (
-                f"The students of campaign {self._campaign}, one version a round, version 1 the "
-                "start. `champion` has the lowest held-out trajectory error. MLflow holds "
-                f"pointers; the weights stand in the store: `{command('show', self._campaign)}`."
-            )
-            client.create_registered_model(self.name, description=about)
+        self._have_model()
         # MLflow 3 looks a source models:/<id> up through its global address, not this client's.
         mlflow.set_tracking_uri(self._tracking.uri)
         at = tags["afd.round"]
@@ -107,6 +102,47 @@ class Registry:
             await_creation_for=0,
         )
         return int(version.version)
+
+    def _have_model(self) -> None:
+        """Find or make the registered model; one of its name that is not ours is left alone."""
+        names = [self.name, f"{self.name}-{self._ids.campaign_id(None)[:8]}"]
+        for name in dict.fromkeys(names):
+            if self._is_ours(name):
+                if name != self.name:
+                    log.warning(
+                        "MLflow: students of %s are versions of %s, for %s is another project's",
+                        self._campaign, name, self.name,
+                    )  # fmt: skip
+                    self._ids.write(CAMPAIGN, model=name)
+                return
+        raise RuntimeError(f"the registered models {' and '.join(names)} are another project's")
+
+    def _is_ours(self, name: str) -> bool:
+        """Return whether a registered model has students of this project; make one that lacks."""
+        from mlflow.exceptions import MlflowException
+
+        client = self._tracking.client
+        about = f"The students of campaign {self._campaign}, "
+        try:
+            model = client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            text = (
+                f"{about}one version a round, version 1 the start. `champion` has the lowest "
+                "held-out trajectory error. MLflow holds pointers; the weights stand in the store: "
+                f"`{command('show', self._campaign)}`."
+            )
+            client.create_registered_model(name, description=text)
+            return True
+        versions = client.search_model_versions(f"name = '{name}'", max_results=1000)
+        are_students = any("afd.fingerprint" in one.tags for one in versions)
+        return are_students or (not versions and str(model.description).startswith(about))
+
+
+def model_name(campaign: str, ids: RunIds) -> str:
+    """Return the name of the registered model of a campaign's students."""
+    return str(ids.read(CAMPAIGN).get("model") or f"{campaign}-student")
 
 
 def choose_champion(scores: Mapping[int, Summary]) -> int | None:

@@ -9,6 +9,7 @@ from afd.artifacts import Artifact
 from afd.evaluation import readings, targets
 from afd.evaluation.intervals import interval_of
 from afd.evaluation.metric_specs import metric_spec
+from flows.markdown import literal
 
 SUMMARY = "summary.json"
 SIDES = {"final": "student", "base": "base", "teacher": "teacher", "difference": "difference"}
@@ -45,14 +46,16 @@ def results(evaluation: Artifact) -> Results:
     return Results(metrics, tags)
 
 
-def description(name: str, num_rounds: int, evaluation: Artifact, version: int | None) -> str:
+def description(
+    name: str, num_rounds: int, evaluation: Artifact, registered: tuple[str, int | None]
+) -> str:
     """Return the campaign in words, as Markdown: the report's sentence, the table, the links."""
     from afd.evaluation.page import lead_sentence
 
     summary = read_summary(evaluation)
     rows = readings.rows(summary, summary.get("frechet_margin"))
     lines = [
-        lead_sentence(rows, int(summary["num_prompts"]), num_rounds),
+        literal(lead_sentence(rows, int(summary["num_prompts"]), num_rounds)),
         "",
         "| held-out metric | teacher | base | student | in words |",
         "|---|---:|---:|---:|---|",
@@ -62,13 +65,13 @@ def description(name: str, num_rounds: int, evaluation: Artifact, version: int |
         sides = [readings.show(value) for value in (row.teacher, row.base, row.student)]
         unit = f" ({spec.unit})" if spec.unit else ""
         cells = [f"{spec.title}{unit}", *sides, readings.read(row)]
-        lines.append(f"| {' | '.join(cells)} |")
-    verdicts = ", ".join(f"{t.name}: {t.verdict}" for t in targets.verdicts(summary))
+        lines.append(f"| {' | '.join(map(literal, cells))} |")
+    verdicts = literal(", ".join(f"{t.name}: {t.verdict}" for t in targets.verdicts(summary)))
     lines += ["", f"Targets: {verdicts}", ""]
+    model, version = registered
     if version is not None:
-        model = f"{name}-student"
         page = f"#/models/{model}/versions/{version}"
-        lines.append(f"Model: [{model}, version {version}]({page}).")
+        lines.append(f"Model: [{literal(model)}, version {version}]({page}).")
     lines.append(
         f"Films, sentences and curves: report.html among the artifacts, `afd show {name}`."
     )

@@ -28,6 +28,7 @@ from flows.mlflow_runs.client import (
 from flows.mlflow_runs.facts import Facts, read_facts
 from flows.mlflow_runs.projection import ENDED
 from flows.mlflow_runs.records import Content, Record, Row, RunStatus
+from flows.mlflow_runs.registry import model_name
 from flows.mlflow_runs.run_ids import CAMPAIGN, CampaignEnding, RunIds, round_key, stage_key
 from flows.mlflow_runs.writer import RunWriter
 
@@ -204,7 +205,8 @@ class CampaignRuns:
         evaluation = self.store.load(final)
         student = self.ids.read(stage_key(evaluation.manifest.made_from["student"]))
         version = student.get("version")
-        return projection.held_out_result(self.name, evaluation, num_rounds, version)
+        model = (model_name(self.name, self.ids), version)
+        return projection.held_out_result(self.name, evaluation, num_rounds, model)
 
 
 def _label(ref: ArtifactRef) -> str:

@@ -21,6 +21,7 @@ from afd.runtime.stage_specs import STAGES
 from afd.store import Store
 from flows import alarm_log
 from flows.command_text import command
+from flows.markdown import literal
 from flows.mlflow_runs.client import without_password
 from flows.mlflow_runs.run_ids import CAMPAIGN, RunIds
 from flows.progress import stage_progress
@@ -147,7 +148,7 @@ def leave_alarms(folder: Path) -> None:
     alarms = [line for record in records for line in alarm_log.lines(record)]
     if not alarms:
         return
-    page = "\n".join(f"- {line}" for line in alarms)
+    page = "\n".join(f"- {literal(line)}" for line in alarms)
     try:
         for line in alarm_log.lines(records[-1]):
             get_run_logger().warning("%s", line)

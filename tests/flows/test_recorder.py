@@ -312,7 +312,7 @@ def test_a_stage_that_failed_says_why_and_the_next_try_is_the_same_run(
     failed = runs[artifact.ref.fingerprint[:16]]
     assert failed.info.status == runs["campaign"].info.status == "FAILED"
     assert runs["campaign"].data.tags["afd.state"] == "failed"
-    assert failed.data.tags["mlflow.note.content"] == "killed by signal 9"
+    assert failed.data.tags["mlflow.note.content"] == "    killed by signal 9"
     play(campaign)
     after = {run.data.tags["afd.key"]: run for run in all_runs(campaign)}
     assert after[artifact.ref.fingerprint[:16]].info.run_id == failed.info.run_id

@@ -227,6 +227,26 @@ def test_another_projects_experiment_of_our_name_is_left_alone(
     assert len(client.search_runs([theirs], run_view_type=ViewType.ALL)) == 1
 
 
+def test_another_projects_registered_model_of_our_name_is_left_alone(
+    made: CampaignOnDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = client_of(made)
+    client.create_registered_model("demo-student")
+    client.create_model_version("demo-student", "/theirs/weights")
+    client.set_registered_model_alias("demo-student", "champion", "1")
+    play(made)
+    assert is_whole(made)
+    theirs = client.search_model_versions("name = 'demo-student'")
+    assert [one.source for one in theirs] == ["/theirs/weights"]
+    assert client.get_model_version_by_alias("demo-student", "champion").version == 1
+    ours = RunIds(made.folder).read("campaign")["model"]
+    assert f"are versions of {ours}, for demo-student is another project's" in caplog.text
+    assert len(client.search_model_versions(f"name = '{ours}'")) == 2
+    assert client.get_model_version_by_alias(ours, "champion").tags["afd.fingerprint"]
+    note = runs_in(made)["campaign"].data.tags["mlflow.note.content"]
+    assert f"#/models/{ours}/versions/" in note
+
+
 def test_without_permission_the_campaign_says_so_once_and_a_later_sync_records_it(
     made: CampaignOnDisk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
