@@ -17,7 +17,7 @@ from afd.store import Store
 from flows.campaign_lock import CampaignRunningError, hold_campaign
 from flows.jobs import scheduler
 from flows.jobs.records import WORKER, JobRecords, StageRecord
-from flows.jobs.scheduler import SLURM, is_live
+from flows.jobs.scheduler import is_live
 from flows.last_command import CommandState, read_last_command, write_last_command
 from flows.mlflow_runs.facts import status_of
 from flows.mlflow_runs.recorder import RunRecorder
@@ -92,13 +92,11 @@ def _end_jobs(folder: Path) -> tuple[StageRecord, ...]:
         if entry.name == WORKER:
             Mailbox(Path(entry.note)).stop()
     live = live_jobs(folder)
-    unnamed = [
-        job.model_copy(update={"job_id": found})
+    unnamed = [  # killed between sbatch and its answer
+        job
         for entry in open_entries
         for job in entry.jobs
         if job.kind == "slurm" and not job.job_id
-        # killed between sbatch and its answer
-        if (found := SLURM.find(job.token)) is not None
     ]
     scheduler.cancel([job for entry in live for job in entry.jobs] + unnamed)
     for entry in open_entries:

@@ -7,6 +7,7 @@ server. Nothing is imported that takes seconds.
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from afd.store import Store
 from flows import alarm_log
 from flows.campaign_lock import LockHolder, holder_of
 from flows.command_text import command
+from flows.commands.numbers import rough_time
 from flows.jobs import scheduler
 from flows.jobs.records import WORKER, JobRecords, Seen, StageRecord
 from flows.jobs.scheduler import SchedulerError, is_live
@@ -28,6 +30,8 @@ from flows.last_command import LastCommand, read_last_command
 from flows.paths import CampaignPaths, campaign_folder, saved_params
 from flows.progress import round_label, stage_progress
 from flows.round_files import damaged_rounds
+
+PATIENCE_S = 5.0  # for the scheduler: then what was last seen is told, with its age
 
 
 @dataclass(frozen=True)
@@ -89,14 +93,17 @@ def overview(runs: Path, name: str | None = None) -> Overview:
     ledgers = {folder: JobRecords(folder / "ledger").entries() for folder in folders}
     live = [entry for entries in ledgers.values() for entry in entries if not entry.ended]
     found = Overview()
+    kept = {task: last for entry in live for job in entry.jobs for task, last in job.seen.items()}
     try:
-        seen = scheduler.states([job for entry in live for job in entry.jobs])
+        seen = scheduler.states([job for entry in live for job in entry.jobs], PATIENCE_S)
+        unseen = {task for task, one in seen.items() if one.state == "UNSEEN"}
+        seen |= {task: kept[task] for task in unseen if task in kept}
     except SchedulerError as error:
-        found.scheduler_trouble = str(error)
-        seen = {
-            task: last for entry in live for job in entry.jobs for task, last in job.seen.items()
-        }
-    found.campaigns = [_campaign_status(folder, ledgers[folder], seen) for folder in folders]
+        found.scheduler_trouble, unseen = str(error), set(kept)
+        seen = kept
+    found.campaigns = [
+        _campaign_status(folder, ledgers[folder], seen, unseen) for folder in folders
+    ]
     return found
 
 
@@ -149,7 +156,7 @@ def campaigns_in(runs: Path) -> list[Path]:
 
 
 def _campaign_status(
-    folder: Path, entries: list[StageRecord], seen: dict[str, Seen]
+    folder: Path, entries: list[StageRecord], seen: dict[str, Seen], old: set[str]
 ) -> CampaignStatus:
     last_command = read_last_command(folder)
     store = Store(Path(last_command.store)) if last_command else None
@@ -168,7 +175,7 @@ def _campaign_status(
         rounds_done=len(set(rounds) - damaged.keys()),
         damaged=tuple(damaged.values()),
         num_rounds=None if params is None else params.num_rounds,
-        work=tuple(work for entry in live for work in _work(folder, entry, seen, store)),
+        work=tuple(work for entry in live for work in _work(folder, entry, seen, old, store)),
         ended_badly=tuple(
             entry for entry in entries if entry.ended not in ("", "done", "cancelled", "stopped")
         ),
@@ -178,9 +185,12 @@ def _campaign_status(
 
 
 def _work(
-    folder: Path, entry: StageRecord, seen: dict[str, Seen], store: Store | None
+    folder: Path, entry: StageRecord, seen: dict[str, Seen], old: set[str], store: Store | None
 ) -> list[Work]:
-    """Return the job of an entry; for a worker also the stages that it computes."""
+    """Return the job of an entry; for a worker also the stages that it computes.
+
+    A state of `old` tasks is the last that was seen, and told with its age.
+    """
     tasks = [task for job in entry.jobs for task in job.tasks]
     states = [seen[task] for task in tasks if is_live(seen.get(task))]
     if not states:
@@ -189,7 +199,7 @@ def _work(
     own = Work(
         stage=entry.stage,
         jobs=entry.job_id + (f" ({len(states)} of {len(tasks)} tasks)" if len(tasks) > 1 else ""),
-        state=_counted([one.state for one in states]),
+        state=_counted([one.state for one in states]) + _age(entry, old.intersection(tasks)),
         reason=_counted([one.reason for one in states if one.reason and one.state != "RUNNING"]),
         attempts=entry.attempts,
         progress=stage_progress(store, request) if store and request else None,
@@ -198,6 +208,15 @@ def _work(
     if entry.name != WORKER:
         return [own]
     return [own, *_of_worker(folder, Mailbox(Path(entry.note)), store)]
+
+
+def _age(entry: StageRecord, old: set[str]) -> str:
+    """Return ", seen 2 min ago" for states that are the last ones seen; else nothing."""
+    seen_at = max((job.seen_at for job in entry.jobs), default="")
+    if not old or not seen_at:
+        return ""
+    age_s = (datetime.now(UTC) - datetime.fromisoformat(seen_at)).total_seconds()
+    return f", seen {rough_time(max(0.0, age_s))} ago"
 
 
 def _of_worker(folder: Path, box: Mailbox, store: Store | None) -> list[Work]:

@@ -1,8 +1,8 @@
 """Poller of the scheduler: one query an interval for all jobs of a process.
 
-A wait reads the poller at any rate. The poller queries the scheduler when its last answer is
-older than the interval, and once more soon after jobs were submitted. While the scheduler does not
-answer, the jobs go on and so does the wait.
+A wait reads the poller at any rate, and never waits for an answer: a query runs in a thread of its
+own, when the last answer is older than the interval, and once more soon after jobs were submitted.
+While the scheduler does not answer, the jobs go on and so does the wait.
 """
 
 import sys
@@ -27,13 +27,14 @@ class Poller:
         self._jobs: dict[str, Job] = {}
         self._since: dict[str, float] = {}
         self._seen: Mapping[str, Seen] = {}
+        self._is_asking = False
         self._queried_at = float("-inf")
         self._answered_at = float("-inf")
         self._warned_at = float("-inf")
         self._soon_at = float("inf")  # one look between two intervals, for jobs that are new
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, Seen] | None:
-        """Return the states of the tasks of `jobs`, at most an interval old.
+        """Return the states of the tasks of `jobs` in the last answer.
 
         An absent task is not known to the scheduler. None before the first answer about a job.
         """
@@ -44,7 +45,7 @@ class Poller:
                     self._jobs[job.job_id], self._since[job.job_id] = job, now
                     self._soon_at = min(self._soon_at, now + SOON_S)
             if now - self._queried_at >= self._period_s or now >= self._soon_at:
-                self._query()
+                self._begin(now)
             if any(self._since[job.job_id] > self._answered_at for job in jobs):
                 return None
             tasks = {task for job in jobs for task in job.tasks}
@@ -57,18 +58,33 @@ class Poller:
                 self._jobs.pop(job.job_id, None)
                 self._since.pop(job.job_id, None)
 
-    def _query(self) -> None:
-        queried_at = time.monotonic()
-        if queried_at >= self._soon_at:
+    def age_s(self) -> float:
+        """Return the seconds since the query of the last answer."""
+        return time.monotonic() - self._answered_at
+
+    def _begin(self, at: float) -> None:
+        """Start a query, unless one still waits for its answer."""
+        if self._is_asking or not self._jobs:
+            return
+        self._is_asking, self._queried_at = True, at
+        if at >= self._soon_at:
             self._soon_at = float("inf")
+        jobs = list(self._jobs.values())
+        threading.Thread(target=self._query, args=(jobs, at), daemon=True).start()
+
+    def _query(self, jobs: Sequence[Job], at: float) -> None:
+        seen: Mapping[str, Seen] | None = None
         try:
-            self._seen = scheduler.states(list(self._jobs.values()))
-            self._answered_at = queried_at
+            seen = scheduler.states(jobs)
         except SchedulerError as error:
-            if queried_at - self._warned_at > WARN_EVERY_S:
-                self._warned_at = queried_at
+            if at - self._warned_at > WARN_EVERY_S:
+                self._warned_at = at
                 sys.stderr.write(f"warning: {error}; jobs go on, and so does this wait\n")
-        self._queried_at = time.monotonic()
+        finally:
+            with self._lock:
+                if seen is not None:
+                    self._seen, self._answered_at = seen, at
+                self._is_asking, self._queried_at = False, time.monotonic()
 
 
 _pollers: dict[float, Poller] = {}

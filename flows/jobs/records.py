@@ -49,6 +49,7 @@ class Job(Frozen):
     parts: Listed[tuple[int, ...]] = ()  # array task k computes parts[k]
     num_parts: int = 0  # of the stage; 0: it is computed whole
     seen: dict[str, Seen] = Field(default_factory=dict[str, Seen])  # by task
+    seen_at: str = ""  # UTC, of the last answer of the scheduler
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -58,10 +59,6 @@ class Job(Frozen):
         if not self.parts:
             return (self.job_id,)
         return tuple(f"{self.job_id}_{k}" for k in range(len(self.parts)))
-
-    def part_of(self, task: str) -> int | None:
-        """Return the part that a task computes; None for the whole stage."""
-        return self.parts[self.tasks.index(task)] if self.parts else None
 
 
 class StageRecord(Frozen):

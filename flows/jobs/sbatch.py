@@ -1,10 +1,13 @@
-"""submitit's SLURM executor, given nothing but what is meant.
+"""submitit's batch script, sent with nothing but what is meant.
 
 A job inherits no environment: sbatch gets a list of names, and the SLURM_* and SBATCH_* variables
-of a head that itself runs inside a job are taken away.
+of a head that itself runs inside a job are taken away. What a job computes lies under the token of
+its submission, and the job itself links it to the name under which submitit looks for it: it runs
+even if nobody here ever learns its number.
 """
 
 import os
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,16 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission
 
+from flows.jobs.slurm_queue import run
+
 CONTROLLER_VARIABLES = frozenset({"SLURM_CONF", "SLURM_JWT"})  # address and key of the controller
+SBATCH_PATIENCE_S = 600.0  # a submission is waited for on purpose
+# As submitit names its job; paths here hold nothing that a shell reads (refuse_odd_paths).
+LINK = (
+    "ln -sfn {pickle} "
+    '"{folder}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}'
+    '_submitted.pkl"'
+)
 
 
 class Sbatch(submitit.SlurmExecutor):
@@ -22,24 +34,46 @@ class Sbatch(submitit.SlurmExecutor):
         super().__init__(folder, python=python)
         self._exported = exported
 
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        foreign = [
-            word
-            for name in os.environ
-            if name.startswith(("SLURM_", "SBATCH_")) and name not in CONTROLLER_VARIABLES
-            for word in ("-u", name)
-        ]
-        exported = ",".join(name for name in self._exported if name in os.environ) or "NONE"
-        return ["env", *foreign, "sbatch", f"--export={exported}", str(submission_file_path)]
+    def send(
+        self, token: str, act: Callable[[Any], None], args: Any, size: int = 0, at_once: int = 0
+    ) -> "subprocess.CompletedProcess[str]":
+        """Send one job, or an array of `size` tasks; return the answer of sbatch."""
+        if size:
+            self.parameters["map_count"] = size
+            self.parameters["array_parallelism"] = at_once
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pickle = f"{token}_submitted.pkl"
+        delayed = DelayedSubmission(act, args)
+        delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
+        delayed.dump(self.folder / pickle)
+        return run(self.command(self.write_script(token, pickle)), SBATCH_PATIENCE_S, _clean())
 
-    def submit_array(self, size: int, at_once: int, act: Callable[[Any], None], args: Any) -> str:
-        """Submit an array whose tasks share one pickle; return its id."""
-        # 200 tasks: 200 links take 5 ms, 200 pickles ten times as long.
-        self.parameters["map_count"] = size
-        self.parameters["array_parallelism"] = at_once
-        (job,) = self._internal_process_submissions([DelayedSubmission(act, args)])
-        shared = job.paths.submitted_pickle
-        for task in range(size):
-            link = shared.with_name(f"{job.job_id}_{task}_submitted.pkl")
-            link.hardlink_to(shared)
-        return job.job_id
+    def write_script(self, token: str, pickle: str) -> Path:
+        """Write the batch script and return its path."""
+        script = self.folder / f"{token}_submission.sh"
+        link = LINK.format(pickle=pickle, folder=self.folder)
+        setup = [link, *self.parameters["setup"]]
+        parameters = self.parameters | {"setup": setup}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        script.write_text(_text(self._submitit_command_str, self.folder, parameters))
+        return script
+
+    def command(self, script: Path, *further: str) -> list[str]:
+        """Return the call of sbatch."""
+        exported = ",".join(name for name in self._exported if name in os.environ) or "NONE"
+        return ["sbatch", "--parsable", f"--export={exported}", *further, str(script)]
+
+
+def _text(command: str, folder: Path, parameters: dict[str, Any]) -> str:
+    from submitit.slurm.slurm import _make_sbatch_string  # pyright: ignore[reportPrivateUsage]
+
+    return _make_sbatch_string(command=command, folder=folder, **parameters)
+
+
+def _clean() -> dict[str, str]:
+    """Return the environment of sbatch itself."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in CONTROLLER_VARIABLES or not name.startswith(("SLURM_", "SBATCH_"))
+    }

@@ -5,43 +5,25 @@ process of another host is neither asked about nor ended from here: its number m
 """
 
 import contextlib
-import os
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
 import psutil
 
-from afd.errors import UserError
 from flows.jobs.records import Job, JobRecords, Seen
+from flows.jobs.slurm_answers import LIVE
+from flows.jobs.slurm_queue import PATIENCE_S, SchedulerError, Slurm
 
 GRACE_S = 3.0  # submitit's controller sends SIGINT, waits 1 s and kills
-PATIENCE_S = 60  # a busy controller answers late
-SACCT_PATIENCE_S = 20  # the answer of squeue waits for it
-SACCT_AGAIN_S = 600.0
-# A job in any other state has ended. ELSEWHERE is ours: a process of another host.
-LIVE = frozenset(
-    {
-        *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "RESIZING", "SIGNALING"),
-        *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "STOPPED"),
-        *("STAGE_OUT", "ELSEWHERE"),
-    }
-)
-FIELDS = ("JobArrayID", "State", "Reason", "exit_code", "RestartCnt", "NodeList")
-FORMAT = ",".join(f"{field}:|" for field in FIELDS)
-
-
-class SchedulerError(UserError):
-    """The scheduler did not answer; nothing is known about any job."""
+SLURM = Slurm()
 
 
 class Scheduler(Protocol):
     """Interface of a scheduler."""
 
-    def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+    def states(self, jobs: Sequence[Job], patience_s: float = ...) -> dict[str, Seen]:
         """Return the state of every task of `jobs`, by one query. Raises SchedulerError."""
         ...
 
@@ -60,11 +42,11 @@ def runs_here(jobs: Sequence[Job]) -> bool:
     return any(_is_here(job) and job.process.is_alive() for job in jobs if job.process is not None)
 
 
-def states(jobs: Sequence[Job]) -> dict[str, Seen]:
+def states(jobs: Sequence[Job], patience_s: float = PATIENCE_S) -> dict[str, Seen]:
     """Return the states of tasks of any kind, by at most one query to each scheduler."""
     found: dict[str, Seen] = {}
     for scheduler, chosen in _by_kind([job for job in jobs if job.job_id]):
-        found |= scheduler.states(chosen)
+        found |= scheduler.states(chosen, patience_s)
     return found
 
 
@@ -81,10 +63,11 @@ def give_up(ledger: JobRecords, jobs: Sequence[Job]) -> None:
     try:
         cancel(jobs)
     except SchedulerError as error:
-        ids = " ".join(job.job_id for job in jobs if job.job_id) or "<its number in squeue --me>"
+        tokens = " ".join(job.token for job in jobs if job.token)
         sys.stderr.write(
             f"warning: SLURM was not told to cancel: {error}\n  jobs that run see it on the "
-            f"shared disk and stop; `scancel {ids}` later also takes those that wait\n"
+            "shared disk and stop; one that waits stops when it starts\n  `squeue --me -O "
+            f"ArrayJobID,State,Comment:40` lists those with the comment {tokens}\n"
         )
 
 
@@ -99,7 +82,8 @@ def _by_kind(jobs: Sequence[Job]) -> list[tuple[Scheduler, list[Job]]]:
 class Processes:
     """Jobs of this machine: a submitit controller and what it started."""
 
-    def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+    def states(self, jobs: Sequence[Job], patience_s: float = PATIENCE_S) -> dict[str, Seen]:
+        del patience_s  # the kernel answers at once
         found: dict[str, Seen] = {}
         for job in jobs:
             if job.process is not None and not _is_here(job):
@@ -112,141 +96,6 @@ class Processes:
     def cancel(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             _end_family(job)
-
-
-class Slurm:
-    """squeue, and sacct for what has left it. Both answer about all jobs at once."""
-
-    def __init__(self) -> None:
-        self._accounted_at = float("-inf")  # sacct gets no query before then
-        self._has_warned = False
-
-    def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
-        job_ids = ",".join(sorted({job.job_id for job in jobs}))
-        command = ["squeue", "--noheader", "--array", "--states=all", "-O", FORMAT]
-        answer = _run([*command, f"--jobs={job_ids}"])
-        if answer.returncode and "Invalid job id" not in answer.stderr:
-            raise SchedulerError(answer.stderr.strip() or "squeue failed")
-        found = dict(_parsed(line) for line in answer.stdout.splitlines() if "|" in line)
-        gone = [job for job in jobs if any(task not in found for task in job.tasks)]
-        if gone and time.monotonic() >= self._accounted_at:
-            found = self._accounted(gone) | found
-        wanted = {task for job in jobs for task in job.tasks}
-        return {task: seen for task, seen in found.items() if task in wanted}
-
-    def cancel(self, jobs: Sequence[Job]) -> None:
-        """Also those that sbatch took before anybody was told their number."""
-        _scancel({job.job_id for job in jobs if job.job_id})
-        unnamed = [job.token for job in jobs if job.token and not job.job_id]
-        _scancel({job_id for token in unnamed if (job_id := self.find(token))})
-
-    def find(self, token: str) -> str | None:
-        """Return the id of the job with this comment: sbatch may have died before its answer.
-
-        Raises SchedulerError.
-        """
-        command = ["squeue", "--noheader", "--me", "--states=all", "-O", "ArrayJobID:|,Comment:|"]
-        answer = _run(command)
-        if answer.returncode:
-            raise SchedulerError(answer.stderr.strip() or "squeue failed")
-        for line in answer.stdout.splitlines():
-            job_id, comment, *_ = line.split("|")
-            if comment.strip() == token:
-                return job_id.strip()
-        return None
-
-    def _accounted(self, jobs: Sequence[Job]) -> dict[str, Seen]:
-        """Return the ends from slurmdbd; nothing, and one warning, where there is none."""
-        job_ids = ",".join(sorted({job.job_id for job in jobs}))
-        fields = "JobID,State,ExitCode,NodeList"
-        try:
-            answer = _run(
-                ["sacct", "-n", "-P", "-X", "-o", fields, "-j", job_ids], SACCT_PATIENCE_S
-            )
-        except SchedulerError as error:  # the answer of squeue stays valid
-            return self._not_accounted(str(error))
-        if answer.returncode:
-            return self._not_accounted(answer.stderr.strip() or "no reason given")
-        found: dict[str, Seen] = {}
-        for line in answer.stdout.splitlines():
-            task, state, code, node = (*line.split("|"), "", "", "")[:4]
-            word, _, rest = state.partition(" ")  # "CANCELLED by 1000"
-            if word and word not in LIVE:  # what lives squeue knows: that record was never closed
-                found[task] = Seen(state=word, reason=rest, exit_code=_exit_code(code), node=node)
-        return found
-
-    def _not_accounted(self, trouble: str) -> dict[str, Seen]:
-        self._accounted_at = time.monotonic() + SACCT_AGAIN_S
-        if not self._has_warned:
-            self._has_warned = True
-            sys.stderr.write(
-                f"warning: sacct does not answer ({trouble.splitlines()[-1]}); the end of a "
-                "job that squeue has forgotten is read from the exit code it left on disk\n"
-            )
-        return {}
-
-
-SLURM = Slurm()
-
-
-def max_array_size() -> int:
-    """One more than the largest index of an array on this cluster; indices begin at 0.
-
-    Raises SchedulerError.
-    """
-    answer = _run(["scontrol", "show", "config"])
-    for line in answer.stdout.splitlines():
-        name, _, value = line.partition("=")
-        if name.strip() == "MaxArraySize":
-            return int(value)
-    raise SchedulerError(answer.stderr.strip() or "scontrol does not tell MaxArraySize")
-
-
-def _scancel(job_ids: set[str]) -> None:
-    if not job_ids:
-        return
-    answer = _run(["scancel", "--quiet", *sorted(job_ids)])
-    if answer.returncode and "Invalid job id" not in answer.stderr:
-        raise SchedulerError(answer.stderr.strip() or "scancel failed")
-
-
-def _run(
-    command: Sequence[str], patience_s: float = PATIENCE_S
-) -> "subprocess.CompletedProcess[str]":
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=patience_s, check=False, env=clean
-        )
-    except FileNotFoundError:
-        raise SchedulerError(
-            f"{command[0]}: not found; log in to a node of the cluster, or add SLURM's bin to PATH"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise SchedulerError(f"{command[0]} did not answer within {patience_s:g} s") from None
-
-
-def _parsed(line: str) -> tuple[str, Seen]:
-    task, state, reason, code, restarts, node = (cell.strip() for cell in line.split("|")[:6])
-    seen = Seen(
-        state=state,
-        reason="" if reason == "None" else reason,
-        exit_code=_exit_code(code),
-        num_restarts=int(restarts or 0),
-        node=node,
-    )
-    return task, seen
-
-
-def _exit_code(text: str) -> int | None:
-    """squeue gives the raw wait status, sacct "code:signal"."""
-    code, colon, signal = text.partition(":")
-    if not code.isdigit():
-        return None
-    if colon:
-        return -int(signal) if int(signal) else int(code)
-    status = int(code)
-    return -(status & 0x7F) if status & 0x7F else status >> 8
 
 
 def _end_family(job: Job) -> None:

@@ -7,9 +7,7 @@ next head waits for what still runs. Whether the stage is made only the store sa
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache, partial
 
 from afd.failpoints import failpoint
@@ -20,21 +18,39 @@ from afd.runtime.request import StageRequest
 from afd.runtime.workspace import reached
 from afd.store import write_atomic
 from flows.jobs import scheduler
-from flows.jobs.diagnosis import Diagnosis, EndedTask, diagnose, rejected, reports_done, unreachable
+from flows.jobs.diagnosis import (
+    Diagnosis,
+    EndedTask,
+    diagnose,
+    left_exit_code,
+    rejected,
+    reports_done,
+    unreachable,
+)
 from flows.jobs.inside import GATHER, StageJob, run_stage
 from flows.jobs.poller import poller
 from flows.jobs.records import Job, JobRecords, Seen, StageRecord, now
-from flows.jobs.scheduler import SLURM, SchedulerError, is_live
+from flows.jobs.scheduler import SchedulerError, is_live
 from flows.jobs.site import LATE_S, GivenUpError, Site, cancelling, look_anew
-from flows.jobs.submit import RejectedError, new_token, sections, submit_slurm
+from flows.jobs.slurm_queue import max_array_size
+from flows.jobs.stage_wait import WHOLE, Wait
+from flows.jobs.submit import (
+    TAKES_S,
+    RejectedError,
+    adopted,
+    new_token,
+    patiently,
+    sections,
+    submit_patiently,
+    submit_slurm,
+)
 
-WHOLE = -2  # among parts: the stage is not split
 LOOK_S = 0.1  # at the store
 MISSING_LOOK_S = 1.0  # at the parts
+KEEP_S = 60.0  # the age of what `afd status` reads is that exact
 APPEAR_S = 3.0  # a shared disk may show another host's files that late; NFS: LATE_S
-SUBMIT_TRIES = 6
-DEFAULT_ARRAY = 1001  # SLURM's own
 BUSY_S, MAX_BUSY_S = 10.0, 300.0  # until what another process makes is asked for again, doubling
+DEFAULT_ARRAY = 1001  # SLURM's own
 
 
 class SlurmJobs:
@@ -59,12 +75,13 @@ class SlurmJobs:
         outcome here. Raises GivenUpError when this is closed, also while waiting.
         """
         name = request_id(request)
+        self._check_open()
+        try:
+            wait = self._begin(name, request)
+        except SchedulerError as error:
+            return unreachable(request.stage, error)
         with self._lock:
-            self._check_open()
-            try:
-                wait = self._waits[name] = self._begin(name, request)
-            except SchedulerError as error:
-                return unreachable(request.stage, error)
+            self._waits[name] = wait
         with cancelling(lambda: self._cancel(wait)):
             outcome = self._wait(wait)
         self._poller.drop(wait.entry.jobs)
@@ -90,13 +107,13 @@ class SlurmJobs:
         if self._closed:
             raise GivenUpError("the campaign ends: its jobs are cancelled")
 
-    def _cancel(self, wait: "Wait") -> None:
+    def _cancel(self, wait: Wait) -> None:
         scheduler.give_up(self._ledger, wait.entry.jobs)
         self._ledger.end(wait.entry.name, "cancelled", "given up; the next command goes on")
 
     # ------------------------------------------------------------------ waiting
 
-    def _begin(self, name: str, request: StageRequest) -> "Wait":
+    def _begin(self, name: str, request: StageRequest) -> Wait:
         """Return the wait for a stage, with the jobs on record that may still compute."""
         resources = sections(self._site.cluster, request.stage)[1]
         num_parts = min(resources.num_parts, max_parts(request))
@@ -106,10 +123,11 @@ class SlurmJobs:
         fitting = [job for job in left if job.kind == "slurm" and job.num_parts in (0, num_parts)]
         jobs: list[Job] = []
         for job in fitting:
-            found = job.job_id or SLURM.find(job.token)  # killed before sbatch answered
-            if found:
-                jobs.append(job.model_copy(update={"job_id": found}))
-                attempts += not job.job_id
+            if job.job_id:
+                jobs.append(job)
+            elif found := patiently(partial(adopted, job), self._check_open, TAKES_S):
+                jobs.append(found)  # killed before sbatch answered
+                attempts += 1
         # Split otherwise, or of a local executor: it would compute the same beside what follows.
         others = [job for job in left if job not in fitting]
         if others:
@@ -125,7 +143,7 @@ class SlurmJobs:
         )
         return Wait(request, entry, num_parts if num_parts > 1 else 0)
 
-    def _wait(self, wait: "Wait") -> Outcome:
+    def _wait(self, wait: Wait) -> Outcome:
         started = time.monotonic()
         store, ref = self._site.store, wait.request.output
         while not store.have(ref):
@@ -133,8 +151,7 @@ class SlurmJobs:
             jobs = wait.watched
             seen = self._poller.look(jobs)
             if seen is not None:
-                self._keep(wait, seen)
-                outcome = self._look(wait, seen, time.monotonic() - started)
+                outcome = self.look(wait, seen, time.monotonic() - started)
                 if outcome is not None:
                     return outcome
             time.sleep(LOOK_S)
@@ -142,16 +159,29 @@ class SlurmJobs:
         log = wait.entry.log if wait.entry.jobs else None
         return Outcome(status="done", message="", exit_code=0, wall_s=wall_s, log=log)
 
-    def _look(self, wait: "Wait", seen: Mapping[str, Seen], wall_s: float) -> Outcome | None:
+    def _with_left(self, wait: Wait, seen: Mapping[str, Seen]) -> Mapping[str, Seen]:
+        """Return `seen` without tasks that squeue does not list and that left an exit code."""
+        ended = {
+            task
+            for task, one in seen.items()
+            if one.state == "UNSEEN" and left_exit_code(wait.entry.log_of(task)) is not None
+        }
+        return {task: one for task, one in seen.items() if task not in ended} if ended else seen
+
+    def look(self, wait: Wait, seen: Mapping[str, Seen], wall_s: float) -> Outcome | None:
         """Handle ended tasks: submit them again, or return the outcome that ends the stage."""
-        live = {task for task in wait.tasks if is_live(seen.get(task))}
+        seen = self._with_left(wait, seen)
+        self._keep(wait, seen)
+        units = wait.tasks
+        live = {task for task in units if is_live(seen.get(task))}
         for task in live:
             if (outcome := self._check_restarts(wait, task, seen[task], wall_s)) is not None:
                 return outcome
-        computing = {wait.tasks[task] for task in live}
+        computing = {units[task] for task in live}
         lacking = self._lacking(wait, computing)
-        ended = [task for task in wait.tasks if task not in live]
-        wait.judged.update(task for task in ended if wait.tasks[task] not in lacking)
+        needed = set(lacking)
+        ended = [task for task in units if task not in live]
+        wait.judged.update(task for task in ended if units[task] not in needed)
         ended = [task for task in ended if task not in wait.judged]
         # One job for the whole stage, of a head that did not split it, computes every part.
         todo = [] if WHOLE in computing else [unit for unit in lacking if unit not in computing]
@@ -160,24 +190,42 @@ class SlurmJobs:
             return None
         if at - wait.ended_since(ended) < self._appears_in(wait, ended, seen):
             return None
+        outcome = self._judge(wait, ended, seen, wall_s)
+        return outcome or self._submit_in_pace(wait, todo)
+
+    def _judge(
+        self, wait: Wait, ended: Sequence[str], seen: Mapping[str, Seen], wall_s: float
+    ) -> Outcome | None:
+        """Return the outcome that ends the stage; None where ended tasks are computed again."""
+        units = wait.tasks
         for task in ended:
-            unit = wait.tasks[task]
+            unit = units[task]
             wait.judged.add(task)
             verdict = diagnose(self._ended(wait, task, seen.get(task)), wall_s)
             is_busy = verdict.outcome.status == "busy" and wall_s < 60 * self._timeout_min
             if is_busy:
                 wait.idle.clear()  # who holds it lives: a node lost to SLURM may compute on
-                if wait.busy_s == BUSY_S:
+                if wait.num_busy == 0:
                     sys.stderr.write(f"{verdict.outcome.message}\n  it is asked for again\n")
-                wait.not_before = at + wait.busy_s
-                wait.busy_s = min(2 * wait.busy_s, MAX_BUSY_S)
+                pause_s = min(BUSY_S * 2**wait.num_busy, MAX_BUSY_S)
+                wait.not_before, wait.num_busy = time.monotonic() + pause_s, wait.num_busy + 1
             elif not verdict.again or verdict.outcome.status == "busy":
                 return verdict.outcome
             elif self._is_idle(wait, unit):
                 return self._given_up(wait, unit, verdict)
-        return self._submit(wait, todo) if at >= wait.not_before else None
+        return None
 
-    def _appears_in(self, wait: "Wait", ended: Sequence[str], seen: Mapping[str, Seen]) -> float:
+    def _submit_in_pace(self, wait: Wait, todo: Sequence[int]) -> Outcome | None:
+        at = time.monotonic()
+        if at < wait.not_before:
+            return None
+        if (left_s := wait.pace.left_s(todo)) > 0:
+            wait.not_before = at + left_s
+            sys.stderr.write(f"{wait.request.stage}: {wait.pace.words}; again in {left_s:.0f} s\n")
+            return None
+        return self._submit(wait, todo)
+
+    def _appears_in(self, wait: Wait, ended: Sequence[str], seen: Mapping[str, Seen]) -> float:
         """Return the seconds in which files of these tasks may appear: LATE_S after exit code 0."""
         if not any(reports_done(self._ended(wait, task, seen.get(task))) for task in ended):
             return APPEAR_S
@@ -185,7 +233,7 @@ class SlurmJobs:
         look_anew(self._site.store.work_path(wait.request.output))
         return LATE_S
 
-    def _lacking(self, wait: "Wait", computing: set[int]) -> list[int]:
+    def _lacking(self, wait: Wait, computing: set[int]) -> list[int]:
         """Return the units to compute: parts, or WHOLE, or GATHER when every part is there."""
         if not wait.num_parts:
             return [WHOLE]
@@ -196,7 +244,7 @@ class SlurmJobs:
             return [GATHER]
         return wait.missing
 
-    def _is_idle(self, wait: "Wait", unit: int) -> bool:
+    def _is_idle(self, wait: Wait, unit: int) -> bool:
         """Return whether too many attempts at this unit in a row have left nothing new."""
         known = reached(self._site.store, wait.request)
         if known != wait.reached:
@@ -205,7 +253,7 @@ class SlurmJobs:
         wait.idle[unit] += 1
         return wait.idle[unit] >= self._slurm.max_idle_attempts
 
-    def _check_restarts(self, wait: "Wait", task: str, seen: Seen, wall_s: float) -> Outcome | None:
+    def _check_restarts(self, wait: Wait, task: str, seen: Seen, wall_s: float) -> Outcome | None:
         """Return the outcome of a job that SLURM restarts too often without progress."""
         if seen.num_restarts <= wait.restarts[task]:
             return None
@@ -215,7 +263,7 @@ class SlurmJobs:
         verdict = diagnose(self._ended(wait, task, seen), wall_s)
         return self._given_up(wait, wait.tasks[task], verdict)
 
-    def _given_up(self, wait: "Wait", unit: int, last: Diagnosis) -> Outcome:
+    def _given_up(self, wait: Wait, unit: int, last: Diagnosis) -> Outcome:
         which = f", part {unit}" if unit >= 0 else ""
         message = (
             f"{wait.request.stage}{which}: given up after {wait.idle[unit]} attempt(s) in a row "
@@ -223,23 +271,25 @@ class SlurmJobs:
         )
         return last.outcome.model_copy(update={"status": "failed", "message": message})
 
-    def _ended(self, wait: "Wait", task: str, seen: Seen | None) -> EndedTask:
+    def _ended(self, wait: Wait, task: str, seen: Seen | None) -> EndedTask:
         stage = wait.request.stage
         _, resources = sections(self._site.cluster, stage)
         return EndedTask(task, stage, seen, partial(wait.entry.log_of, task), resources)
 
-    def _keep(self, wait: "Wait", seen: Mapping[str, Seen]) -> None:
-        """Leave what is known for `afd status`, when it has changed."""
-        jobs = tuple(
-            job.model_copy(update={"seen": job.seen | {t: seen[t] for t in job.tasks if t in seen}})
-            for job in wait.entry.jobs
-        )
-        if jobs != wait.entry.jobs:
-            wait.entry = self._ledger.write(wait.entry.model_copy(update={"jobs": jobs}))
+    def _keep(self, wait: Wait, seen: Mapping[str, Seen]) -> None:
+        """Leave what is known for `afd status`, when it has changed; its age every KEEP_S."""
+        found = [(job, job.seen | _known(job, seen)) for job in wait.entry.jobs]
+        changed = any(job.seen != known for job, known in found)
+        at = time.monotonic()
+        if not changed and (self._poller.age_s() > KEEP_S or at - wait.kept_at < KEEP_S):
+            return
+        wait.kept_at, seen_at = at, now()
+        jobs = tuple(job.model_copy(update={"seen": k, "seen_at": seen_at}) for job, k in found)
+        wait.entry = self._ledger.write(wait.entry.model_copy(update={"jobs": jobs}))
 
     # ------------------------------------------------------------------ submitting
 
-    def _submit(self, wait: "Wait", units: Sequence[int]) -> Outcome | None:
+    def _submit(self, wait: Wait, units: Sequence[int]) -> Outcome | None:
         """Ask for `units`: one job, or arrays no longer than the cluster takes."""
         if not wait.num_parts:
             return self._submit_one(wait, ())
@@ -253,7 +303,7 @@ class SlurmJobs:
                 return outcome
         return None
 
-    def _submit_one(self, wait: "Wait", parts: tuple[int, ...]) -> Outcome | None:
+    def _submit_one(self, wait: Wait, parts: tuple[int, ...]) -> Outcome | None:
         name, stage = wait.entry.name, wait.request.stage
         cluster = self._site.cluster
         file = self._ledger.request_file(name)
@@ -273,69 +323,31 @@ class SlurmJobs:
         )
         planned = Job(job_id="", kind="slurm", token=token, parts=parts, num_parts=wait.num_parts)
         wait.entry = self._ledger.write(wait.entry.with_job(planned, now()))
-        for number in range(1, SUBMIT_TRIES + 1):
-            try:
-                # What an answer that was lost on its way back had said.
-                found = SLURM.find(token) if number > 1 else None
-                job = planned.model_copy(update={"job_id": found})
-                if found is None:
-                    job = submit_slurm(
-                        *(self._site, f"afd-{name}", token, stage, run_stage, stage_job),
-                        *(parts, wait.num_parts),
-                    )
-            except RejectedError as error:
-                return rejected(stage, str(error))
-            except SchedulerError as error:
-                if number == SUBMIT_TRIES:
-                    return unreachable(stage, error)
-                time.sleep(self._slurm.poll_s)
-                self._check_open()
-            else:
-                failpoint("flow.job_submitted")
-                wait.entry = self._ledger.write(wait.entry.with_job(job, now()))
-                return None
-        raise AssertionError("the last try returns")
+        wait.pace.note(parts or (WHOLE,))
+        try:
+            job = submit_patiently(
+                lambda: submit_slurm(
+                    *(self._site, f"afd-{name}", token, stage, run_stage, stage_job),
+                    *(parts, wait.num_parts),
+                ),
+                planned,
+                self._check_open,
+            )
+        except RejectedError as error:
+            return rejected(stage, str(error))
+        except SchedulerError as error:
+            return unreachable(stage, error)
+        failpoint("flow.job_submitted")
+        wait.entry = self._ledger.write(wait.entry.with_job(job, now()))
+        return None
 
 
-@dataclass
-class Wait:
-    """One stage that is waited for."""
-
-    request: StageRequest
-    entry: StageRecord
-    num_parts: int  # 0: not split
-    judged: set[str] = field(default_factory=set[str])
-    idle: "Counter[int]" = field(default_factory=Counter[int])  # by unit, since the last progress
-    restarts: "Counter[str]" = field(default_factory=Counter[str])  # by task
-    reached: frozenset[str] = frozenset()
-    missing: list[int] = field(default_factory=list[int])
-    counted_at: float = float("-inf")
-    not_before: float = float("-inf")  # another process makes it: look again later
-    busy_s: float = field(default_factory=lambda: BUSY_S)
-    first_seen_ended: dict[str, float] = field(default_factory=dict[str, float])
-
-    @property
-    def tasks(self) -> dict[str, int]:
-        """Task -> the unit that it computes, of those not judged yet."""
-        return {
-            task: WHOLE if (part := job.part_of(task)) is None else part
-            for job in self.entry.jobs
-            for task in job.tasks
-            if task not in self.judged
-        }
-
-    @property
-    def watched(self) -> list[Job]:
-        """Jobs with a task that is not judged yet."""
-        return [job for job in self.entry.jobs if not self.judged.issuperset(job.tasks)]
-
-    def ended_since(self, tasks: Sequence[str]) -> float:
-        """Return when the last of them was first seen as ended, -inf for none."""
-        at = time.monotonic()
-        since = [self.first_seen_ended.setdefault(task, at) for task in tasks]
-        return max(since, default=float("-inf"))
+def _known(job: Job, seen: Mapping[str, Seen]) -> dict[str, Seen]:
+    """Return what the scheduler has said of its tasks; that it says nothing changes nothing."""
+    found = {task: seen[task] for task in job.tasks if task in seen}
+    return {task: one for task, one in found.items() if one.state != "UNSEEN"}
 
 
 @cache  # of an answer: an error is asked about again
 def _max_array() -> int:
-    return scheduler.max_array_size()  # indices run from 0 to one less
+    return max_array_size()  # indices run from 0 to one less

@@ -3,11 +3,13 @@
 import math
 import re
 import shlex
+import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from afd.config import Cluster
 from afd.config.cluster import Resourced, Resources, SlurmParams
@@ -15,8 +17,10 @@ from afd.processes import ProcessId
 from afd.runtime.outcome import RefusedError
 from afd.stages.execute import limit_threads
 from flows.jobs.records import Job
-from flows.jobs.scheduler import SLURM, SchedulerError
+from flows.jobs.scheduler import SLURM
 from flows.jobs.site import Site
+from flows.jobs.slurm_answers import submitted
+from flows.jobs.slurm_queue import AbsentError, SchedulerError
 
 # What every program expects to find, and what tests say to the stages.
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "SLURM_CONF")
@@ -30,10 +34,17 @@ UNCLEAR = (
     "Transport endpoint",
     "configuration source",
 )
+TAKES_S = 300.0  # that long a submission is tried; a controller restarts in less
+FIRST_PAUSE_S, MAX_PAUSE_S = 2.0, 30.0
+T = TypeVar("T")
 
 
 class RejectedError(RuntimeError):
     """sbatch refused the job: its own words."""
+
+
+class TakenError(SchedulerError):
+    """sbatch gave a number, which no witness confirms yet: nothing is submitted again."""
 
 
 def submit_local(site: Site, name: str, act: Callable[[Any], object], *args: object) -> Job:
@@ -75,30 +86,96 @@ def submit_slurm(
     num_parts: int = 0,
 ) -> Job:
     """Submit one job, or one array of `parts`. Raises RejectedError, SchedulerError."""
-    from submitit.core.utils import FailedJobError
-
     from flows.jobs.sbatch import Sbatch
 
     slurm, resources = sections(site.cluster, resourced)
     executor = Sbatch(site.submitit, _python(slurm), (*INHERITED, *OWN, *slurm.environment))
     executor.update_parameters(**_parameters(site.cluster, slurm, resources, name, token))
-    try:
-        # In a thread: Ctrl-C waits until sbatch has ended, and so it is known what SLURM has taken.
-        with ThreadPoolExecutor(1) as asking:
-            if parts:
-                size, at_once = len(parts), slurm.max_jobs
-                job_id = asking.submit(executor.submit_array, size, at_once, act, args).result()
-            else:
-                job_id = asking.submit(executor.submit, act, args).result().job_id
-    except FailedJobError as error:
-        words = _own_words(error)
-        if not any(sign in words for sign in UNCLEAR):
-            raise RejectedError(words) from None
-        found = SLURM.find(token)  # it may have been taken before the answer was lost
-        if found is None:
-            raise SchedulerError(words) from None
-        job_id = found
-    return Job(job_id=job_id, kind="slurm", token=token, parts=tuple(parts), num_parts=num_parts)
+    planned = Job(job_id="", kind="slurm", token=token, parts=tuple(parts), num_parts=num_parts)
+    # In a thread: Ctrl-C waits until sbatch has ended, and so it is known what SLURM has taken.
+    with ThreadPoolExecutor(1) as asking:
+        size, at_once = len(parts), slurm.max_jobs
+        sent = asking.submit(executor.send, token, act, args, size, at_once)
+        return asking.submit(_identified, sent.result(), planned).result()
+
+
+def _identified(answer: "subprocess.CompletedProcess[str]", planned: Job) -> Job:
+    """Return the job that sbatch took: a number counts if it bears the token of the submission."""
+    words = _own_words(answer)
+    if answer.returncode and words and not any(sign in words for sign in UNCLEAR):
+        raise RejectedError(words)
+    numbers = submitted(answer.stdout)
+    for number in reversed(numbers):
+        job = planned.model_copy(update={"job_id": number})
+        if SLURM.bears(job):
+            return job
+    if (found := adopted(planned)) is not None:  # taken, and the answer was lost or is noise
+        return found
+    if numbers and not answer.returncode:
+        raise TakenError(f"sbatch answered {numbers[-1]}, and no job bears our {planned.token}")
+    raise SchedulerError(words or "sbatch answered with no number of a job")
+
+
+def adopted(planned: Job) -> Job | None:
+    """Return a submission with its number, found by its comment; a second one is cancelled."""
+    first, *others = SLURM.find(planned.token) or [""]
+    if others:
+        SLURM.cancel([planned.model_copy(update={"job_id": other}) for other in others])
+    return planned.model_copy(update={"job_id": first}) if first else None
+
+
+def patiently(ask: Callable[[], T], check_open: Callable[[], None], patience_s: float) -> T:
+    """Return the answer of `ask`, which is called again while SLURM answers nothing.
+
+    Raises its SchedulerError when `patience_s` is over, and what `check_open` raises.
+    """
+    deadline, pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
+    while True:
+        try:
+            return ask()
+        except AbsentError:
+            raise
+        except SchedulerError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if pause_s == FIRST_PAUSE_S:
+                sys.stderr.write(
+                    f"warning: SLURM takes no jobs now: {error}\n"
+                    f"  asked again for up to {patience_s / 60:g} minutes\n"
+                )
+        until = min(deadline, time.monotonic() + pause_s)
+        pause_s = min(2 * pause_s, MAX_PAUSE_S)
+        while (left_s := until - time.monotonic()) > 0:
+            check_open()
+            time.sleep(min(0.1, left_s))
+
+
+def submit_patiently(
+    submit: Callable[[], Job],
+    planned: Job,
+    check_open: Callable[[], None],
+    patience_s: float | None = None,
+) -> Job:
+    """Submit once, and again only while SLURM says that it has taken nothing.
+
+    Raises RejectedError, SchedulerError, and what `check_open` raises.
+    """
+    num_asked, taken = 0, None
+
+    def ask() -> Job:
+        nonlocal num_asked, taken
+        num_asked += 1
+        if num_asked > 1 and (found := adopted(planned)) is not None:
+            return found
+        if taken is not None:
+            raise taken
+        try:
+            return submit()
+        except TakenError as error:
+            taken = error
+            raise
+
+    return patiently(ask, check_open, TAKES_S if patience_s is None else patience_s)
 
 
 def sections(cluster: Cluster, resourced: Resourced) -> tuple[SlurmParams, Resources]:
@@ -156,8 +233,8 @@ def _python(slurm: SlurmParams) -> str:
     return " ".join(slurm.python) if slurm.python else shlex.quote(sys.executable)
 
 
-def _own_words(error: Exception) -> str:
-    """Return the lines that sbatch wrote to stderr."""
-    lines = [line.strip() for line in str(error).splitlines()]
+def _own_words(answer: "subprocess.CompletedProcess[str]") -> str:
+    """Return the lines that sbatch wrote, else the last ones of whatever stands around it."""
+    lines = [line.strip() for line in f"{answer.stdout}\n{answer.stderr}".splitlines()]
     words = [line for line in lines if line.startswith("sbatch:")]
     return "\n".join(words or [line for line in lines if line][-3:])

@@ -7,6 +7,7 @@ heartbeat decide whether it lives. A worker without a heartbeat counts as dead i
 import contextlib
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +21,19 @@ from flows.jobs.diagnosis import KEEPS, EndedTask, diagnose
 from flows.jobs.poller import Poller, poller
 from flows.jobs.records import WORKER, JobRecords, Seen, StageRecord, now
 from flows.jobs.records import Job as Submission
-from flows.jobs.scheduler import SLURM, SchedulerError, is_live
+from flows.jobs.scheduler import SchedulerError, is_live
 from flows.jobs.site import POLL_S, Site, log_tail
-from flows.jobs.submit import RejectedError, new_token, sections, submit_local, submit_slurm
+from flows.jobs.submit import (
+    TAKES_S,
+    RejectedError,
+    adopted,
+    new_token,
+    patiently,
+    sections,
+    submit_local,
+    submit_patiently,
+    submit_slurm,
+)
 
 OWN_EVERY_S = 10.0  # between two marks that tell a worker on another host of its owner
 
@@ -51,7 +62,10 @@ class WorkerHandle:
         known = self._poller.look(self.entry.jobs)
         if known is None:
             return True
-        self._seen = seen = known.get(self.entry.job_id)
+        seen = known.get(self.entry.job_id)
+        if seen is not None and seen.state == "UNSEEN":
+            return self._is_heard(running=True)
+        self._seen = seen
         if seen is None or not is_live(seen):
             return False
         self._keep(seen)
@@ -138,15 +152,20 @@ class WorkerHandle:
         job = self.entry.jobs[-1]
         if job.seen.get(job.job_id) == seen:
             return
-        job = job.model_copy(update={"seen": {job.job_id: seen}})
+        job = job.model_copy(update={"seen": {job.job_id: seen}, "seen_at": now()})
         jobs = (*self.entry.jobs[:-1], job)
         self.entry = self._ledger.write(self.entry.model_copy(update={"jobs": jobs}))
 
 
-def reattach(site: Site, ledger: JobRecords) -> WorkerHandle | None:
+def reattach(
+    site: Site,
+    ledger: JobRecords,
+    check_open: Callable[[], None],
+    patience_s: float = TAKES_S,
+) -> WorkerHandle | None:
     """Return the worker of an earlier, killed head of this campaign if it fits; else stop it.
 
-    Raises SchedulerError.
+    Raises SchedulerError, and what `check_open` raises.
     """
     entry = ledger.read(WORKER)
     if entry is None or entry.ended:
@@ -155,11 +174,11 @@ def reattach(site: Site, ledger: JobRecords) -> WorkerHandle | None:
         _let_go(ledger, entry)  # the campaign computes elsewhere now
         return None
     if not entry.job_id:  # killed before sbatch had answered
-        found = SLURM.find(entry.jobs[-1].token)
+        found = patiently(partial(adopted, entry.jobs[-1]), check_open, patience_s)
         if found is None:
             _let_go(ledger, entry)
             return None
-        entry = entry.with_job(entry.jobs[-1].model_copy(update={"job_id": found}), now())
+        entry = entry.with_job(found, now())
     worker = WorkerHandle(site, ledger, entry)
     if worker.is_alive() and worker.fits():
         return worker
@@ -167,8 +186,16 @@ def reattach(site: Site, ledger: JobRecords) -> WorkerHandle | None:
     return None
 
 
-def start_worker(site: Site, ledger: JobRecords) -> WorkerHandle:
-    """Start a worker, which loads or is queued. Raises RejectedError, SchedulerError."""
+def start_worker(
+    site: Site,
+    ledger: JobRecords,
+    check_open: Callable[[], None],
+    patience_s: float = TAKES_S,
+) -> WorkerHandle:
+    """Start a worker, which loads or is queued.
+
+    Raises RejectedError, SchedulerError, and what `check_open` raises.
+    """
     folder = site.folder / "workers" / f"{_prefix(site)}{uuid.uuid4().hex[:8]}"
     box = Mailbox(folder.resolve()).create()
     box.own()
@@ -187,7 +214,12 @@ def start_worker(site: Site, ledger: JobRecords) -> WorkerHandle:
         planned = Submission(job_id="", kind="slurm", token=new_token())
         entry = ledger.write(entry.with_job(planned, now()))
     try:
-        job = _submitted(site, box, entry)
+        submit = partial(_submitted, site, box, entry)
+        if site.cluster.executor == "slurm":
+            job = submit_patiently(submit, entry.jobs[-1], check_open, patience_s)
+            failpoint("flow.job_submitted")
+        else:
+            job = submit()
         entry = ledger.write(entry.with_job(job, now()))
     except (RejectedError, SchedulerError):
         raise  # what SLURM took although it did not answer is adopted later
@@ -204,9 +236,7 @@ def _submitted(site: Site, box: Mailbox, entry: StageRecord) -> Submission:
     limit_s = 60.0 * resources.minutes
     job_args = _job_args(site, box, limit_s=limit_s, grace_s=min(slurm.warn_s, limit_s / 2))
     name = f"afd-worker-{site.folder.name}"
-    job = submit_slurm(site, name, entry.jobs[-1].token, WORKER, serve, job_args)
-    failpoint("flow.job_submitted")
-    return job
+    return submit_slurm(site, name, entry.jobs[-1].token, WORKER, serve, job_args)
 
 
 def _let_go(ledger: JobRecords, entry: StageRecord) -> None:

@@ -5,6 +5,7 @@ starts, and the stage goes on from its checkpoint.
 """
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from afd.runtime.outcome import Outcome
 from afd.runtime.parts import Gather, Part, Piece, max_parts, missing
 from afd.runtime.request import StageRequest
 from flows.jobs.diagnosis import rejected, unreachable
+from flows.jobs.pace import Pace
 from flows.jobs.records import JobRecords
 from flows.jobs.scheduler import SchedulerError
-from flows.jobs.site import GivenUpError, Site, cancelling, pause
-from flows.jobs.submit import RejectedError
+from flows.jobs.site import MAX_POLL_S, GivenUpError, Site, cancelling, pause
+from flows.jobs.submit import TAKES_S, RejectedError
 from flows.jobs.worker_handle import WorkerHandle, reattach, start_worker
 
 
@@ -31,11 +33,12 @@ class WorkerJob:
         self._lock = threading.Lock()
         self._worker: WorkerHandle | None = None
         self._closed = False
+        self._pace = Pace()
 
     def start(self) -> None:
         """Reattach to a worker or start one, which imports in the background."""
         with contextlib.suppress(RejectedError, SchedulerError):  # reported with the first stage
-            self._have_worker()
+            self._have_worker(patience_s=0.0)
 
     def attempt(self, request: StageRequest) -> Outcome:
         """Ask the worker and wait; parts side by side, then what puts them together.
@@ -124,14 +127,25 @@ class WorkerJob:
                 self._worker.stop()
             self._worker = None
 
-    def _have_worker(self) -> WorkerHandle:
+    def _have_worker(self, patience_s: float = TAKES_S) -> WorkerHandle:
         with self._lock:
             self._check_open()
             if self._worker is not None and not self._worker.is_alive():
                 self._worker.stop()  # one that only said nothing must not go on beside the next
                 self._worker = None
             if self._worker is None:
-                self._worker = reattach(self._site, self._ledger) or start_worker(
-                    self._site, self._ledger
-                )
+                self._keep_pace()
+                how = (self._site, self._ledger, self._check_open, patience_s)
+                self._worker = reattach(*how) or start_worker(*how)
             return self._worker
+
+    def _keep_pace(self) -> None:
+        """Wait until another job may be submitted: whatever ends them, they are bounded."""
+        if self._site.cluster.executor != "slurm":
+            return
+        if (left_s := self._pace.left_s((0,))) > 0:
+            sys.stderr.write(f"worker: {self._pace.words}; the next in {left_s:.0f} s\n")
+        while self._pace.left_s((0,)) > 0:
+            self._check_open()
+            time.sleep(MAX_POLL_S)
+        self._pace.note((0,))

@@ -56,9 +56,12 @@ def test_a_job_that_ended_well_is_believed_until_its_artifact_shows(
     programs: Programs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    token = "afd-0"
+    monkeypatch.setattr("flows.jobs.slurm.new_token", lambda: token)
     programs(
-        sbatch="echo Submitted batch job 7",
-        squeue="echo '7|COMPLETED|None|0|0|n1|'",
+        sbatch="echo 7",
+        squeue=f"echo '{token}|7|COMPLETED|None|0|0|n1|'",
+        scontrol=f"echo JobId=7 JobState=COMPLETED Comment={token}",
         srun="exit 0",
         scancel="exit 0",
     )
@@ -91,4 +94,4 @@ def test_so_is_a_worker_that_says_it_has_made_one(
 def test_so_is_the_probe_of_the_doctor(site: Site, tmp_path: Path, programs: Programs) -> None:
     programs(sbatch=SBATCH, squeue="exit 0", scancel="exit 0", scontrol="exit 0", sacct="exit 0")
     found = {one.what: one for one in slurm_findings(site.cluster, tmp_path, tmp_path)}
-    assert found["runs shared"].verdict == "ok", found["runs shared"].told
+    assert found["runs shared"].verdict == "ok", found["runs shared"].text

@@ -9,8 +9,8 @@ from afd.config import Cluster
 from afd.params import load_params
 from afd.runtime.mailbox import Mailbox
 from afd.store import Store
-from flows.jobs import scheduler
 from flows.jobs import slurm as slurm_jobs
+from flows.jobs import slurm_queue
 from flows.jobs.poller import poller
 from flows.jobs.records import WORKER, Job, JobRecords, StageRecord
 from flows.jobs.scheduler import SchedulerError, Slurm
@@ -19,25 +19,29 @@ from flows.jobs.submit import submit_slurm
 from flows.jobs.worker_handle import WorkerHandle
 from tests.flows.conftest import PROJECT
 from tests.flows.jobs.conftest import Programs
+from tests.slurm.conftest import until
 
-LIVES, FORGOTTEN = Job(job_id="1", kind="slurm"), Job(job_id="2", kind="slurm")
-SQUEUE = "echo '1|RUNNING|None|0|0|n1|'"
+LIVES = Job(job_id="1", kind="slurm", token="afd-1")
+FORGOTTEN = Job(job_id="2", kind="slurm", token="afd-2")
+SQUEUE = "echo 'afd-1|1|RUNNING|None|0|0|n1|'"
+GONE = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 
 
 @pytest.mark.parametrize(
-    "sacct", [None, "exit 1", "exec /bin/sleep 30", "echo nonsense", "echo '2|RUNNING|0:0|n1'"]
+    "sacct",
+    [None, "exit 1", "exec /bin/sleep 30", "echo nonsense", "echo '|afd-x|2|RUNNING|0:0|n1'"],
 )
 def test_a_sacct_that_is_absent_refuses_hangs_or_is_wrong_hides_nothing(
     programs: Programs, monkeypatch: pytest.MonkeyPatch, sacct: str | None
 ) -> None:
-    monkeypatch.setattr(scheduler, "SACCT_PATIENCE_S", 0.5)
-    programs(squeue=SQUEUE, **({} if sacct is None else {"sacct": sacct}))
+    monkeypatch.setattr(slurm_queue, "SACCT_PATIENCE_S", 0.5)
+    programs(squeue=SQUEUE, scontrol=GONE, **({} if sacct is None else {"sacct": sacct}))
     seen = Slurm().states([LIVES, FORGOTTEN])
     assert {task: one.state for task, one in seen.items()} == {"1": "RUNNING"}
 
 
 def test_how_a_job_ended_is_taken_from_sacct(programs: Programs) -> None:
-    programs(squeue=SQUEUE, sacct="echo '2|CANCELLED by 7|0:15|n2'")
+    programs(squeue=SQUEUE, scontrol=GONE, sacct="echo '|afd-x|2|CANCELLED by 7|0:15|n2'")
     ended = Slurm().states([LIVES, FORGOTTEN])["2"]
     assert (ended.state, ended.reason, ended.exit_code, ended.node) == (
         *("CANCELLED", "by 7"),
@@ -48,8 +52,8 @@ def test_how_a_job_ended_is_taken_from_sacct(programs: Programs) -> None:
 def test_a_sacct_that_hangs_is_waited_for_once_in_ten_minutes_and_told_once(
     programs: Programs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(scheduler, "SACCT_PATIENCE_S", 0.5)
-    asked = programs(squeue=SQUEUE, sacct="exec /bin/sleep 30")
+    monkeypatch.setattr(slurm_queue, "SACCT_PATIENCE_S", 0.5)
+    asked = programs(squeue=SQUEUE, scontrol=GONE, sacct="exec /bin/sleep 30")
     slurm = Slurm()
     for _ in range(3):
         slurm.states([LIVES, FORGOTTEN])
@@ -62,7 +66,7 @@ def test_a_sacct_that_hangs_is_waited_for_once_in_ten_minutes_and_told_once(
 
 
 def test_nobody_asks_about_a_worker_that_has_ended(tmp_path: Path, programs: Programs) -> None:
-    asked = programs(squeue="exit 0", sacct="exit 0", scancel="exit 0")
+    asked = programs(squeue="exit 0", scontrol=GONE, sacct="exit 0", scancel="exit 0")
     params = PROJECT / "params" / "cluster" / "slurm.yaml"
     chosen = load_params(Cluster, params, (), ["slurm.poll_s=0.11", "allocation=campaign"])
     site = Site(Store(tmp_path / "store"), tmp_path / "runs" / "demo", chosen)
@@ -78,12 +82,11 @@ def test_nobody_asks_about_a_worker_that_has_ended(tmp_path: Path, programs: Pro
         note=str(Mailbox(site.folder / "workers" / "a").create().folder),
     )
     worker = WorkerHandle(site, ledger, ledger.write(entry))
-    assert not worker.is_alive()
+    until(lambda: not worker.is_alive())
     assert "77" in asked.read_text()
     worker.stop()
     asked.write_text("")
-    time.sleep(0.2)
-    poller(0.11).look([LIVES])
+    until(lambda: poller(0.11).look([LIVES]) is not None)
     assert "--jobs=1\n" in asked.read_text()
     assert not worker.is_alive()
     assert "77" not in asked.read_text()
@@ -101,11 +104,12 @@ def test_the_size_of_arrays_is_asked_again_after_an_answer_that_was_none(
 
 
 def test_no_request_for_memory_is_rounded_to_all_of_it(tmp_path: Path, programs: Programs) -> None:
-    programs(srun="exit 0", sbatch="echo Submitted batch job 7", env='exec /usr/bin/env "$@"')
+    shown = "echo JobId=7 JobName=name JobState=PENDING Comment=afd-token"
+    programs(srun="exit 0", sbatch="echo 7", scontrol=shown)
     params = PROJECT / "params" / "cluster" / "slurm.yaml"
     chosen = load_params(Cluster, params, (), ["resources.fit.mem_gb=0.0005"])
     site = Site(Store(tmp_path / "store"), tmp_path / "runs" / "demo", chosen)
-    submit_slurm(site, "name", "token", "fit", print, "told")
+    submit_slurm(site, "name", "afd-token", "fit", print, "told")
     scripts = [script.read_text() for script in site.submitit.glob("*submission*.sh")]
     assert scripts
     assert all("#SBATCH --mem=1MB" in script for script in scripts)
