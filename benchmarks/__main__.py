@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("student", "attention", "granularity", "overhead", "bytes", "harvest", "slurm")
+BENCHMARKS = (
+    *("student", "attention", "granularity", "overhead"),
+    *("bytes", "harvest", "looks", "slurm"),
+)
 
 
 def main() -> None:

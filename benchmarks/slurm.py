@@ -24,18 +24,19 @@ from afd.stages.requests import prompts
 from afd.store import Store
 from benchmarks.campaigns import PROJECT, requests_of
 from flows.dispatch import build, compute
-from flows.jobs import scheduler
 from flows.jobs.inside import StageJob
 from flows.jobs.poller import Poller
-from flows.jobs.records import Job
+from flows.jobs.records import Job, Seen
 from flows.jobs.scheduler import SLURM
 from flows.jobs.site import Site
+from flows.jobs.slurm_queue import PATIENCE_S
 from flows.jobs.submit import new_token, submit_slurm
 
 SCRIPT = PROJECT / "tests" / "slurm" / "cluster.sh"
 PARAMS = PROJECT / "params" / "tiny.yaml"
 QUEUE_S = 30  # what every job waits before it may start
 NUM_PARTS, NUM_WATCHED, REPEATS = 200, 500, 5
+COMMENT = "afd-bench"  # of jobs that are watched
 
 
 @contextlib.contextmanager
@@ -117,7 +118,7 @@ def measure_polling(folder: Path) -> None:
     """Print queries an interval while 500 threads wait for 500 jobs, and the head's memory."""
     del folder
     _quiet(["scontrol", "update", "partition=main", "state=down"])
-    submit = ["sbatch", "--parsable", "--output=/dev/null", "--wrap=true"]
+    submit = ["sbatch", "--parsable", f"--comment={COMMENT}", "--output=/dev/null", "--wrap=true"]
     ids = [
         subprocess.run(submit, check=True, capture_output=True, text=True).stdout.strip()
         for _ in range(NUM_WATCHED)
@@ -125,10 +126,10 @@ def measure_polling(folder: Path) -> None:
     num_queries = 0
     states = SLURM.states
 
-    def counted(jobs: Sequence[Job]) -> dict[str, scheduler.Seen]:
+    def counted(jobs: Sequence[Job], patience_s: float = PATIENCE_S) -> dict[str, Seen]:
         nonlocal num_queries
         num_queries += 1
-        return states(jobs)
+        return states(jobs, patience_s)
 
     SLURM.states = counted  # type: ignore[method-assign]
     period_s, num_periods = 2.0, 5
@@ -140,7 +141,7 @@ def measure_polling(folder: Path) -> None:
             watch.look([job])
             time.sleep(0.5)
 
-    jobs = [Job(job_id=job_id, kind="slurm") for job_id in ids]
+    jobs = [Job(job_id=job_id, kind="slurm", token=COMMENT) for job_id in ids]
     threads = [threading.Thread(target=wait, args=(job,)) for job in jobs]
     for thread in threads:
         thread.start()
