@@ -13,6 +13,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+from afd.watchdog import Watchdog
+
 TOGETHER_S = 1.0  # SLURM and a worker may both signal a child: that counts once
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -23,7 +25,7 @@ class _Process:
 
     heeds: bool = False
     requested_at: float | None = None
-    hang_s: float | None = None
+    watchdog: Watchdog | None = None
 
 
 _process = _Process()
@@ -39,11 +41,13 @@ def heed() -> None:
 
 def limit_silence(hang_s: float | None) -> None:
     """Limit the time without progress to `hang_s` seconds; None: no limit."""
-    _process.hang_s = hang_s
+    if _process.watchdog is not None:
+        _process.watchdog.stop()
+        _process.watchdog = None
     if hang_s is not None:
         # chain: after the stacks the signal ends the process
         faulthandler.register(signal.SIGALRM, file=sys.stderr, all_threads=True, chain=True)
-        show_life()
+        _process.watchdog = Watchdog(hang_s)
 
 
 def listen() -> None:
@@ -60,8 +64,8 @@ def stop_requested() -> bool:
 
 def show_life() -> None:
     """Report progress: the time limit of `limit_silence` starts again."""
-    if _process.hang_s is not None:
-        signal.setitimer(signal.ITIMER_REAL, _process.hang_s)
+    if _process.watchdog is not None:
+        _process.watchdog.beat()
 
 
 def _on_signal(number: int, _: object) -> None:
