@@ -10,6 +10,7 @@ runs/<name>/{logs,ledger,workers}  circumstance
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ from flows.params_source import ParamsSource
 from flows.paths import CampaignPaths, campaign_folder, refuse_unusable, save_params
 from flows.progress import ProgressBoard
 from flows.round_files import read_round
+
+SAY_AFTER_S = 2.0  # of recording an end
 
 
 @dataclass
@@ -181,12 +184,13 @@ def open_campaign(
                 yield session
                 ending.status = "finished" if session.is_complete else "paused"
         finally:
-            try:
-                session.dispatch.close()
-            finally:
-                recorder.close(ending.status)
-                del _open_sessions[folder]
-                page.close(_state_of(session))
+            with _saying_first(name, ending):
+                try:
+                    session.dispatch.close()
+                finally:
+                    recorder.close(ending.status)
+                    del _open_sessions[folder]
+                    page.close(_state_of(session))
 
 
 def _state_of(session: Session) -> str:
@@ -200,6 +204,22 @@ class _Ending:
     """End of a session, as far as it is known."""
 
     status: CampaignEnding = "killed"
+    message: str = ""  # of a failure
+
+
+@contextmanager
+def _saying_first(name: str, ending: "_Ending") -> Iterator[None]:
+    """Print what has failed when the recording of it takes longer than SAY_AFTER_S."""
+    first = ending.message.strip().partition("\n")[0]
+    words = f"{name}: {first}\n  jobs are ended and MLflow is told; the whole message follows\n"
+    timer = threading.Timer(SAY_AFTER_S, lambda: sys.stderr.write(words))
+    timer.daemon = True
+    if first:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -229,6 +249,7 @@ def _recorded_command(session: Session, command: LastCommand, ending: "_Ending")
             state = "cancelled"
         else:
             ending.status, message = "failed", str(error)
+            ending.message = message
         raise
     except BaseException:
         state = "cancelled"

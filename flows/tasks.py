@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from afd.artifacts import ArtifactRef
 from afd.failpoints import failpoint
+from afd.runtime.mailbox import request_id
 from afd.runtime.request import StageName, StageRequest
 from flows.dispatch import StageFailedError, compute
+from flows.jobs.records import JobRecords
 from flows.jobs.site import GivenUpError, log_tail
 from flows.prefect_runs.final_states import ends_in_words, raise_ended
 from flows.prefect_runs.pages import log_stage, progress_artifact
@@ -49,7 +51,9 @@ def make(session: Session, request: StageRequest, round_index: int | None) -> Ar
     store, ref = session.site.store, request.output
     was_there = store.have(ref)
     wall_s = 0.0
-    if not was_there:
+    if was_there:  # made while no head lived: its jobs are over
+        JobRecords(session.site.folder / "ledger").end(request_id(request), "done")
+    else:
         with (
             session.recorder.computing(round_index, request),
             session.progress.computing(request, round_index),

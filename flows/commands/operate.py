@@ -153,10 +153,11 @@ def _print_campaign(console: Console, one: CampaignStatus, runs: Path) -> None:
             table.add_column(column, no_wrap=column != "reason")
         for work in one.work:
             far = f"{work.progress[0]}/{work.progress[1]}" if work.progress else ""
-            table.add_row(
-                work.stage, work.jobs, work.state, work.reason or "-", str(work.attempts), far
-            )
+            state = f"{work.state}, {work.age}" if work.age else work.state
+            table.add_row(work.stage, work.jobs, state, work.reason or "-", str(work.attempts), far)
         console.print(table)
+    for helps in dict.fromkeys(work.cure for work in one.work if work.cure):
+        console.print(f"  {helps}", markup=False)
     if any(lacks_nodes(work.reason) for work in one.work):
         console.print(f"  {hint_of_nodes(one.name, runs)}")
     for line in alarm_lines(one):

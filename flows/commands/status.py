@@ -21,8 +21,8 @@ from afd.store import Store
 from flows import alarm_log
 from flows.campaign_lock import LockHolder, holder_of
 from flows.command_text import command
-from flows.commands.numbers import rough_time
 from flows.jobs import scheduler
+from flows.jobs.reasons import cure
 from flows.jobs.records import WORKER, JobRecords, Seen, StageRecord
 from flows.jobs.scheduler import SchedulerError, is_live
 from flows.last_command import FILE as LAST_COMMAND
@@ -45,6 +45,12 @@ class Work:
     attempts: int
     progress: tuple[int, int] | None = None
     log: str = ""
+    age: str = ""  # of a state that the scheduler does not confirm now
+
+    @property
+    def cure(self) -> str:
+        """Words on what helps a job that waits for its reason."""
+        return cure(self.reason, self.stage)
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,16 @@ def overview(runs: Path, name: str | None = None) -> Overview:
     ledgers = {folder: JobRecords(folder / "ledger").entries() for folder in folders}
     live = [entry for entries in ledgers.values() for entry in entries if not entry.ended]
     found = Overview()
-    kept = {task: last for entry in live for job in entry.jobs for task, last in job.seen.items()}
+    last_seen = {
+        task: last for entry in live for job in entry.jobs for task, last in job.seen.items()
+    }
     try:
         seen = scheduler.states([job for entry in live for job in entry.jobs], PATIENCE_S)
         unseen = {task for task, one in seen.items() if one.state == "UNSEEN"}
-        seen |= {task: kept[task] for task in unseen if task in kept}
+        seen |= {task: last_seen[task] for task in unseen if task in last_seen}
     except SchedulerError as error:
-        found.scheduler_trouble, unseen = str(error), set(kept)
-        seen = kept
+        found.scheduler_trouble, unseen = str(error), set(last_seen)
+        seen = last_seen
     found.campaigns = [
         _campaign_status(folder, ledgers[folder], seen, unseen) for folder in folders
     ]
@@ -199,7 +207,8 @@ def _work(
     own = Work(
         stage=entry.stage,
         jobs=entry.job_id + (f" ({len(states)} of {len(tasks)} tasks)" if len(tasks) > 1 else ""),
-        state=_counted([one.state for one in states]) + _age(entry, old.intersection(tasks)),
+        state=_counted([one.state for one in states]),
+        age=_age(entry, old.intersection(tasks)),
         reason=_counted([one.reason for one in states if one.reason and one.state != "RUNNING"]),
         attempts=entry.attempts,
         progress=stage_progress(store, request) if store and request else None,
@@ -211,12 +220,16 @@ def _work(
 
 
 def _age(entry: StageRecord, old: set[str]) -> str:
-    """Return ", seen 2 min ago" for states that are the last ones seen; else nothing."""
+    """Return "seen 2 min ago" for states that are the last ones seen; else nothing."""
     seen_at = max((job.seen_at for job in entry.jobs), default="")
     if not old or not seen_at:
         return ""
     age_s = (datetime.now(UTC) - datetime.fromisoformat(seen_at)).total_seconds()
-    return f", seen {rough_time(max(0.0, age_s))} ago"
+    return f", seen {_rough(max(0.0, age_s))} ago"
+
+
+def _rough(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _of_worker(folder: Path, box: Mailbox, store: Store | None) -> list[Work]:

@@ -55,6 +55,7 @@ def _stage_at_work(work: Work) -> Document:
         "job": work.jobs,
         "state": work.state,
         "reason": work.reason or None,
+        "age": work.age or None,
         "attempts": work.attempts,
         "done": done,
         "of": of,

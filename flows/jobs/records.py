@@ -19,6 +19,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from afd.config import Frozen, Listed
 from afd.processes import ProcessId
 from afd.store import write_atomic
+from flows.jobs.reasons import cure
 
 WORKER: Literal["worker"] = "worker"
 Kind = Literal["local", "slurm"]
@@ -96,14 +97,19 @@ class StageRecord(Frozen):
 
     @property
     def waits(self) -> str:
-        """SLURM's reason why the newest submission is queued; "" once it runs."""
+        """SLURM's reason why the newest submission waits, and what helps; "" once it runs."""
         if self.ended or not self.jobs or not self.jobs[-1].seen:
             return ""
         seen = self.jobs[-1].seen.values()
-        if any(one.state != "PENDING" for one in seen):
+        states = dict.fromkeys(one.state for one in seen)
+        if not states.keys() <= {"PENDING", "SUSPENDED"}:
             return ""
-        reasons = dict.fromkeys(one.reason for one in seen if one.reason)
-        return f"job {self.job_id} PENDING ({', '.join(reasons)})" if reasons else ""
+        reasons = ", ".join(dict.fromkeys(one.reason for one in seen if one.reason))
+        if not reasons and "SUSPENDED" not in states:
+            return ""
+        words = f"job {self.job_id} {' and '.join(states)}" + (f" ({reasons})" if reasons else "")
+        helps = cure(reasons, self.stage)
+        return f"{words}: {helps}" if helps else words
 
     @property
     def log(self) -> str:

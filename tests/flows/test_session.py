@@ -1,6 +1,7 @@
 """One process holds a campaign: the lock, its params and what the next one is told."""
 
 import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,25 @@ def test_a_pause_is_noted_with_what_was_asked_before_it(paths: CampaignPaths) ->
     asked = read_last_command(folder)
     assert asked is not None
     assert (asked.kind, asked.state, asked.message) == ("campaign", "paused", "paused by an alarm")
+
+
+def test_what_failed_is_told_before_it_is_recorded(
+    paths: CampaignPaths, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Recording ends here only when it has been told."""
+    told: list[str] = []
+
+    def close(*_: object) -> None:
+        deadline = time.monotonic() + 240
+        while "the disk is gone" not in "".join(told):
+            assert time.monotonic() < deadline
+            told.append(capfd.readouterr().err)
+
+    monkeypatch.setattr(session, "SAY_AFTER_S", 0.0)
+    monkeypatch.setattr(session.RunRecorder, "close", close)
+    with (
+        pytest.raises(OSError, match="the disk is gone"),
+        open_campaign("demo", paths, params(), cluster()),
+    ):
+        raise OSError("the disk is gone\n  log: there")
+    assert "demo: the disk is gone\n" in "".join(told)

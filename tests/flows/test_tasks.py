@@ -14,11 +14,15 @@ import pytest
 from afd.artifacts import ArtifactRef
 from afd.config import Cluster, Params
 from afd.params import load_params
+from afd.runtime.mailbox import request_id
 from afd.runtime.request import StageRequest
+from afd.stages import requests
+from afd.stages.execute import execute
 from afd.store import Store
 from flows import dispatch, tasks
 from flows.dispatch import StageFailedError
 from flows.jobs import worker_handle
+from flows.jobs.records import Job, JobRecords, StageRecord
 from flows.jobs.site import GivenUpError, Site
 from flows.session import Session
 from flows.tasks import ComputedStages
@@ -149,3 +153,24 @@ def test_a_worker_of_another_size_is_not_adopted_even_while_it_loads(tmp_path: P
     assert gone(known)
     other.close()
     held.dispatch.close()
+
+
+def test_an_artifact_that_was_made_while_no_head_lived_ends_its_entry(tmp_path: Path) -> None:
+    here = session(tmp_path, "stage")
+    request = requests.prompts(here.params)
+    execute(request, here.site.store)
+    ledger = JobRecords(here.site.folder / "ledger")
+    left = StageRecord(
+        name=request_id(request),
+        stage="prompts",
+        fingerprint=request.output.fingerprint,
+        folder="",
+        jobs=(Job(job_id="7", kind="slurm", token="afd-7"),),
+        attempts=1,
+        submitted_at="",
+    )
+    ledger.write(left)
+    tasks.make(here, request, None)
+    entry = ledger.read(left.name)
+    assert entry is not None
+    assert entry.ended == "done"
