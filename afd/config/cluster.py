@@ -1,81 +1,27 @@
 """Cluster file: executor, resources and services of a run. Nothing here enters a fingerprint."""
 
-import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from afd.config.cluster_values import (
+    Address,
+    Argument,
+    Constraint,
+    Few,
+    Folder,
+    Memory,
+    Minutes,
+    Name,
+    Names,
+    Nodes,
+    SbatchFlag,
+    Seconds,
+    SetupLine,
+    SrunFlag,
+    Variable,
+)
 from afd.config.values import Listed, Positive, Section
-
-
-def _allowed(pattern: str, rule: str) -> AfterValidator:
-    """Refuse a value that `pattern` does not match as a whole.
-
-    So no quote, newline or second flag reaches sbatch.
-    """
-
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value, re.ASCII):
-            raise ValueError(f"{rule}, got {value!r}")
-        return value
-
-    return AfterValidator(check)
-
-
-Name = Annotated[str, _allowed(r"[A-Za-z0-9][\w.-]{0,63}", "1-64 letters, digits, '_', '-', '.'")]
-Names = Annotated[
-    str, _allowed(r"[A-Za-z0-9][\w.,-]{0,255}", "names of letters, digits, '_', '-', '.', by comma")
-]
-Nodes = Annotated[
-    str,
-    _allowed(r"[A-Za-z0-9][\w.,\[\]-]{0,255}", "nodes as sinfo writes them: n[1-4],m7"),
-]
-Constraint = Annotated[
-    str, _allowed(r"[\w.,:&|*()\[\]-]{1,255}", "names of features and any of & | * , : ( ) [ ]")
-]
-Argument = Annotated[
-    str, _allowed(r"[\w./:=,+@%~-]{1,500}", "one word of letters, digits and _ . / : = , + @ % ~ -")
-]
-SetupLine = Annotated[
-    str,
-    _allowed(
-        r"[A-Za-z_.~/$][\w./:=,+@%~$ -]{0,500}",
-        "one plain command: letters, digits, blanks and _ . / : = , + @ % ~ $ - "
-        "(what needs more goes into a script: `source setup.sh`)",
-    ),
-]
-Folder = Annotated[str, _allowed(r"/[\w./+@%~$-]{0,500}", "an absolute path, $VARIABLES allowed")]
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|JWT|AUTH", re.IGNORECASE)
-
-
-def _public(name: str) -> str:
-    if _SECRET_NAME.search(name):
-        raise ValueError(
-            f"{name!r} names a secret: jobs compute from files and need none; leave it out"
-        )
-    return name
-
-
-Variable = Annotated[
-    str,
-    _allowed(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "the name of an environment variable"),
-    AfterValidator(_public),
-]
-
-
-def _without_password(value: str) -> str:
-    if not re.fullmatch(r"https?://[\w.:\[\]-]{1,255}(/[\w./~-]{0,255})?", value, re.ASCII):
-        raise ValueError(  # and does not repeat it
-            "an address as in http://host:5000, without a password: MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD hold those"
-        )
-    return value
-
-
-Address = Annotated[str, AfterValidator(_without_password)]
-Seconds = Annotated[int, Field(ge=1, le=86_400)]
-Few = Annotated[int, Field(ge=1, le=1_000)]
-Minutes = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Resources(Section):
@@ -91,14 +37,19 @@ class Resources(Section):
     """GPUs of a rank, 0 to 64."""
     cpus_per_task: Few
     """CPU cores of a rank, 1 to 1000."""
-    mem_gb: Annotated[float, Field(gt=0, le=100_000)]
-    """Memory of a node in GB, above 0."""
+    mem_gb: Memory | None
+    """Memory of a node in GB, above 0; null: no --mem, where a cluster forbids it."""
     minutes: Minutes
     """Time limit in minutes, 1 to 100000."""
 
     @property
     def num_ranks(self) -> int:
         return self.nodes * self.tasks_per_node
+
+    @property
+    def memory(self) -> str:
+        """Memory in words."""
+        return "memory" if self.mem_gb is None else f"{self.mem_gb:g} GB of memory"
 
 
 class ResourcesOfStage(Section):
@@ -114,7 +65,7 @@ class ResourcesOfStage(Section):
     """GPUs of a rank, 0 to 64; null: as every_stage."""
     cpus_per_task: Few | None = None
     """CPU cores of a rank, 1 to 1000; null: as every_stage."""
-    mem_gb: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    mem_gb: Memory | None = None
     """Memory of a node in GB, above 0; null: as every_stage."""
     minutes: Minutes | None = None
     """Time limit in minutes, 1 to 100000; null: as every_stage."""
@@ -210,6 +161,12 @@ class SlurmParams(Section):
     """Seconds without a sign after which a worker counts as lost, 1 to 86400."""
     max_idle_attempts: Few
     """Attempts at a stage that end early without a newer checkpoint or part, 1 to 1000."""
+    gpus_as: Literal["task", "node", "gres"] = "task"
+    """Flag that asks for GPUs: --gpus-per-task, --gpus-per-node or --gres=gpu:N."""
+    sbatch_flags: Listed[tuple[SbatchFlag, ...]] = ()
+    """Further flags of sbatch, each one word: --exclusive, --wckey=video, --licenses=x."""
+    srun_flags: Listed[tuple[SrunFlag, ...]] = ()
+    """Further flags of srun, e.g. --container-image=/shared/afd.sqsh, --gpu-bind=none."""
 
 
 class Cluster(Section):

@@ -1,23 +1,35 @@
 """SLURM checks of `afd doctor --cluster`, each fault with its cure."""
 
+import contextlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from afd.config import Cluster
-from afd.config.cluster import SlurmParams
+from afd.config.cluster import Resourced, SlurmParams
+from flows.jobs.batch import batch, sections
+from flows.jobs.diagnosis import field_of
+from flows.jobs.records import Job
+from flows.jobs.scheduler import SLURM, SchedulerError
 from flows.jobs.site import LATE_S, look_anew
+from flows.jobs.slurm_answers import submitted
+
+if TYPE_CHECKING:
+    from flows.jobs.sbatch import Sbatch
 
 Verdict = Literal["ok", "warning", "missing"]
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
 KILL_WAIT_S = 10  # to write a checkpoint; SLURM's default is 30
+PROBE_MIN = 2
 PROBE_S = 90.0  # a busy queue may take longer: no verdict on the disk then
 SKEW_S = 5.0
 WORDS_TIMEOUT_S = 30
@@ -52,11 +64,11 @@ def slurm_findings(cluster: Cluster, runs: Path, store: Path) -> Iterator[Findin
     yield Finding("slurm", "ok", f"SLURM {config.get('SLURM_VERSION', '?')} answers")
     yield from _signals(config, slurm)
     yield _accounting()
-    taken = _accepted(slurm)
-    yield taken
-    if taken.verdict == "ok":
+    taken = list(accepted(cluster))
+    yield from taken
+    if all(one.verdict == "ok" for one in taken):
         for what, folder in (("runs", runs), ("store", store)):
-            yield from _shared(what, folder, slurm)
+            yield from _shared(what, folder, cluster)
 
 
 def _signals(config: dict[str, str], slurm: SlurmParams) -> Iterator[Finding]:
@@ -91,51 +103,97 @@ def _accounting() -> Finding:
     return Finding("accounting", "warning", text)
 
 
-def _accepted(slurm: SlurmParams) -> Finding:
-    """Check that sbatch takes a job of these params; nothing is submitted."""
-    code, output = _words("sbatch", "--test-only", *_chosen(slurm), "--wrap=true")
-    if code:
-        text = f"{_last(output)}: {_cure(output)}"
-        return Finding("sbatch", "missing", text)
-    return Finding("sbatch", "ok", _last(output).removeprefix("sbatch: ") or "takes a job")
+def accepted(cluster: Cluster) -> Iterator[Finding]:
+    """Check that sbatch takes the very script of every stage's job; nothing is submitted."""
+    with tempfile.TemporaryDirectory() as folder:
+        scripts: dict[str, list[Resourced]] = {}
+        executors: dict[str, Sbatch] = {}
+        for stage in _stages(cluster):
+            slurm, resources = sections(cluster, stage)
+            executor = batch(Path(folder), cluster, stage, "afd-probe", "afd-probe")
+            if resources.num_parts > 1:
+                executor.make_array(2, slurm.max_jobs)
+            text = executor.text("true")
+            scripts.setdefault(text, []).append(stage)
+            executors[text] = executor
+        refused = False
+        words = ""
+        for number, (text, stages) in enumerate(scripts.items()):
+            script = Path(folder) / f"{number}.sh"
+            script.write_text(text)
+            try:
+                answer = executors[text].run(script, "--test-only")
+            except SchedulerError as error:
+                yield Finding("sbatch", "missing", str(error))
+                return
+            output = answer.stdout + answer.stderr
+            words = words or _last(output).removeprefix("sbatch: ")
+            if answer.returncode:
+                refused = True
+                cure = _cure(output, stages[0])
+                yield Finding("sbatch", "missing", f"{', '.join(stages)}: {_last(output)}: {cure}")
+        if not refused:
+            yield Finding("sbatch", "ok", words or "takes the job of every stage")
 
 
-def _cure(output: str) -> str:
+def _stages(cluster: Cluster) -> Iterator[Resourced]:
+    """Yield what becomes a job: the stages, or the worker that computes them."""
+    for stage in get_args(Resourced):
+        if (stage == "worker") == (cluster.allocation != "stage"):
+            yield stage
+
+
+def _cure(output: str, stage: Resourced) -> str:
     """Return the cure for a job that sbatch refuses."""
-    change = "change slurm.partition, account, qos or reservation"
+    change = f"change {field_of(output, stage)}"
     if "node configuration is not available" not in output:
         return change
     return f"its nodes may be drained or down (`sinfo -R` says why): ask the admin, or {change}"
 
 
-def _shared(what: str, folder: Path, slurm: SlurmParams) -> Iterator[Finding]:
-    """Check with a probe job that node and head read each other's files, and compare clocks."""
+def _shared(what: str, folder: Path, cluster: Cluster) -> Iterator[Finding]:
+    """Check with a probe job that node and head read each other's files, and compare clocks.
+
+    It is the job of the first stage, setup and srun's flags included, with another command.
+    """
     at = folder.resolve()
     made = not at.exists()
-    at.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex
-    question, answer = at / f".probe-{token}", at / f".probe-{token}.answer"
+    token = f"afd-{uuid.uuid4().hex[:16]}"
+    place = at / f".probe-{token}"
+    place.mkdir(parents=True)
+    question, answer, script = place / "question", place / "answer", place / "probe.sh"
     question.write_text(token)
-    script = (
+    act = (
         f"test \"$(cat '{question}')\" = {token} && "
         f'printf \'{{"node": "%s", "at": %s}}\' "$(hostname)" "$(date +%s.%N)" '
         f"> '{answer}.part' && mv '{answer}.part' '{answer}'"
     )
-    command = ["sbatch", "--parsable", "--export=PATH", "--job-name=afd-probe", "--time=2"]
+    executor = batch(place, cluster, next(_stages(cluster)), "afd-probe", token)
+    script.write_text(executor.text(f"sh -c {shlex.quote(act)}", time=PROBE_MIN))
+    job = Job(job_id="", kind="slurm", token=token)
     before = time.time()
-    code, output = _words(*command, *_chosen(slurm), "--output=/dev/null", f"--wrap={script}")
-    job = _last(output).split(";")[0]
     try:
-        if code:
-            yield Finding(f"{what} shared", "missing", f"{_last(output)}: the probe was not taken")
+        sent = executor.run(script)
+        numbers = submitted(sent.stdout)
+        if sent.returncode or not numbers:
+            text = f"{_last(sent.stdout + sent.stderr)}: the probe was not taken"
+            yield Finding(f"{what} shared", "missing", text)
             return
-        yield from _answered(f"{what} shared", at, answer, job, before)
+        job = job.model_copy(update={"job_id": numbers[-1]})
+        if SLURM.bears(job) is False:
+            text = f"job {job.job_id} does not bear the comment it was given: ask the admin to keep"
+            yield Finding("comment", "missing", f"{text} --comment, by which AFD knows its jobs")
+            return
+        yield from _answered(f"{what} shared", at, answer, job.job_id, before)
+    except SchedulerError as error:
+        yield Finding(f"{what} shared", "missing", str(error))
     finally:
-        _words("scancel", "--quiet", job)
-        for file in (question, answer, Path(f"{answer}.part")):
-            file.unlink(missing_ok=True)
+        with contextlib.suppress(SchedulerError):
+            SLURM.cancel([job])
+        shutil.rmtree(place, ignore_errors=True)
         if made:
-            at.rmdir()
+            with contextlib.suppress(OSError):
+                at.rmdir()
 
 
 def _answered(what: str, at: Path, answer: Path, job: str, before: float) -> Iterator[Finding]:
@@ -144,7 +202,10 @@ def _answered(what: str, at: Path, answer: Path, job: str, before: float) -> Ite
         _, state = _words("squeue", "--noheader", "--jobs", job, "--format=%T %r")
         is_over = not state.strip() or "COMPLET" in state
         if "FAILED" in state or (is_over and not _comes(answer)):
-            text = f"the probe job {job} ended and left nothing in {at}: choose a shared disk"
+            log = "; ".join(_last(log.read_text()) for log in answer.parent.glob("*_log.out"))
+            why = f" ({log})" if log else ""
+            text = f"the probe job {job} ended and left nothing in {at}{why}: "
+            text += "correct slurm.setup or srun_flags" if log else "choose a shared disk"
             yield Finding(what, "missing", text)
             return
         if time.monotonic() > deadline:
@@ -169,13 +230,6 @@ def _comes(answer: Path) -> bool:
         look_anew(answer.parent)
         time.sleep(0.3)
     return answer.exists()
-
-
-def _chosen(slurm: SlurmParams) -> list[str]:
-    """Return the sbatch options on which acceptance of a job depends."""
-    names = ("partition", "account", "qos", "reservation", "constraint", "exclude")
-    values = [(name, getattr(slurm, name)) for name in names]
-    return [f"--{name}={value}" for name, value in values if value is not None]
 
 
 def _words(*command: str) -> tuple[int, str]:

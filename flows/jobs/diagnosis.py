@@ -14,6 +14,7 @@ from pathlib import Path
 from afd.config.cluster import Resourced, Resources
 from afd.errors import EXIT_CODE, Status
 from afd.runtime.outcome import Outcome
+from flows.jobs.batch import SETUP_FAILED
 from flows.jobs.records import Seen
 from flows.jobs.site import log_tail
 
@@ -56,12 +57,12 @@ class Diagnosis:
 
 def diagnose(ended: EndedTask, wall_s: float) -> Diagnosis:
     """Return the diagnosis of one task."""
-    code, log = first_cause(ended)
+    code, log, is_own = first_cause(ended)
     tail = log_tail(log)
     state = word = ended.seen.state if ended.seen is not None else ""
     if code in KILLED and MEMORY_WORDS.search(tail):
         state = "OUT_OF_MEMORY"  # killed for it by a cluster that has no cgroups to say so
-    meaning = _meaning(state, code)
+    meaning = _meaning(state, code, is_own=is_own)
     what = meaning.what.format(given=ended.resources)
     cure = meaning.cure.format(stage=ended.stage)
     facts = [f"SLURM: {word or 'unknown'}"]
@@ -98,19 +99,22 @@ def reports_done(ended: EndedTask) -> bool:
     return first_cause(ended)[0] == 0 and (not state or state not in BY_STATE)
 
 
-def first_cause(ended: EndedTask) -> tuple[int | None, str]:
-    """Return exit code and log of the rank that ended the others; else those of the scheduler."""
+def first_cause(ended: EndedTask) -> tuple[int | None, str, bool]:
+    """Return exit code and log of the rank that ended the others, and True.
+
+    Where none has left a code: the scheduler's, which is srun's or the script's, and False.
+    """
     left = [
         (code, log)
         for rank in range(ended.num_ranks)
         if (code := left_exit_code(log := ended.log_of(rank), ended.num_restarts)) is not None
     ]
     if left and (len(left) == ended.num_ranks or any(code for code, _ in left)):
-        return max(left, key=lambda one: _weight(one[0]))
+        return *max(left, key=lambda one: _weight(one[0])), True
     known = ended.seen.exit_code if ended.seen is not None else None
     if known is None and left:
-        return left[0]
-    return known, ended.log_of(0)
+        return *left[0], True
+    return known, ended.log_of(0), False
 
 
 def _weight(code: int) -> int:
@@ -150,7 +154,7 @@ BY_STATE = {
     "OUT_OF_MEMORY": Cause(
         "failed",
         False,
-        "needed more than its {given.mem_gb:g} GB of memory",
+        "needed more than its {given.memory}",
         "raise resources.{stage}.mem_gb and run the same command again",
     ),
     "TIMEOUT": Cause(
@@ -166,6 +170,13 @@ BY_STATE = {
     "BOOT_FAIL": Cause("lost", True, "never started: its node did not boot"),
     "": Cause("lost", True, "is not known to the scheduler any more"),
 }
+NO_SETUP = Cause(
+    "failed",
+    False,
+    "failed in a line of slurm.setup, before the stage",
+    "correct slurm.setup in the cluster's params and run the same command again",
+)
+NO_STAGE = Cause("lost", True, "ended, and its stage has left no word: srun, the node or Python")
 BY_STATUS: dict[Status, Cause] = {
     "done": Cause("failed", False, "ended well but left no result"),
     "failed": Cause("failed", False, "failed"),
@@ -177,8 +188,16 @@ BY_STATUS: dict[Status, Cause] = {
 }
 
 
-def _meaning(state: str, code: int | None) -> Cause:
-    """Return the cause from the scheduler's state where it has one, else from the exit code."""
+def _meaning(state: str, code: int | None, *, is_own: bool) -> Cause:
+    """Return the cause from the scheduler's state where it has one, else from the exit code.
+
+    A code means a stage's status only if the stage has left it: srun, a container or a line of
+    setup end with 2 or 3 for reasons of their own.
+    """
+    if not is_own and code == SETUP_FAILED and state not in BY_STATE:
+        return NO_SETUP
+    if not is_own and code is not None and 1 < code < 128 and state not in BY_STATE:
+        return NO_STAGE
     status = BY_CODE.get(code, "lost") if code is not None else "lost"
     if state in BY_STATE and not (state == "" and status in ("failed", "refused", "store")):
         return BY_STATE[state]
@@ -191,13 +210,18 @@ def _meaning(state: str, code: int | None) -> Cause:
 
 def rejected(stage: Resourced, words: str, log: str | None = None) -> Outcome:
     """Return the outcome of a job that sbatch refused, with the field to change."""
-    hint = next((field for sign, field in FIELDS.items() if sign in words.lower()), "slurm.*")
     message = (
         f"{stage}: SLURM refused the job; its own words:\n{words}\n"
-        f"  nothing was submitted; correct {hint.format(stage=stage)} in the cluster's params "
+        f"  nothing was submitted; correct {field_of(words, stage)} in the cluster's params "
         "and run the same command again"
     )
     return Outcome(status="refused", message=message, exit_code=2, wall_s=0.0, log=log)
+
+
+def field_of(words: str, stage: Resourced) -> str:
+    """Return the field of the cluster's params that words of sbatch are about."""
+    found = (field for sign, field in FIELDS.items() if sign in words.lower())
+    return next(found, "slurm.*").format(stage=stage)
 
 
 def unreachable(stage: str, error: Exception) -> Outcome:
@@ -211,7 +235,9 @@ def unreachable(stage: str, error: Exception) -> Outcome:
 
 # What sbatch says, in lower case -> the field that says otherwise.
 FIELDS = {
-    "invalid account": "slurm.account (or slurm.partition)",
+    "account": "slurm.account (or slurm.partition)",
+    "project": "slurm.account",
+    "wckey": "slurm.sbatch_flags (--wckey=...)",
     "invalid qos": "slurm.qos",
     "qos": "slurm.qos, or what resources.{stage} asks for",
     "partition": "slurm.partition",
@@ -219,7 +245,9 @@ FIELDS = {
     "feature": "slurm.constraint",
     "node name": "slurm.exclude",
     "time limit": "resources.{stage}.minutes",
+    "--mem": "resources.{stage}.mem_gb (null: no --mem)",
     "memory": "resources.{stage}.mem_gb",
+    "gpus-per-task": "slurm.gpus_as (task, node, gres)",
     "generic resource": "resources.{stage}.gpus_per_task or slurm.gpu_type",
     "gres": "resources.{stage}.gpus_per_task or slurm.gpu_type",
     "node configuration": "resources.{stage} (nodes, cpus_per_task, mem_gb, gpus_per_task)",

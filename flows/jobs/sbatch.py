@@ -39,29 +39,38 @@ class Sbatch(submitit.SlurmExecutor):
     ) -> "subprocess.CompletedProcess[str]":
         """Send one job, or an array of `size` tasks; return the answer of sbatch."""
         if size:
-            self.parameters["map_count"] = size
-            self.parameters["array_parallelism"] = at_once
+            self.make_array(size, at_once)
         self.folder.mkdir(parents=True, exist_ok=True)
         pickle = f"{token}_submitted.pkl"
         delayed = DelayedSubmission(act, args)
         delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
         delayed.dump(self.folder / pickle)
-        return run(self.command(self.write_script(token, pickle)), SBATCH_PATIENCE_S, _clean())
+        script = self.write_script(token, pickle)
+        return self.run(script)
+
+    def make_array(self, size: int, at_once: int) -> None:
+        """Ask for an array of `size` tasks, `at_once` of them at a time."""
+        self.parameters["map_count"] = size
+        self.parameters["array_parallelism"] = at_once
+
+    def text(self, command: str, **changed: Any) -> str:
+        """Return the batch script that runs `command`, with changed parameters."""
+        return _text(command, self.folder, self.parameters | changed)
 
     def write_script(self, token: str, pickle: str) -> Path:
         """Write the batch script and return its path."""
         script = self.folder / f"{token}_submission.sh"
         link = LINK.format(pickle=pickle, folder=self.folder)
-        setup = [link, *self.parameters["setup"]]
-        parameters = self.parameters | {"setup": setup}
         self.folder.mkdir(parents=True, exist_ok=True)
-        script.write_text(_text(self._submitit_command_str, self.folder, parameters))
+        setup = [link, *self.parameters["setup"]]
+        script.write_text(self.text(self._submitit_command_str, setup=setup))
         return script
 
-    def command(self, script: Path, *further: str) -> list[str]:
-        """Return the call of sbatch."""
+    def run(self, script: Path, *further: str) -> "subprocess.CompletedProcess[str]":
+        """Run sbatch. Raises SchedulerError where it is absent or silent."""
         exported = ",".join(name for name in self._exported if name in os.environ) or "NONE"
-        return ["sbatch", "--parsable", f"--export={exported}", *further, str(script)]
+        command = ["sbatch", "--parsable", f"--export={exported}", *further, str(script)]
+        return run(command, SBATCH_PATIENCE_S, _clean())
 
 
 def _text(command: str, folder: Path, parameters: dict[str, Any]) -> str:

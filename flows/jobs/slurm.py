@@ -190,10 +190,10 @@ class SlurmJobs:
             return None
         if at - wait.ended_since(ended) < self._appears_in(wait, ended, seen):
             return None
-        outcome = self._judge(wait, ended, seen, wall_s)
+        outcome = self._handle_ended(wait, ended, seen, wall_s)
         return outcome or self._submit_in_pace(wait, todo)
 
-    def _judge(
+    def _handle_ended(
         self, wait: Wait, ended: Sequence[str], seen: Mapping[str, Seen], wall_s: float
     ) -> Outcome | None:
         """Return the outcome that ends the stage; None where ended tasks are computed again."""
@@ -281,9 +281,9 @@ class SlurmJobs:
         found = [(job, job.seen | _known(job, seen)) for job in wait.entry.jobs]
         changed = any(job.seen != known for job, known in found)
         at = time.monotonic()
-        if not changed and (self._poller.age_s() > KEEP_S or at - wait.kept_at < KEEP_S):
+        if not changed and (self._poller.age_s() > KEEP_S or at - wait.written_at < KEEP_S):
             return
-        wait.kept_at, seen_at = at, now()
+        wait.written_at, seen_at = at, now()
         jobs = tuple(job.model_copy(update={"seen": k, "seen_at": seen_at}) for job, k in found)
         wait.entry = self._ledger.write(wait.entry.model_copy(update={"jobs": jobs}))
 

@@ -129,20 +129,20 @@ class Slurm:
     ) -> dict[str, Seen]:
         """Return the states of tasks that squeue does not list; what is gone is missing here."""
         found: dict[str, Seen] = {}
-        num_asked = 0
+        num_queries = 0
         for job, absent in lacking:
             open_tasks = [task for task in absent if (job.token, task) not in self._gone]
             if not open_tasks:
                 continue
-            shown: dict[str, Seen] | None = None
-            if num_asked < MAX_WITNESSED:
-                num_asked += 1
-                shown = _shown(job, patience_s)
+            states: dict[str, Seen] | None = None
+            if num_queries < MAX_WITNESSED:
+                num_queries += 1
+                states = _by_scontrol(job, patience_s)
             for task in open_tasks:
                 key = (job.token, task)
-                if shown is not None and task in shown:
-                    found[task] = shown[task]
-                elif shown is not None or self._is_long_absent(key):
+                if states is not None and task in states:
+                    found[task] = states[task]
+                elif states is not None or self._is_long_absent(key):
                     self._gone.add(key)
                 else:
                     found[task] = UNSEEN
@@ -230,7 +230,7 @@ def run(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def _shown(job: Job, patience_s: float) -> dict[str, Seen] | None:
+def _by_scontrol(job: Job, patience_s: float) -> dict[str, Seen] | None:
     """Return scontrol's states of its tasks, none if it is gone; None where it says nothing."""
     try:
         answer = run(["scontrol", "-o", "show", "job", job.job_id], patience_s)

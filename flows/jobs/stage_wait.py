@@ -25,7 +25,7 @@ class Wait:
     reached: frozenset[str] = frozenset()
     missing: list[int] = field(default_factory=list[int])
     counted_at: float = float("-inf")
-    kept_at: float = float("-inf")
+    written_at: float = float("-inf")
     not_before: float = float("-inf")  # another process makes it: look again later
     num_busy: int = 0
     first_seen_ended: dict[str, float] = field(default_factory=dict[str, float])

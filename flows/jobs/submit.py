@@ -1,8 +1,6 @@
 """Submission of jobs from a cluster's params, by submitit's executors."""
 
-import math
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -11,21 +9,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from afd.config import Cluster
-from afd.config.cluster import Resourced, Resources, SlurmParams
+from afd.config.cluster import Resourced
 from afd.processes import ProcessId
 from afd.runtime.outcome import RefusedError
 from afd.stages.execute import limit_threads
+from flows.jobs.batch import batch, sections
 from flows.jobs.records import Job
 from flows.jobs.scheduler import SLURM
 from flows.jobs.site import Site
 from flows.jobs.slurm_answers import submitted
 from flows.jobs.slurm_queue import AbsentError, SchedulerError
 
-# What every program expects to find, and what tests say to the stages.
-INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "SLURM_CONF")
-OWN = ("AFD_CHECKPOINT_PERIOD_S", "AFD_FAILPOINT")
-FREE_PORT = "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])"
 PLAIN_PATH = re.compile(r"/[\w./+@:=,~-]*", re.ASCII)  # % would be sbatch's own pattern
 UNCLEAR = (
     "timed out",
@@ -86,15 +80,11 @@ def submit_slurm(
     num_parts: int = 0,
 ) -> Job:
     """Submit one job, or one array of `parts`. Raises RejectedError, SchedulerError."""
-    from flows.jobs.sbatch import Sbatch
-
-    slurm, resources = sections(site.cluster, resourced)
-    executor = Sbatch(site.submitit, _python(slurm), (*INHERITED, *OWN, *slurm.environment))
-    executor.update_parameters(**_parameters(site.cluster, slurm, resources, name, token))
+    executor = batch(site.submitit, site.cluster, resourced, name, token)
     planned = Job(job_id="", kind="slurm", token=token, parts=tuple(parts), num_parts=num_parts)
     # In a thread: Ctrl-C waits until sbatch has ended, and so it is known what SLURM has taken.
     with ThreadPoolExecutor(1) as asking:
-        size, at_once = len(parts), slurm.max_jobs
+        size, at_once = len(parts), sections(site.cluster, resourced)[0].max_jobs
         sent = asking.submit(executor.send, token, act, args, size, at_once)
         return asking.submit(_identified, sent.result(), planned).result()
 
@@ -124,15 +114,15 @@ def adopted(planned: Job) -> Job | None:
     return planned.model_copy(update={"job_id": first}) if first else None
 
 
-def patiently(ask: Callable[[], T], check_open: Callable[[], None], patience_s: float) -> T:
-    """Return the answer of `ask`, which is called again while SLURM answers nothing.
+def patiently(act: Callable[[], T], check_open: Callable[[], None], patience_s: float) -> T:
+    """Return the answer of `act`, which is called again while SLURM answers nothing.
 
     Raises its SchedulerError when `patience_s` is over, and what `check_open` raises.
     """
     deadline, pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
     while True:
         try:
-            return ask()
+            return act()
         except AbsentError:
             raise
         except SchedulerError as error:
@@ -160,12 +150,12 @@ def submit_patiently(
 
     Raises RejectedError, SchedulerError, and what `check_open` raises.
     """
-    num_asked, taken = 0, None
+    num_calls, taken = 0, None
 
-    def ask() -> Job:
-        nonlocal num_asked, taken
-        num_asked += 1
-        if num_asked > 1 and (found := adopted(planned)) is not None:
+    def attempt() -> Job:
+        nonlocal num_calls, taken
+        num_calls += 1
+        if num_calls > 1 and (found := adopted(planned)) is not None:
             return found
         if taken is not None:
             raise taken
@@ -175,62 +165,7 @@ def submit_patiently(
             taken = error
             raise
 
-    return patiently(ask, check_open, TAKES_S if patience_s is None else patience_s)
-
-
-def sections(cluster: Cluster, resourced: Resourced) -> tuple[SlurmParams, Resources]:
-    """Return the SLURM params and the resources of a stage."""
-    if cluster.slurm is None or cluster.resources is None:
-        raise TypeError("the cluster's params do not describe a SLURM cluster")
-    return cluster.slurm, cluster.resources.of(resourced)
-
-
-def _parameters(
-    cluster: Cluster, slurm: SlurmParams, resources: Resources, name: str, token: str
-) -> dict[str, Any]:
-    kind = f"{slurm.gpu_type}:" if slurm.gpu_type else ""
-    further: dict[str, Any] = {"requeue": True}
-    if slurm.reservation is not None:
-        further["reservation"] = slurm.reservation
-    chosen: dict[str, Any] = {
-        "job_name": name,
-        "comment": token,
-        "wckey": None,
-        "time": resources.minutes,
-        "nodes": resources.nodes,
-        "ntasks_per_node": resources.tasks_per_node,
-        "cpus_per_task": resources.cpus_per_task,
-        "gpus_per_task": f"{kind}{resources.gpus_per_task}" if resources.gpus_per_task else None,
-        "mem": f"{math.ceil(resources.mem_gb * 1024)}MB",  # SLURM reads 0 as all of the node's
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "qos": slurm.qos,
-        "constraint": slurm.constraint,
-        "exclude": slurm.exclude,
-        "signal_delay_s": slurm.warn_s,
-        "stderr_to_stdout": True,
-        # The job's environment reaches the step whole, and a rank that fails ends the others.
-        "srun_args": ["--export=ALL", "--kill-on-bad-exit=1"],
-        "setup": _setup(cluster, slurm, resources),
-        "additional_parameters": further,
-    }
-    return chosen
-
-
-def _setup(cluster: Cluster, slurm: SlurmParams, resources: Resources) -> list[str]:
-    threads = str(cluster.num_threads)
-    lines = [f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}"]
-    if slurm.scratch is not None:
-        lines += [f'export TMPDIR="{slurm.scratch}"', 'mkdir -p "$TMPDIR"']
-    lines += slurm.setup
-    if resources.num_ranks > 1:  # this script runs on the node of rank 0
-        port = f"$({_python(slurm)} -c {shlex.quote(FREE_PORT)})"
-        lines += [f'export AFD_RENDEZVOUS="$(hostname):{port}"']
-    return lines
-
-
-def _python(slurm: SlurmParams) -> str:
-    return " ".join(slurm.python) if slurm.python else shlex.quote(sys.executable)
+    return patiently(attempt, check_open, TAKES_S if patience_s is None else patience_s)
 
 
 def _own_words(answer: "subprocess.CompletedProcess[str]") -> str:

@@ -83,12 +83,30 @@ def test_a_setup_line_is_one_command_that_a_shell_reads_as_plain_words(line: str
         ("scratch", "/tmp/$(id)"),
         ("environment", ["AWS_SECRET_ACCESS_KEY"]),
         ("environment", ["A=B"]),
+        ("sbatch_flags", ["--mem=0"]),
+        ("sbatch_flags", ["--comment=mine"]),
+        ("sbatch_flags", ["--exclusive --uid=0"]),
+        ("sbatch_flags", ["-x"]),
+        ("srun_flags", ["--container-image=a'b"]),
+        ("srun_flags", ["--output=/dev/null"]),
+        ("gpus_as", "socket"),
     ],
 )
 def test_refused(field: str, value: object) -> None:
     given_values = values()
     given_values["slurm"][field] = value
     with pytest.raises(ParamsError, match=rf"slurm\.{field}"):
+        validate(Cluster, given_values, "given")
+
+
+def test_the_words_of_a_site_pass_and_a_flag_with_a_field_names_it() -> None:
+    given_values = values()
+    container = "--container-image=docker://nvcr.io#nvidia/pytorch:24.01-py3"
+    given_values["slurm"] |= {"srun_flags": [container, "--container-mounts=/a:/b:ro,/c:/d"]}
+    given_values["slurm"] |= {"sbatch_flags": ["--exclusive", "--licenses=x:2"]}
+    validate(Cluster, given_values, "given")
+    given_values["slurm"]["sbatch_flags"] = ["--gpus-per-node=8"]
+    with pytest.raises(ParamsError, match=r"has a field: .*slurm\.gpus_as: node"):
         validate(Cluster, given_values, "given")
 
 

@@ -1,6 +1,10 @@
 """`afd doctor --cluster` on a real cluster: a probe job, and what it says of what is wrong."""
 
+import os
+import shutil
 from pathlib import Path
+
+import pytest
 
 from afd.config import Cluster
 from afd.params import load_params
@@ -43,3 +47,30 @@ def test_a_partition_that_is_not_there_is_said_in_sbatchs_words(slurm: RealSlurm
     assert "nvalid partition" in found["sbatch"].text
     assert "slurm.partition" in found["sbatch"].text
     assert "runs shared" not in found
+
+
+def test_sbatch_is_asked_for_exactly_what_each_stage_asks(
+    slurm: RealSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster that forbids --mem refuses the fit of a round after its harvest, and here."""
+    program = tmp_path / "sbatch"
+    check = 'grep -q -e "--mem" "${@: -1}" && { echo "ERROR: --mem is not allowed" >&2; exit 1; }'
+    program.write_text(f'#!/bin/bash\n{check}\nexec {shutil.which("sbatch")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    text = findings(slurm.root / "shared")["sbatch"].text
+    assert "--mem is not allowed: change resources." in text
+    assert "mem_gb (null: no --mem)" in text
+    none = ("resources.every_stage.mem_gb=null", "resources.worker.mem_gb=null")
+    assert findings(slurm.root / "shared", *none)["runs shared"].verdict == "ok"
+    far = (*none, "resources.fit.cpus_per_task=99")
+    assert findings(slurm.root / "shared", *far)["sbatch"].text.startswith("fit: ")
+
+
+def test_flags_and_setup_of_a_site_reach_the_probe(slurm: RealSlurm) -> None:
+    site = ("slurm.sbatch_flags=[--exclusive]", "slurm.srun_flags=[--mpi=none]")
+    assert findings(slurm.root / "shared", *site)["runs shared"].verdict == "ok"
+    broken = findings(slurm.root / "shared", "slurm.setup=[/bin/false]")["runs shared"]
+    assert broken.verdict == "missing"
+    assert "`/bin/false` failed" in broken.text
+    assert "slurm.setup" in broken.text

@@ -180,7 +180,7 @@ def test_a_squeue_that_hangs_delays_neither_the_stages_end_nor_status_nor_a_canc
     found = status.overview(here.folder.parent, here.folder.name)
     assert "squeue did not answer" in found.scheduler_trouble
     (work,) = found.campaigns[0].work
-    assert work.state.startswith("PENDING, seen ")
+    assert (work.state, work.age[:5]) == ("PENDING", "seen ")
     other = Asked(here, prompts_request(seed=35))
     until(lambda: (entry := other.ledger.read(other.name)) and entry.job_id)
     other.jobs.close()

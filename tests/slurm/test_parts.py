@@ -34,7 +34,7 @@ def test_only_what_is_missing_is_submitted_in_arrays_that_the_cluster_takes(
     assert entry is not None
     arrays = [job.parts for job in entry.jobs]
     assert arrays == [tuple(range(MAX_ARRAY)), (MAX_ARRAY,), (int(part.split("/")[0]),)]
-    script = Path(here.submitit / f"{entry.jobs[0].job_id}_submission.sh").read_text()
+    script = Path(here.submitit / f"{entry.jobs[0].token}_submission.sh").read_text()
     assert f"--array=0-{MAX_ARRAY - 1}%2" in script
     known = {task.split("_")[0] for task in slurm.jobs(f"afd-{asked.name}")}
     assert known >= {job.job_id for job in entry.jobs}
@@ -46,7 +46,8 @@ def test_another_number_of_parts_ends_the_array_of_the_head_before(
     del queue_stands_still
     here = site("other-parts", "resources.rollout.num_parts=4")
     shutil.copytree(start.store.root, here.store.root)
-    old = slurm.ask("sbatch", "--parsable", "--array=0-1", "--output=/dev/null", "--wrap=sleep 300")
+    ours = ("--parsable", "--comment=afd-old", "--output=/dev/null")
+    old = slurm.ask("sbatch", *ours, "--array=0-1", "--wrap=sleep 300")
     left = Job(job_id=old, kind="slurm", token="afd-old", parts=(0, 1), num_parts=2)
     entry(here, start.rollout, left)
     asked = Asked(here, start.rollout)
@@ -68,7 +69,7 @@ def test_a_whole_job_of_the_head_before_is_waited_for_though_parts_are_wanted_no
     file.write_text(start.rollout.model_dump_json())
     door = f"{sys.executable} -m afd.stages rollout --request {file} --store {here.store.root}"
     old = slurm.ask(
-        *("sbatch", "--parsable", "--mem=2000", f"--chdir={PROJECT}"),
+        *("sbatch", "--parsable", "--comment=afd-old", "--mem=2000", f"--chdir={PROJECT}"),
         *("--output=/dev/null", f"--wrap={door} --threads 1"),
     )
     entry(here, start.rollout, Job(job_id=old, kind="slurm", token="afd-old"))

@@ -68,7 +68,9 @@ def test_of_several_ranks_the_one_that_ended_the_others_is_told(
 
 def test_what_was_left_before_a_requeue_is_no_news(tmp_path: Path) -> None:
     seen = Seen(state="FAILED", exit_code=2, num_restarts=1)
-    assert diagnose(ended(tmp_path, seen, {0: 6}, restart=0), 1.0).outcome.status == "refused"
+    verdict = diagnose(ended(tmp_path, seen, {0: 2}, restart=0), 1.0)
+    assert verdict.outcome.status == "lost"  # 2 is srun's own: the stage has left nothing
+    assert "its stage has left no word" in verdict.outcome.message
     assert diagnose(ended(tmp_path, seen, {0: 6}, restart=1), 1.0).again
 
 
@@ -86,3 +88,11 @@ def test_what_says_that_it_ended_well_is_waited_for_and_nothing_else(
 ) -> None:
     seen = Seen(state=state, exit_code=0) if state else None
     assert reports_done(ended(tmp_path, seen, codes)) == is_done
+
+
+def test_a_line_of_setup_that_failed_is_named_with_its_field(tmp_path: Path) -> None:
+    (tmp_path / "7_0_log.out").write_text("slurm.setup: `module load cuda` failed")
+    verdict = diagnose(ended(tmp_path, Seen(state="FAILED", exit_code=97), {}), 1.0)
+    assert (verdict.outcome.status, verdict.again) == ("failed", False)
+    assert "`module load cuda` failed" in verdict.outcome.message
+    assert "correct slurm.setup" in verdict.outcome.message

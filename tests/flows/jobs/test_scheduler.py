@@ -11,6 +11,7 @@ from afd.runtime.mailbox import Mailbox
 from afd.store import Store
 from flows.jobs import slurm as slurm_jobs
 from flows.jobs import slurm_queue
+from flows.jobs.batch import batch
 from flows.jobs.poller import poller
 from flows.jobs.records import WORKER, Job, JobRecords, StageRecord
 from flows.jobs.scheduler import SchedulerError, Slurm
@@ -113,3 +114,30 @@ def test_no_request_for_memory_is_rounded_to_all_of_it(tmp_path: Path, programs:
     scripts = [script.read_text() for script in site.submitit.glob("*submission*.sh")]
     assert scripts
     assert all("#SBATCH --mem=1MB" in script for script in scripts)
+
+
+@pytest.mark.parametrize(
+    ("gpus_as", "flag"),
+    [
+        ("task", "--gpus-per-task=a100:2"),
+        ("node", "--gpus-per-node=a100:8"),
+        ("gres", "--gres=gpu:a100:8"),
+    ],
+)
+def test_a_batch_script_asks_in_the_words_that_a_site_takes(
+    tmp_path: Path, programs: Programs, gpus_as: str, flag: str
+) -> None:
+    programs(srun="exit 0")
+    own = [f"slurm.gpus_as={gpus_as}", "slurm.gpu_type=a100", "slurm.sbatch_flags=[--exclusive]"]
+    own += ["slurm.srun_flags=[--gpu-bind=none]", "resources.every_stage.mem_gb=null"]
+    own += ["resources.fit.tasks_per_node=4", "resources.fit.gpus_per_task=2"]
+    params = PROJECT / "params" / "cluster" / "slurm.yaml"
+    chosen = load_params(Cluster, params, (), own)
+    lines = batch(tmp_path, chosen, "fit", "name", "afd-token").text("true").splitlines()
+    asked = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")]
+    assert flag in asked
+    assert "--exclusive" in asked
+    assert not [line for line in asked if line.startswith("--mem")]
+    assert len([line for line in asked if line.startswith(("--gpus", "--gres"))]) == 1
+    assert "export SRUN_CPUS_PER_TASK=1" in lines
+    assert any(line.startswith("srun ") and "--gpu-bind=none" in line for line in lines)
