@@ -47,7 +47,7 @@ from flows.paths import CampaignPaths, campaign_folder, refuse_unusable, save_pa
 from flows.progress import ProgressBoard
 from flows.round_files import read_round
 
-SAY_AFTER_S = 2.0  # of recording an end
+RECORDING_PATIENCE_S = 2.0  # of recording an end
 
 
 @dataclass
@@ -209,10 +209,10 @@ class _Ending:
 
 @contextmanager
 def _saying_first(name: str, ending: "_Ending") -> Iterator[None]:
-    """Print what has failed when the recording of it takes longer than SAY_AFTER_S."""
+    """Print what has failed when the recording of it takes longer than RECORDING_PATIENCE_S."""
     first = ending.message.strip().partition("\n")[0]
     words = f"{name}: {first}\n  jobs are ended and MLflow is told; the whole message follows\n"
-    timer = threading.Timer(SAY_AFTER_S, lambda: sys.stderr.write(words))
+    timer = threading.Timer(RECORDING_PATIENCE_S, lambda: sys.stderr.write(words))
     timer.daemon = True
     if first:
         timer.start()

@@ -177,7 +177,7 @@ def test_what_failed_is_told_before_it_is_recorded(
             assert time.monotonic() < deadline
             told.append(capfd.readouterr().err)
 
-    monkeypatch.setattr(session, "SAY_AFTER_S", 0.0)
+    monkeypatch.setattr(session, "RECORDING_PATIENCE_S", 0.0)
     monkeypatch.setattr(session.RunRecorder, "close", close)
     with (
         pytest.raises(OSError, match="the disk is gone"),
