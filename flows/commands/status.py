@@ -225,7 +225,7 @@ def _age(entry: StageRecord, old: set[str]) -> str:
     if not old or not seen_at:
         return ""
     age_s = (datetime.now(UTC) - datetime.fromisoformat(seen_at)).total_seconds()
-    return f", seen {_rough(max(0.0, age_s))} ago"
+    return f"seen {_rough(max(0.0, age_s))} ago"
 
 
 def _rough(seconds: float) -> str:

@@ -98,18 +98,20 @@ class Slurm:
     def find(self, token: str, patience_s: float = PATIENCE_S) -> list[str]:
         """Return the numbers of jobs with this comment: sbatch may have died before its answer.
 
-        Raises SchedulerError where squeue or, if it lists none, scontrol does not answer.
+        Raises SchedulerError where squeue lists none and scontrol does not answer.
         """
         command = ["squeue", "--noheader", "--me", "--array", "--states=all", "-O", _FORMAT]
-        answer = run(command, patience_s)
-        if answer.returncode:
-            raise SchedulerError(answer.stderr.strip() or "squeue failed")
-        lines = list(squeue_lines(answer.stdout))
+        trouble: SchedulerError | None = None
+        try:
+            lines = list(squeue_lines(_stdout(command, patience_s)))
+        except SchedulerError as error:
+            lines, trouble = [], error
         if not any(line.comment == token for line in lines):  # that answer may be old
-            answer = run(["scontrol", "-o", "show", "job"], patience_s)
-            if answer.returncode:
-                raise SchedulerError(answer.stderr.strip() or "scontrol failed")
-            lines = list(scontrol_lines(answer.stdout))
+            try:
+                stdout = _stdout(["scontrol", "-o", "show", "job"], patience_s)
+            except SchedulerError as error:
+                raise trouble or error from None
+            lines = list(scontrol_lines(stdout))
         return sorted({_number(line) for line in lines if line.comment == token})
 
     def _listed(self, jobs: Sequence[Job], patience_s: float) -> dict[str, list[Line]]:
@@ -228,6 +230,13 @@ def run(
             os.killpg(process.pid, signal.SIGKILL)  # what a site's wrapper has started too
             raise SchedulerError(f"{command[0]} did not answer within {patience_s:g} s") from None
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def _stdout(command: Sequence[str], patience_s: float) -> str:
+    answer = run(command, patience_s)
+    if answer.returncode:
+        raise SchedulerError(answer.stderr.strip() or f"{command[0]} failed")
+    return answer.stdout
 
 
 def _by_scontrol(job: Job, patience_s: float) -> dict[str, Seen] | None:

@@ -186,6 +186,6 @@ def test_a_squeue_that_hangs_delays_neither_the_stages_end_nor_status_nor_a_canc
     other.jobs.close()
     entry = other.ledger.read(other.name)
     assert entry is not None
-    assert state(slurm, entry.job_id) == "CANCELLED"
+    until(lambda: state(slurm, entry.job_id) == "CANCELLED")
     held()
     assert asked.end().status == "done"

@@ -178,9 +178,9 @@ def test_a_job_that_slurm_has_forgotten_is_judged_by_the_exit_code_it_left(
     class Later(Slurm):
         """Asked for the first time after it is forgotten; no earlier test has had its warning."""
 
-        def states(self, jobs: Sequence[Job]) -> dict[str, Seen]:
+        def states(self, jobs: Sequence[Job], patience_s: float = 60.0) -> dict[str, Seen]:
             assert forgotten.wait(240)
-            return super().states(jobs)
+            return super().states(jobs, patience_s)
 
     monkeypatch.setattr(scheduler, "SLURM", Later())
     here = site("forgotten")
