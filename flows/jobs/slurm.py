@@ -281,7 +281,8 @@ class SlurmJobs:
         found = [(job, job.seen | _known(job, seen)) for job in wait.entry.jobs]
         changed = any(job.seen != known for job, known in found)
         at = time.monotonic()
-        if not changed and (self._poller.age_s() > KEEP_S or at - wait.written_at < KEEP_S):
+        is_due = self._poller.age_s() < KEEP_S and at - wait.written_at > KEEP_S
+        if not found or not (changed or is_due):
             return
         wait.written_at, seen_at = at, now()
         jobs = tuple(job.model_copy(update={"seen": k, "seen_at": seen_at}) for job, k in found)
