@@ -148,21 +148,6 @@ def test_told_to_stop_it_keeps_its_step_and_the_next_attempt_goes_on(
     assert hashes(store.load(asked.output)) == hashes(warmstart.whole)
 
 
-def test_a_stage_that_hangs_says_where_and_dies(
-    warmstart: Warmstart, forge: Forge, tmp_path: Path
-) -> None:
-    """It stands still for longer than it may: woken, the alarm finds it."""
-    asked, store = warmstart.request, warmstart.fresh(tmp_path)
-    run = stopped_at(forge, asked, store, "warmstart.step:2", "--hang-s", "4")
-    time.sleep(4.1)
-    run.send(signal.SIGCONT)
-    assert run.wait() == -signal.SIGALRM
-    assert "most recent call first" in run.log
-    assert "training_loop.py" in run.log
-    assert forge.start(asked, store, "--hang-s", "60").wait() == 0
-    assert hashes(store.load(asked.output)) == hashes(warmstart.whole)
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 12 MB, where one may be mounted."""
