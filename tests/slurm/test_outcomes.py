@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from afd.config import Params
+from afd.params import load_params
 from afd.runtime.mailbox import request_id
 from afd.runtime.outcome import Outcome
 from afd.runtime.request import StageRequest
+from afd.stages import requests
 from flows.dispatch import build, compute
 from flows.jobs import scheduler
 from flows.jobs import slurm as slurm_jobs
@@ -17,7 +20,7 @@ from flows.jobs.scheduler import Slurm
 from flows.jobs.site import Site
 from flows.jobs.slurm import SlurmJobs
 from tests.slurm import bodies
-from tests.slurm.conftest import RealSlurm, prompts_request, until
+from tests.slurm.conftest import PROJECT, RealSlurm, prompts_request, until
 
 Sites = Callable[..., Site]
 
@@ -110,6 +113,22 @@ def test_cancelled_by_an_admin(
     assert outcome.status == "failed"
     assert f"job {job_id} was cancelled by somebody else (SLURM: CANCELLED" in outcome.message
     assert "waiting" in outcome.message  # the log's last lines
+
+
+def test_a_cancelled_task_of_an_array_is_told_with_its_part(
+    site: Sites, slurm: RealSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body(monkeypatch, bodies.waits)
+    params = load_params(Params, PROJECT / "params" / "tiny.yaml", (), ["rollout.num_prompts=8"])
+    given = requests.prompts(params).output
+    here = site("cancelled-task", "resources.rollout.num_parts=2")
+    asked = Asked(here, requests.rollout(params, given, given, 0))
+    job_id = asked.running()
+    until(lambda: asked.seen()[0] == "RUNNING")
+    slurm.ask("scancel", f"{job_id}_1")
+    outcome = asked.end()
+    assert outcome.status == "failed"
+    assert f"job {job_id}_1 was cancelled by somebody else (SLURM: CANCELLED" in outcome.message
 
 
 @pytest.mark.parametrize(
