@@ -5,7 +5,7 @@ import sys
 
 BENCHMARKS = (
     *("student", "attention", "granularity", "overhead"),
-    *("bytes", "harvest", "looks", "slurm"),
+    *("bytes", "harvest", "looks", "rounds", "slurm"),
 )
 
 

@@ -6,8 +6,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from afd.artifacts import ArtifactRef
 from afd.store import StoreError
+from flows.small_files import SmallFiles
 
 ROUND = TypeAdapter(dict[str, ArtifactRef])
+_ROUNDS = SmallFiles(ROUND.validate_json)
 
 
 def read_round(file: Path) -> dict[str, ArtifactRef] | None:
@@ -16,7 +18,7 @@ def read_round(file: Path) -> dict[str, ArtifactRef] | None:
     Raises StoreError for a damaged file.
     """
     try:
-        return ROUND.validate_json(file.read_bytes())
+        return dict(_ROUNDS.read(file))
     except FileNotFoundError:
         return None
     except ValidationError:

@@ -16,6 +16,7 @@ from afd.store import write_atomic
 from flows.last_command import read_last_command
 from flows.mlflow_runs.run_ids import CampaignEnding, stage_key
 from flows.round_files import known_round
+from flows.small_files import SmallFiles
 
 
 class BegunStage(Frozen):
@@ -27,6 +28,9 @@ class BegunStage(Frozen):
     began_ms: int
     outcome: str = ""  # of the attempt, where it left no artifact
     message: str = ""  # the last lines of its log then
+
+
+_BEGUN = SmallFiles(BegunStage.model_validate_json)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,6 @@ def _write(folder: Path, one: BegunStage) -> None:
 
 def _read(file: Path) -> BegunStage | None:
     try:
-        return BegunStage.model_validate_json(file.read_bytes())
+        return _BEGUN.read(file)
     except (OSError, ValidationError):
         return None

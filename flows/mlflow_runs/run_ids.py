@@ -10,12 +10,13 @@ round_003.json     {"run_id", "state"}
 import json
 import uuid
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from afd.artifacts import ArtifactRef
 from afd.evaluation.readings import flatten
 from afd.runtime.identity import semantic
 from afd.store import write_json
+from flows.small_files import SmallFiles
 
 CampaignEnding = Literal["finished", "paused", "failed", "killed"]  # paused: rounds are left
 State = Literal["running", "scheduled", "finished", "failed", "killed"]
@@ -36,13 +37,14 @@ class RunIds:
 
     def __init__(self, campaign_dir: Path) -> None:
         self.folder = Path(campaign_dir) / "lineage"
+        self._files_read = SmallFiles[Any](json.loads)  # a campaign of 40 rounds has 300
 
     def read(self, key: str) -> dict[str, Any]:
         try:
-            content = json.loads((self.folder / f"{key}.json").read_bytes())
+            content = self._files_read.read(self.folder / f"{key}.json")
         except (OSError, ValueError):
             return {}  # missing or damaged: the run is found again in MLflow, or made anew
-        return content if isinstance(content, dict) else {}
+        return dict(cast("dict[str, Any]", content)) if isinstance(content, dict) else {}
 
     def write(self, key: str, **values: Any) -> None:
         """Set `values` in the entry of `key`; the others stay."""
