@@ -97,7 +97,7 @@ class Polling:
         return min(max(step, self.FLOOR_S), self.CEILING_S)
 
 
-def asked_to_wait(seconds: float) -> str:
+def requested_wait(seconds: float) -> str:
     """Return the pause that a vendor asks for, and the time of this machine at its end."""
     until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
     return f"the provider asks to wait {seconds:.0f} s ({seconds / 3600:.3g} h), until {until}"

@@ -8,13 +8,14 @@ from afd.failpoints import failpoint
 from afd.harvest import budget
 from afd.harvest.context import RunContext
 from afd.harvest.order import UNKNOWN_TASK, OrderRow, named_by_hand
-from afd.harvest.pace import LONGEST_WAIT_S, MAX_PAUSE_S, asked_to_wait, backoff_s
+from afd.harvest.pace import LONGEST_WAIT_S, MAX_PAUSE_S, backoff_s, requested_wait
 from afd.harvest.states import OrderState, may_follow
 from afd.harvest.submit import task_of
 from afd.teachers.vendors import protocol
 from afd.teachers.vendors.protocol import Progress, State
 
 MAX_SILENT_POLLS = 10  # failures in a row of one task: about five minutes
+ANSWER = "vendor_answer"  # in an order's facts
 MAX_ABSENT = 3  # polls of a task id that a person gave and the vendor does not find
 STATE_OF: dict[State, OrderState] = {
     "queued": "submitted",
@@ -50,11 +51,12 @@ async def poll_until_end(
                 context.polling.finished(guess, num_looks, vain, polled_at)
             context.engine.freed(row)  # before the commit: the next claim joins it
             return await record_end(context, row, progress), progress
-        row = await _note(context, row, state, progress.vendor_state)
+        row = await _note(context, row, state, progress)
         if progress.is_absent and num_looks >= MAX_ABSENT and named_by_hand(row) is not None:
             return await context.move(row, "stalled", reason=_misnamed(row)), None
         if elapsed > context.teacher.access.deadline_min * 60:
             reason = f"no end after {elapsed / 60:.0f} min, last said {progress.vendor_state}"
+            reason += f"; its answer: {progress.answer}" if progress.answer else ""
             return await context.move(row, "stalled", reason=reason), None
         vain = polled_at
         wait = max(
@@ -89,7 +91,7 @@ async def poll_once(context: RunContext, row: OrderRow) -> Progress:
             if is_unknown and failures >= MAX_ABSENT and named_by_hand(row) is not None:
                 return Progress("unknown", "no answer", reason=error.text, is_absent=True)
             if (error.retry_after_s or 0.0) > LONGEST_WAIT_S:  # the paid task keeps its state
-                wait = asked_to_wait(error.retry_after_s or 0.0)
+                wait = requested_wait(error.retry_after_s or 0.0)
                 context.engine.stop("asked_to_wait", f"{error.text}; {wait}", hard=True)
                 await context.engine.sleep(0.0)  # ends here
             seconds = min(max(backoff_s(failures), error.retry_after_s or 0.0), MAX_PAUSE_S)
@@ -125,6 +127,8 @@ async def record_end(
         "ran_model": progress.model,
         "ended_at": time.time(),
     }
+    if is_delivered:
+        facts.pop(ANSWER, None)
     row = await context.move(
         row,
         state,
@@ -141,11 +145,18 @@ async def record_end(
 
 
 async def _note(
-    context: RunContext, row: OrderRow, state: OrderState, vendor_state: str
+    context: RunContext, row: OrderRow, state: OrderState, progress: Progress
 ) -> OrderRow:
-    """Write an open task's state if the vendor's word has changed, never backwards."""
+    """Write an open task's state if the vendor's word has changed, never backwards.
+
+    An answer in which no known state is stays with the order.
+    """
+    vendor_state = progress.vendor_state
     if row.vendor_state == vendor_state or (
         state != row.state and not may_follow(row.state, state)
     ):
         return row
-    return await context.move(row, state, vendor_state=vendor_state)
+    if progress.answer is None:
+        return await context.move(row, state, vendor_state=vendor_state)
+    facts = json.dumps(json.loads(row.facts or "{}") | {ANSWER: progress.answer})
+    return await context.move(row, state, vendor_state=vendor_state, facts=facts)

@@ -13,7 +13,7 @@ from afd.failpoints import failpoint
 from afd.harvest.context import Counter, RunContext, StopReason
 from afd.harvest.ledger import LostOrderError, TaskTakenError
 from afd.harvest.order import OrderRow, adapter_order
-from afd.harvest.pace import LONGEST_WAIT_S, asked_to_wait, backoff_s
+from afd.harvest.pace import LONGEST_WAIT_S, backoff_s, requested_wait
 from afd.harvest.schema import LedgerError
 from afd.harvest.states import OrderState, TransitionError
 from afd.teachers.vendors import protocol
@@ -136,7 +136,7 @@ def _again(
     Stop the run after too many failures, or where the vendor asks for a longer wait than a run has.
     """
     if (error.retry_after_s or 0.0) > LONGEST_WAIT_S:
-        wait = asked_to_wait(error.retry_after_s or 0.0)
+        wait = requested_wait(error.retry_after_s or 0.0)
         context.engine.stop("asked_to_wait", f"{error.text}: nothing was created; {wait}")
         return
     if failures >= MAX_IN_A_ROW[reason]:

@@ -14,6 +14,7 @@ without credit is no wrong key: its paid tasks go on.
 """
 
 import asyncio
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ from afd.teachers.vendors.protocol import (
 )
 
 MAX_EXCHANGE_S = 300.0  # of one request with its complete answer
+MAX_WHOLE = 2000  # characters of an answer that is kept for a person
 MAX_ANSWER_BYTES = 4 << 20  # a listing of 100 predictions with their logs is about 1 MB
 NUM_RECENT = 8  # keys to hide: of a few providers, the present and earlier ones
 NO_CREDIT = re.compile(
@@ -75,6 +77,12 @@ class Answer:
         """Return a text of this answer without secrets."""
         return sanitise.clean(value, self.secrets, limit)
 
+    @property
+    def whole(self) -> str:
+        """The body as JSON without secrets and URLs, for a person who has to decide."""
+        text = json.dumps(self.body, ensure_ascii=False)
+        return self.clean(text, MAX_WHOLE)
+
     def id(self, *path: str | int) -> str:
         """Return the id of the task that this answer reports.
 
@@ -82,10 +90,10 @@ class Answer:
         """
         found = sanitise.identifier(self.get(*path))
         if self.status // 100 != 2 or found is None or "***" in found:
-            found_text = self.clean(self.get(*path), 60) if self.body is not None else "no JSON"
+            found = "no JSON" if self.body is None else self.whole
             raise AmbiguousError(
-                f"the vendor answered {self.status}, but with no usable task id ({found_text}); "
-                "the task may exist"
+                f"the vendor answered {self.status}, but with no usable task id; the task may "
+                f"exist; its answer: {found}"
             )
         return found
 

@@ -87,6 +87,7 @@ class Progress:
     model: str | None = None  # what the vendor says it ran, cleaned
     retry_after_s: float | None = None  # the vendor asks for this pause before the next poll
     is_absent: bool = False  # the vendor does not know this id (404)
+    answer: str | None = None  # as it came, cleaned, where no known state is in it
 
 
 class RemoteError(Exception):

@@ -55,6 +55,7 @@ def succeeded(
         seed=sanitise.seed(seed),
         model=None if model is None else answer.clean(model, 200),
         retry_after_s=answer.retry_after_s,
+        answer=answer.whole if state == "unknown" else None,
     )
 
 
@@ -71,10 +72,11 @@ def stands(
     """Return the progress of any other state."""
     return Progress(
         state=state,
-        vendor_state=answer.clean(word, 40),
+        vendor_state="no state" if word is None else answer.clean(word, 40),
         usage=usage,
         reason=None if reason is None else answer.clean(reason),
         retry_after_s=answer.retry_after_s,
+        answer=answer.whole if state == "unknown" else None,
     )
 
 

@@ -634,3 +634,28 @@ def test_a_vendor_that_asks_for_a_day_is_left_at_once_with_its_own_time(
     with Server("ark", script()) as server:
         again = paused_error(done.stop, teacher_at(server), store, 0)
     assert again.reason == "asked_to_wait" and "wait until then" in str(again)
+
+
+def test_an_answer_that_nobody_understands_stays_with_its_order_without_secrets(
+    tmp_path: Path,
+) -> None:
+    odd = {"mood": "odd", "echo": KEY, "film": "https://cdn.example/x.mp4?Signature=CANARY"}
+    fates = (
+        Fate(RED, states=("dreaming",), extra=odd),
+        Fate("green", states=("queued",), extra=odd | {"status": None}),
+    )
+    with Server("ark", script(fates=fates)) as server:
+        _, store = harvested(teacher_at(server, deadline_min=0.01), tmp_path, *PROMPTS)
+    for prompt, word in (("a red ball", "dreaming"), ("a green ball", "no state")):
+        row = rows(store)[prompt]
+        kept = json.loads(row.facts or "{}")[poll.ANSWER]
+        assert row.state == "stalled" and f"last said {word}; its answer: " in str(row.reason)
+        assert '"mood": "odd"' in kept and '"mood": "odd"' in str(row.reason)
+        assert KEY not in kept and "CANARY" not in kept and "***" in kept
+    lost = Rule("create", prompt=RED, status=200, body='{"mood": "odd", "task": null}')
+    with Server("ark", script(lost)) as server:
+        _, store = harvested(teacher_at(server), tmp_path / "lost", "a red ball")
+    row = rows(store)["a red ball"]
+    assert row.state == "ambiguous" and 'its answer: {"mood": "odd", "task": null}' in str(
+        row.reason
+    )
