@@ -1,5 +1,6 @@
 """Progress of a campaign in this process: tasks write it, terminals read it."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -8,9 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from afd.runtime.parts import notices_file
 from afd.runtime.request import StageRequest
 from afd.store import Store
 from flows.record_files import STEPS, known_record
+
+NOTICES = "notices.txt"  # in a campaign's folder
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class ProgressBoard:
 
     done: list[FinishedStage] = field(default_factory=list[FinishedStage])
     notes: list[str] = field(default_factory=list[str])  # by alarms
+    warnings: list[str] = field(default_factory=list[str])  # of stages, e.g. a damaged checkpoint
     rounds: list[int] = field(default_factory=list[int])  # finished, and their artifacts in DVC
     began: float | None = None  # time.monotonic() of the first stage that was not there
     _activities: dict[int, Activity] = field(default_factory=dict[int, Activity])
@@ -103,6 +108,15 @@ class ProgressBoard:
             if line not in self.notes:
                 self.notes.append(line)
 
+    def warn(self, folder: Path, line: str) -> None:
+        """Show a line once, and keep it in the campaign's folder for `afd status`."""
+        with self._lock, contextlib.suppress(OSError):
+            if line in self.warnings or line in saved_notices(folder):
+                return
+            self.warnings.append(line)
+            with (folder / NOTICES).open("a") as file:
+                file.write(line + "\n")
+
     @property
     def has_computed(self) -> bool:
         """True after a stage was tried."""
@@ -119,6 +133,26 @@ def stage_progress(store: Store, request: StageRequest) -> tuple[int, int] | Non
     file: Path = store.work_path(request.output) / "progress.json"
     steps = known_record(file, STEPS)
     return None if steps is None else (steps["done"], steps["total"])
+
+
+def take_notices(
+    board: ProgressBoard, folder: Path, store: Store, entry: RunningStage, *, is_over: bool = False
+) -> None:
+    """Show and keep what a stage left for whoever waits for it."""
+    file = notices_file(store.work_path(entry.request.output))
+    with contextlib.suppress(OSError, ValueError):
+        for line in file.read_text().splitlines():
+            board.warn(folder, f"{round_label(entry.round_index)} {entry.request.stage}: {line}")
+        if is_over:
+            file.unlink()
+
+
+def saved_notices(folder: Path) -> list[str]:
+    """Return the notices of a campaign's stages, the oldest first."""
+    try:
+        return (folder / NOTICES).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def round_label(round_index: int | None) -> str:

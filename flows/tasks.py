@@ -20,7 +20,7 @@ from flows.jobs.site import GivenUpError, log_tail
 from flows.prefect_runs.final_states import ends_in_words, raise_ended
 from flows.prefect_runs.pages import log_stage, progress_artifact
 from flows.prefect_runs.reach import is_away
-from flows.progress import FinishedStage
+from flows.progress import FinishedStage, RunningStage, take_notices
 from flows.session import Session
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def make(session: Session, request: StageRequest, round_index: int | None) -> Ar
             _ending(session),
         ):
             outcome = compute(session.dispatch, session.site, request)
+        entry = RunningStage(request, round_index, 0.0)
+        take_notices(session.progress, session.site.folder, store, entry, is_over=True)
         wall_s = outcome.wall_s
         if outcome.status != "done":
             tail = log_tail(outcome.log)

@@ -136,5 +136,19 @@ def show_progress(work: Path, done: int, total: int) -> None:
         temporary.rename(work / "progress.json")
 
 
+def notices_file(work: Path) -> Path:
+    """Return the file of a stage's notices; beside its work folder, which ends with the stage."""
+    return work.parent / "notices" / f"{work.name}.txt"
+
+
+def add_notice(work: Path, line: str) -> None:
+    """Leave a line for whoever waits for the stage; nothing depends on it."""
+    with contextlib.suppress(OSError):
+        file = notices_file(work)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as opened:
+            opened.write(line.replace("\n", " ") + "\n")
+
+
 def _ceil(count: int, size: int) -> int:
     return -(-count // size)

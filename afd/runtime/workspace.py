@@ -1,6 +1,7 @@
 """Workspace of one attempt at a stage: artifact files, metrics, progress and checkpoints.
 
     <work>/progress.json             for people; never read by a stage
+    <work>/damaged/                  checkpoints that did not load, until the stage is done
     <work>/batches/                  finished batches of a splittable stage (parts.py)
     <work>/attempts/0001/out/        becomes the artifact; metrics.jsonl is its learning curve
     <work>/attempts/0001/checkpoints/  step-<step>-<sha256[:16]>.safetensors, the last two
@@ -10,6 +11,7 @@ the checkpoint, so a replayed step has one line. An attempt reads the files of e
 writes to its own folder alone: a lost attempt that still runs disturbs no other.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -25,7 +27,7 @@ from safetensors import SafetensorError
 from afd import signals
 from afd.attempts import Attempt
 from afd.runtime.batches import Batch, Batches, Compute
-from afd.runtime.parts import show_progress
+from afd.runtime.parts import add_notice, show_progress
 from afd.runtime.ranks import ALONE, Ranks
 from afd.runtime.request import StageRequest
 from afd.runtime.stage_log import StepLog
@@ -152,16 +154,19 @@ class Workspace:
         train from the start again.
         """
         saved = _checkpoints(self.path)
+        damaged: list[Path] = []
         for file in saved:
             loaded = read_tensors(file)
             if loaded is None:
                 sys.stderr.write(f"warning: {file} is damaged; going on from the one before it\n")
+                damaged.append(file)
                 continue
             note, tensors = loaded
             self.resumed_from, self._resumed = int(note["step"]), file
             self.add_spent(float(note["wall_s"]), float(note["cpu_s"]))
             self._take_metrics(file.parents[1] / "out" / METRICS, self.resumed_from)
             sys.stderr.write(f"resumed from step {self.resumed_from} ({file.name})\n")
+            self._set_aside(damaged, self.resumed_from)
             return self.resumed_from, tensors, note["meta"]
         if saved:
             raise StoreError(
@@ -170,6 +175,20 @@ class Workspace:
                 f"Restore the files, or `rm -r {self.path / 'attempts'}` to start this stage afresh"
             )
         return None
+
+    def _set_aside(self, damaged: list[Path], step: int) -> None:
+        """Move damaged checkpoints out of the way, and leave a notice of each."""
+        aside = self.path / "damaged"
+        for file in damaged:
+            with contextlib.suppress(OSError):  # gone, or a full disk: it stays where it is
+                aside.mkdir(exist_ok=True)
+                file.rename(aside / file.name)
+                add_notice(
+                    self.path,
+                    f"checkpoint {file.name} is damaged: the stage goes on from step {step}, with "
+                    "the same result; the damaged file is kept until the stage is done, in "
+                    f"{aside}",
+                )
 
     def _clock(self) -> dict[str, float]:
         wall_s, cpu_s = self.spent()

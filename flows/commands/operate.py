@@ -145,8 +145,8 @@ def _print_campaign(console: Console, one: CampaignStatus, runs: Path) -> None:
     if one.last_command is not None and one.last_command.message and one.holder is None:
         for line in _brief(one.last_command.message):
             console.print(f"  {line}")
-    for line in one.damaged:
-        console.print(f"  {line}")
+    for line in (*one.damaged, *(f"warning  {notice}" for notice in one.notices)):
+        console.print(Text(f"  {line}"), soft_wrap=True)
     if one.work:
         table = Table(box=None, padding=(0, 2, 0, 2))
         for column in ("stage", "job", "state", "reason", "attempts", "done"):

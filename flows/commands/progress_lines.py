@@ -15,7 +15,14 @@ from flows.commands.forecast import seconds_left, try_planned_stages
 from flows.commands.numbers import clock, rough_time, short_number
 from flows.commands.status import hint_of_nodes
 from flows.jobs.records import WORKER, JobRecords, lacks_nodes
-from flows.progress import Activity, FinishedStage, RunningStage, round_label, stage_progress
+from flows.progress import (
+    Activity,
+    FinishedStage,
+    RunningStage,
+    round_label,
+    stage_progress,
+    take_notices,
+)
 from flows.session import Session
 
 STAGE_WIDTH = 9  # of the longest stage's name
@@ -97,12 +104,15 @@ class ProgressLines:
         self._progress, self._console = progress, console
         self._reasons: set[str] = set()  # of waiting jobs
         self._activities: set[Activity] = set()
-        self._num_stages = self._num_rounds = self._num_notes = 0
+        self._num_stages = self._num_rounds = self._num_notes = self._num_warnings = 0
         self._computed_s: dict[int | None, float] = {}  # by round, of what this process waited for
 
     def print_news(self) -> None:
         """Print the stages, alarms and rounds since the last call."""
-        board = self._progress.session.progress
+        session = self._progress.session
+        board = session.progress
+        for running in board.running():
+            take_notices(board, session.site.folder, session.site.store, running)
         done, notes, rounds = list(board.done), list(board.notes), list(board.rounds)
         for entry in done[self._num_stages :]:
             if not entry.was_there:
@@ -112,6 +122,10 @@ class ProgressLines:
         for note in notes[self._num_notes :]:
             text = Text(f"alarm  {note}", style="yellow")  # wrapped between words
             self._console.print(text, soft_wrap=not self._console.is_terminal)
+        warnings = list(board.warnings)
+        for line in warnings[self._num_warnings :]:
+            self._print(f"warning  {line}", "yellow")
+        self._num_warnings = len(warnings)
         for index in rounds[self._num_rounds :]:
             if index in self._computed_s:  # else all of it was there
                 self._print_round(index)

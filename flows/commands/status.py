@@ -28,7 +28,7 @@ from flows.jobs.scheduler import SchedulerError, is_live
 from flows.last_command import FILE as LAST_COMMAND
 from flows.last_command import LastCommand, read_last_command
 from flows.paths import CampaignPaths, campaign_folder, saved_params
-from flows.progress import round_label, stage_progress
+from flows.progress import round_label, saved_notices, stage_progress
 from flows.round_files import damaged_rounds
 
 PATIENCE_S = 5.0  # for the scheduler: then what was last seen is told, with its age
@@ -53,6 +53,9 @@ class Work:
         return cure(self.reason, self.stage)
 
 
+MAX_NOTICES = 5  # of a campaign, shown
+
+
 @dataclass(frozen=True)
 class CampaignStatus:
     """State of one campaign."""
@@ -63,6 +66,7 @@ class CampaignStatus:
     last_command: LastCommand | None
     rounds_done: int
     num_rounds: int | None  # None: its params are of another version
+    notices: tuple[str, ...] = ()  # of its stages, the newest last
     damaged: tuple[str, ...] = ()  # files of rounds, each with its cure
     work: tuple[Work, ...] = ()
     ended_badly: tuple[StageRecord, ...] = ()
@@ -181,6 +185,7 @@ def _campaign_status(
         holder=holder_of(folder),
         last_command=last_command,
         rounds_done=len(set(rounds) - damaged.keys()),
+        notices=tuple(saved_notices(folder)[-MAX_NOTICES:]),
         damaged=tuple(damaged.values()),
         num_rounds=None if params is None else params.num_rounds,
         work=tuple(work for entry in live for work in _work(folder, entry, seen, old, store)),

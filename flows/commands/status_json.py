@@ -35,6 +35,7 @@ def _campaign(one: CampaignStatus) -> Document:
         "rounds_done": one.rounds_done,
         "num_rounds": one.num_rounds,
         "damaged": list(one.damaged),
+        "notices": list(one.notices),
         "last_command": str(one.last_command) if one.last_command else None,
         "message": one.last_command.message
         if one.last_command and one.last_command.message

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from afd.attempts import Attempt
+from afd.runtime.parts import notices_file
 from afd.runtime.workspace import METRICS, NUM_CHECKPOINTS, Workspace
 from afd.store import StoreError
 
@@ -102,6 +103,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_metrics(
     lines = (again.out / METRICS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
     assert f"{saved[-1].name} is damaged" in capfd.readouterr().err
+    assert not saved[-1].exists()  # set aside: it is looked at once
+    assert (again.path / "damaged" / saved[-1].name).read_bytes() == damaged
+    (notice,) = notices_file(again.path).read_text().splitlines()
+    assert f"checkpoint {saved[-1].name} is damaged: the stage goes on from step 2" in notice
 
 
 def test_training_is_not_begun_again_when_no_checkpoint_loads(tmp_path: Path) -> None:
