@@ -25,6 +25,7 @@ from flows.commands.json_output import Document, print_document
 from flows.inputs import chosen_cluster
 from flows.library_env import DEFAULTS
 from flows.mlflow_runs.client import without_password
+from flows.mlflow_runs.experiment import EXPERIMENT
 from flows.paths import MLFLOW_SERVER, CampaignPaths
 from flows.prefect_runs.reach import configured_api, trouble
 
@@ -149,8 +150,14 @@ def _mlflow(paths: CampaignPaths, chosen: str | None) -> Iterator[Finding]:
     try:
         with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5) as database:
             (num_runs,) = database.execute("select count(*) from runs").fetchone()
+            deleted = "select 1 from experiments where name = ? and lifecycle_stage = 'deleted'"
+            is_deleted = database.execute(deleted, (EXPERIMENT,)).fetchone() is not None
     except sqlite3.Error as error:
         text = f"{file}: {error}; move it away; `afd sync` fills a new one from the store"
+        yield Finding("mlflow", "warning", text)
+        return
+    if is_deleted:
+        text = f"{file}: experiment {EXPERIMENT} is deleted; `afd sync` or a campaign restores it"
         yield Finding("mlflow", "warning", text)
         return
     yield Finding("mlflow", "ok", f"{file}: {num_runs} runs")

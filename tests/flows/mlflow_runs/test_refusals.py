@@ -15,9 +15,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param_name
 
+from flows.commands import doctor
+from flows.commands.doctor_cluster import Finding
 from flows.mlflow_runs.limits import MAX_NAME, allowed_name, allowed_value
 from flows.mlflow_runs.run_ids import RunIds
 from flows.mlflow_runs.runs import CampaignRuns
+from flows.paths import CampaignPaths
 from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
 from tests.flows.test_recorder import play, sync, uri
 
@@ -43,6 +46,13 @@ def runs_in(made: CampaignOnDisk, experiment: str = "afd") -> dict[str, Run]:
     keys = Counter(run.data.tags["afd.key"] for run in runs)
     assert set(keys.values()) == {1}
     return {run.data.tags["afd.key"]: run for run in runs}
+
+
+def doctor_of(made: CampaignOnDisk) -> Finding:
+    """What `afd doctor` says of its MLflow."""
+    paths = CampaignPaths(made.root / "runs", made.root / "store")
+    (found,) = doctor._mlflow(paths, None)
+    return found
 
 
 def is_whole(made: CampaignOnDisk, experiment: str = "afd") -> bool:
@@ -173,11 +183,14 @@ def test_a_deleted_experiment_is_restored_and_everything_is_recorded(
     play(made)
     assert is_whole(made)
     assert caplog.text.count("experiment afd was deleted; it is restored") == 1
+    assert doctor_of(made).verdict == "ok"
     before = RunIds(made.folder).entries()
     caplog.clear()
     found = client.get_experiment_by_name("afd")
     assert found is not None
     client.delete_experiment(found.experiment_id)
+    assert doctor_of(made).verdict == "warning"
+    assert "experiment afd is deleted; `afd sync`" in doctor_of(made).text
     assert sync(made, status="finished", again=True) == 0  # nothing was lost
     assert "was deleted; it is restored" in caplog.text
     assert is_whole(made) and RunIds(made.folder).entries() == before
