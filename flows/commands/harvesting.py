@@ -92,14 +92,14 @@ def run(
     runs: Runs = RUNS,
     store: StoreFolder = STORE,
     dry_run: DryRun = False,
-) -> None:
+) -> int:
     """Order the clips that are missing; it can be stopped and typed again at any time."""
     from flows.commands.orders import Chosen, check_orders, run_orders
 
     if dry_run:
         check_orders(Chosen.read(name, params, overlay, set_, runs, store, limit, writes=False))
-    else:
-        run_orders(Chosen.read(name, params, overlay, set_, runs, store, limit))
+        return 0
+    return run_orders(Chosen.read(name, params, overlay, set_, runs, store, limit))
 
 
 @app.command(help_epilogue=examples("afd harvest status"))

@@ -25,7 +25,7 @@ from afd.harvest.plan import Plan, plan
 from afd.harvest.progress import HarvestProgress
 from afd.harvest.run import harvest
 from afd.harvest.schema import ledger_path
-from afd.harvest.states import WITHOUT_CLIP
+from afd.harvest.states import OWNED, WITHOUT_CLIP
 from afd.prompts import read_jsonl
 from afd.runtime.outcome import RefusedError
 from afd.stages import requests
@@ -163,8 +163,11 @@ def check_orders(chosen: Chosen) -> None:
     stdout_console().print("dry run: nothing was sent, paid or written", highlight=False)
 
 
-def run_orders(chosen: Chosen) -> None:
-    """Order what is missing. Raises HarvestPausedError where something stopped it."""
+def run_orders(chosen: Chosen) -> ExitCode:
+    """Order what is missing; NO where an order is still open that may be paid.
+
+    Raises HarvestPausedError where something stopped it.
+    """
     console = stdout_console()
     answered = find_clips(chosen.store, teacher_spec(chosen.teacher), chosen.clip_requests)
     with _watched(console, chosen.teacher) as print_news:
@@ -181,6 +184,8 @@ def run_orders(chosen: Chosen) -> None:
     if any(done.live.states[state] for state in ("ambiguous", "stalled", "quarantined")):
         status_command = command("harvest", "status", store=chosen.store.root)
         console.print(f"see `{status_command}` for what has no clip", soft_wrap=True)
+    is_open = any(done.live.states[state] for state in (*OWNED, "ambiguous", "stalled"))
+    return ExitCode.NO if is_open else ExitCode.DONE
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -27,6 +27,7 @@ from afd.harvest.status import refusals
 from afd.harvest.submit import MAX_IN_A_ROW
 from afd.store import Store
 from afd.teachers.vendors.protocol import ListingTeacher, Task
+from flows.commands.orders import Chosen, run_orders
 from tests.afd.harvest.ordering import (
     KEY,
     KEY_VARIABLE,
@@ -659,3 +660,16 @@ def test_an_answer_that_nobody_understands_stays_with_its_order_without_secrets(
     assert row.state == "ambiguous" and 'its answer: {"mood": "odd", "task": null}' in str(
         row.reason
     )
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"), [(Rule("create", "reset_after", prompt=RED), 1), (Rule("poll"), 0)]
+)
+def test_a_run_with_an_order_that_may_be_paid_and_open_is_not_done(
+    tmp_path: Path, rule: Rule, code: int
+) -> None:
+    with Server("veo", script(rule)) as server:
+        teacher, store = teacher_at(server, seeded=False), Store(tmp_path / "store")
+        params: Any = None
+        chosen = Chosen(params, teacher, store, wants_of(teacher, *PROMPTS))
+        assert run_orders(chosen) == code
