@@ -69,7 +69,7 @@ def test_a_program_beside_this_python_is_named_so_that_it_can_be_typed(
 def test_up_for_another_store_is_refused_with_the_one_it_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(up, "answers", lambda api: True)
+    monkeypatch.setattr(up, "own_answers", lambda api: True)
     runs, mine = tmp_path / "runs", tmp_path / "mine"
     (runs / ".services").mkdir(parents=True)
     serving = up.Up(
