@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from flows.command_text import RUNS, STORE
+from flows.commands.exit_codes import ExitCode
 from flows.commands.options import (
     DryRun,
     Overlays,
@@ -98,7 +99,7 @@ def run(
 
     if dry_run:
         check_orders(Chosen.read(name, params, overlay, set_, runs, store, limit, writes=False))
-        return 0
+        return ExitCode.DONE
     return run_orders(Chosen.read(name, params, overlay, set_, runs, store, limit))
 
 
