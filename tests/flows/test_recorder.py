@@ -173,7 +173,7 @@ def test_what_programs_outside_say_is_marked(tmp_path: Path, empty_database: byt
     made = next(a for i, r, a in campaign.made if i == 1 and r.stage == "evaluate")
     for run in (runs[made.ref.fingerprint[:16]], runs["campaign"]):
         assert run.data.tags["afd.not_independent"] == "align.motion, crash.motion"
-        assert run.data.tags["afd.evaluator.align"] == "told 1"
+        assert run.data.tags["afd.evaluator.align"] == "motion: 3 of 24 videos are null"
         assert run.data.tags["afd.evaluator.crash"] == "crash: exit code 1"
         assert run.data.metrics["evaluate/align.motion.num_failed"] == 3
         assert run.data.metrics["evaluate/crash.sharp.num_failed"] == 24
