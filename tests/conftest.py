@@ -37,6 +37,7 @@ NOTHING_STARTED = {
         "jobs/test_scheduler",
         "jobs/test_slurm",
         "jobs/test_diagnosis",
+        "jobs/test_pace",
         "prefect_runs/test_reach",
         "test_inputs",
         "test_command_text",
