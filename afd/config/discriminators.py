@@ -50,7 +50,7 @@ class VlmDiscriminator(LargeBackbone):
     reward: str | None
     """Checkpoint to start from (folder or file): VideoReward's, or LoRA and head in one file as
     AFD's discriminator.pt; null: Qwen2-VL alone."""
-    reward_alpha: Positive | None = None
+    reward_alpha: Positive | None = Field(default=None, exclude_if=lambda value: value is None)
     """alpha of a LoRA in `reward` whose files do not tell it; null: they do."""
     question: Annotated[str, Field(min_length=1, max_length=20_000)]
     """Question to the network; {prompt} is the caption, scores are read at the reward tokens."""

@@ -83,7 +83,7 @@ class _Published(Section):
     base: str | None = None
     """Weights that a LoRA in `checkpoint` was trained on, in any form of whole weights; null:
     `checkpoint` is whole itself. Content is identity."""
-    checkpoint_alpha: Positive | None = None
+    checkpoint_alpha: Positive | None = Field(default=None, exclude_if=lambda value: value is None)
     """alpha of a LoRA in `checkpoint` that does not tell its own; null: it does."""
     components: str
     """Folder with vae/, text_encoder/ and tokenizer/, as Wan2.1-T2V-*-Diffusers has them."""

@@ -68,9 +68,9 @@ class Reward:
 
 
 def read(place: str, alpha: float | None = None) -> Reward:
-    """Whatever VideoReward checkpoint lies at `place`; raises BackboneError.
+    """Return the VideoReward checkpoint at `place`; raises BackboneError.
 
-    `alpha`: of a LoRA whose files do not tell it.
+    `alpha` is that of a LoRA whose files do not hold it.
     """
     reward = _read(place)
     is_known = reward.scale is not None or reward.alpha is not None

@@ -23,8 +23,6 @@ WEIGHTS: dict[tuple[str, str], tuple[str, ...]] = {  # (section, field) -> entri
     ("discriminator", "reward"): (),
     ("teacher", "pipeline"): (),
 }
-# Fields that came later: left out where they are null, so that earlier requests keep their ids.
-ADDED = {"student": ("checkpoint_alpha",), "discriminator": ("reward_alpha",)}
 PLUGINS = ("discriminator", "teacher")  # sections that may name a function of another package
 CIRCUMSTANCE = {  # section -> fields that change no result
     "prompts": ("path",),
@@ -58,14 +56,7 @@ def semantic(params: dict[str, Any]) -> dict[str, Any]:
         chosen: Any = params.get(section)
         if isinstance(chosen, dict):
             values = cast("dict[str, Any]", chosen)
-            added = ADDED.get(section, ())
-            params = params | {
-                section: {
-                    k: v
-                    for k, v in values.items()
-                    if k not in fields and (v is not None or k not in added)
-                }
-            }
+            params = params | {section: {k: v for k, v in values.items() if k not in fields}}
     return params
 
 

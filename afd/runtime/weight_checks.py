@@ -13,11 +13,12 @@ from pydantic import TypeAdapter
 
 from afd.config import Discriminator, Params, Student, is_published
 from afd.runtime.outcome import RefusedError
+from afd.runtime.weight_files import paths_of
 
 
 def refuse_unusable_weights(params: Params) -> None:
     """Raise RefusedError with everything that is wrong with the files that params name."""
-    if not is_published(params.student) and params.discriminator.kind == "conv":
+    if not any(field.startswith(("student.", "discriminator.")) for field in paths_of(params)):
         return
     done = subprocess.run(
         [sys.executable, "-m", "afd.runtime.weight_checks"],
@@ -57,7 +58,7 @@ def problems_of(sections: dict[str, object]) -> list[str]:
                 from afd.discriminators import dit_features
 
                 dit_features.look(discriminator)
-            case "conv":
+            case "conv" | "plugin":
                 pass
     except BackboneError as error:
         problems.append(str(error))

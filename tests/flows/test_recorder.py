@@ -29,12 +29,17 @@ from tests.flows.conftest import Forge
 ROOT = Path(__file__).parents[2]
 
 
+def recorded_nowhere(root: Path, database: bytes, num_rounds: int) -> CampaignOnDisk:
+    """A finished campaign beside an MLflow database that has nothing of it."""
+    folder = root / "runs" / ".services" / "mlflow"
+    folder.mkdir(parents=True)
+    (folder / "mlflow.db").write_bytes(database)
+    return make_campaign(root, small_params(), num_rounds)
+
+
 @pytest.fixture
 def campaign(tmp_path: Path, empty_database: bytes) -> CampaignOnDisk:
-    folder = tmp_path / "runs" / ".services" / "mlflow"
-    folder.mkdir(parents=True)
-    (folder / "mlflow.db").write_bytes(empty_database)
-    return make_campaign(tmp_path, small_params(), num_rounds=2)
+    return recorded_nowhere(tmp_path, empty_database, num_rounds=2)
 
 
 def uri(campaign: CampaignOnDisk) -> str:

@@ -21,16 +21,13 @@ from flows.mlflow_runs.limits import MAX_NAME, allowed_name, allowed_value
 from flows.mlflow_runs.run_ids import RunIds
 from flows.mlflow_runs.runs import CampaignRuns
 from flows.paths import CampaignPaths
-from tests.flows.campaign_on_disk import CampaignOnDisk, make_campaign, small_params
-from tests.flows.test_recorder import play, sync, uri
+from tests.flows.campaign_on_disk import CampaignOnDisk
+from tests.flows.test_recorder import play, recorded_nowhere, sync, uri
 
 
 @pytest.fixture
 def made(tmp_path: Path, empty_database: bytes) -> CampaignOnDisk:
-    folder = tmp_path / "runs" / ".services" / "mlflow"
-    folder.mkdir(parents=True)
-    (folder / "mlflow.db").write_bytes(empty_database)
-    return make_campaign(tmp_path, small_params(), num_rounds=1)
+    return recorded_nowhere(tmp_path, empty_database, num_rounds=1)
 
 
 def client_of(made: CampaignOnDisk) -> MlflowClient:
