@@ -44,6 +44,8 @@ def workload(params: Params) -> Workload:
     pixels = height * width
     student = params.student
     assumed: list[str] = []
+    if params.teacher.kind == "plugin":
+        assumed.append("teacher: the cost of a plugin is unknown and counted as 0")
     if not is_published(student):
         wan = _pocket(student, params.num_frames, pixels)
         rank, trained, size = None, wan.num_parameters, 4

@@ -106,7 +106,7 @@ def num_batches(stage: StageName, params: dict[str, Any], roles: Collection[str]
             # Student and base for each noise seed, the base's own look, the teacher if it is there.
             num_films = 2 * len(params["noise_seeds"]) + 1 + ("teacher_clips" in roles)
             return num_films * _ceil(params["num_prompts"], evaluation_batch(params))
-        case "harvest" if params["teacher"]["kind"] == "diffusers":
+        case "harvest" if params["teacher"]["kind"] in ("diffusers", "plugin"):
             return int(params["num_prompts"])  # a clip takes minutes
         case _:
             return 0

@@ -9,10 +9,12 @@ import pytest
 from afd.artifacts import Artifact
 from afd.config import Params
 from afd.params import load_params
+from afd.planning.workload import workload
 from afd.plugins import PluginError, source_sha256
+from afd.runtime.parts import Gather, Part, StageTask, max_parts
 from afd.runtime.request import StageRequest
 from afd.stages import requests
-from afd.stages.execute import execute
+from afd.stages.execute import execute, run_task
 from afd.store import Store
 from afd.video.decode import decode
 
@@ -64,6 +66,26 @@ def test_a_round_with_the_teacher_and_the_discriminator_of_the_page(lab: Path) -
         again.path(needed).parent.mkdir(parents=True, exist_ok=True)
         again.path(needed).symlink_to(store.path(needed))
     assert execute(fit, again).manifest.files == fitted.manifest.files  # the same start
+
+
+def test_clips_of_a_plugin_are_made_in_parts(lab: Path) -> None:
+    params = read(lab)
+    prompts = execute(requests.prompts(params), Store(lab / "whole")).ref
+    request = requests.harvest_round(params, prompts, 0)
+    assert max_parts(request) == params.rollout.num_prompts
+    whole = execute(request, Store(lab / "whole"))
+    store = Store(lab / "store")
+    execute(requests.prompts(params), store)
+    for index in (1, 0):
+        run_task(StageTask(request=request, piece=Part(index=index, num_parts=2)), store)
+    gathered = run_task(StageTask(request=request, piece=Gather(num_parts=2)), store)
+    assert gathered is not None
+    assert gathered.manifest.files == whole.manifest.files
+
+
+def test_the_plan_names_what_it_does_not_know_of_plugins(lab: Path) -> None:
+    unknown = [line.partition(":")[0] for line in workload(read(lab)).assumed]
+    assert unknown == ["teacher", "discriminator"]
 
 
 def test_another_source_is_another_discriminator_and_other_clips(lab: Path) -> None:
