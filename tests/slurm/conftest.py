@@ -55,6 +55,18 @@ class RealSlurm:
             command, check=True, capture_output=True, text=True, timeout=60
         ).stdout.strip()
 
+    @contextlib.contextmanager
+    def drained(self) -> Iterator[None]:
+        """Every node is drained inside, and answers again after."""
+        every_node = f"nodename={self.ask('sinfo', '-h', '-o', '%N')}"
+        self.ask("scontrol", "update", every_node, "state=drain", "reason=test")
+        try:
+            yield
+        finally:
+            self.ask("scontrol", "update", every_node, "state=resume")
+            # Until its first answer a resumed node is idle*, and sbatch --test-only refuses it.
+            until(lambda: "*" not in self.ask("sinfo", "-h", "-N", "-o", "%T"))
+
     def jobs(self, name: str = "") -> list[str]:
         """Ids of every job the controller remembers, of that --name."""
         chosen = ("--name", name) if name else ()

@@ -33,11 +33,8 @@ def test_a_probe_job_writes_on_a_node_what_the_head_reads(slurm: RealSlurm) -> N
 
 
 def test_nodes_that_are_drained_are_thought_of(slurm: RealSlurm) -> None:
-    slurm.ask("scontrol", "update", "nodename=n[1-4]", "state=drain", "reason=test")
-    try:
+    with slurm.drained():
         told = findings(slurm.root / "shared")["sbatch"].text
-    finally:
-        slurm.ask("scontrol", "update", "nodename=n[1-4]", "state=resume")
     assert "node configuration is not available" in told and "sinfo -R" in told
 
 
@@ -62,14 +59,18 @@ def test_sbatch_is_asked_for_exactly_what_each_stage_asks(
     assert "--mem is not allowed: change resources." in text
     assert "mem_gb (null: no --mem)" in text
     none = ("resources.every_stage.mem_gb=null", "resources.worker.mem_gb=null")
-    assert findings(slurm.root / "shared", *none)["runs shared"].verdict == "ok"
+    found = findings(slurm.root / "shared", *none)
+    assert found["sbatch"].verdict == "ok", found["sbatch"].text
+    assert found["runs shared"].verdict == "ok", found["runs shared"].text
     far = (*none, "resources.fit.cpus_per_task=99")
     assert findings(slurm.root / "shared", *far)["sbatch"].text.startswith("fit: ")
 
 
 def test_flags_and_setup_of_a_site_reach_the_probe(slurm: RealSlurm) -> None:
     site = ("slurm.sbatch_flags=[--exclusive]", "slurm.srun_flags=[--mpi=none]")
-    assert findings(slurm.root / "shared", *site)["runs shared"].verdict == "ok"
+    found = findings(slurm.root / "shared", *site)
+    assert found["sbatch"].verdict == "ok", found["sbatch"].text
+    assert found["runs shared"].verdict == "ok", found["runs shared"].text
     broken = findings(slurm.root / "shared", "slurm.setup=[/bin/false]")["runs shared"]
     assert broken.verdict == "missing"
     assert "`/bin/false` failed" in broken.text

@@ -173,16 +173,13 @@ def test_why_it_waits_is_known_long_before_the_next_question_is_due(
     site: Sites, slurm: RealSlurm
 ) -> None:
     """With every node drained; a head that asks every 10 minutes knows it long before."""
-    slurm.ask("scontrol", "update", "nodename=n[1-4]", "state=drain", "reason=test")
-    try:
+    with slurm.drained():
         asked = Asked(site("drained", "slurm.poll_s=600"))
         until(lambda: asked.ledger.read(asked.name))
         told = until(lambda: (entry := asked.ledger.read(asked.name)) and entry.waits)
         assert "PENDING (" in told
         assert lacks_nodes(told)
         asked.jobs.close()
-    finally:
-        slurm.ask("scontrol", "update", "nodename=n[1-4]", "state=resume")
 
 
 def test_a_job_that_slurm_has_forgotten_is_judged_by_the_exit_code_it_left(
