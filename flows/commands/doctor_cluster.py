@@ -21,7 +21,7 @@ from flows.jobs.diagnosis import field_of
 from flows.jobs.records import Job
 from flows.jobs.scheduler import SLURM, SchedulerError
 from flows.jobs.site import LATE_S, look_anew
-from flows.jobs.slurm_answers import submitted
+from flows.jobs.slurm_answers import ENDED, submitted
 
 if TYPE_CHECKING:
     from flows.jobs.sbatch import Sbatch
@@ -199,9 +199,10 @@ def _shared(what: str, folder: Path, cluster: Cluster) -> Iterator[Finding]:
 def _answered(what: str, at: Path, answer: Path, job: str, before: float) -> Iterator[Finding]:
     deadline = time.monotonic() + PROBE_S
     while not answer.exists():
-        _, state = _words("squeue", "--noheader", "--jobs", job, "--format=%T %r")
-        is_over = not state.strip() or "COMPLET" in state
-        if "FAILED" in state or (is_over and not _comes(answer)):
+        _, state = _words("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T %r")
+        word = state.partition(" ")[0].strip()
+        may_have_written = word in ("", "COMPLETED")  # squeue has forgotten it, or it went well
+        if word in ENDED - {"COMPLETED"} or (may_have_written and not _comes(answer)):
             log = "; ".join(_last(log.read_text()) for log in answer.parent.glob("*_log.out"))
             why = f" ({log})" if log else ""
             text = f"the probe job {job} ended and left nothing in {at}{why}: "
